@@ -1,0 +1,97 @@
+"""Every error that dgref raises on purpose.
+
+DgrefError                      exit code 2
+├── InputError (ValueError)     a value that cannot be used: shape, dtype, range, contradiction
+│   ├── ShapeError              a shape or a rank that does not fit
+│   ├── FormatError             codes, dtypes or scales that do not mean what was claimed
+│   ├── LayoutError             a buffer or an address that a layout does not have
+│   ├── SuiteError              a suite file, case or field
+│   └── UnknownNameError (KeyError)   a name that no registry holds; suggests the nearest
+├── FileError (OSError)         a file that is missing, corrupt, truncated or tampered with
+├── CompileError (RuntimeError) a kernel that does not compile; carries the log
+├── UnsupportedError (NotImplementedError)   exit code 3: this backend or architecture cannot do it
+├── UnavailableError (RuntimeError)          exit code 3: a library, device or file set is absent
+└── ConformanceError (AssertionError)        exit code 1: the bits are wrong
+
+A message reads `subject: got X, need Y [context]`, so that the sentence alone is enough to act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DgrefError(Exception):
+    """The base of all; `exit_code` is what the command line leaves with."""
+
+    exit_code = 2
+
+
+class InputError(DgrefError, ValueError):
+    """A value that cannot be used."""
+
+
+class ShapeError(InputError):
+    """A shape or a rank that does not fit."""
+
+
+class FormatError(InputError):
+    """Codes, dtypes or scales that do not mean what was claimed."""
+
+
+class LayoutError(InputError):
+    """A buffer or an address that a layout does not have."""
+
+
+class SuiteError(InputError):
+    """A suite file, case or field that cannot be used."""
+
+
+class UnknownNameError(InputError, KeyError):
+    """A name that no registry holds."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr of the message
+
+
+class FileError(DgrefError, OSError):
+    """A file that is missing, corrupt, truncated or tampered with."""
+
+
+class CompileError(DgrefError, RuntimeError):
+    """A kernel that does not compile."""
+
+    def __init__(self, message: str, log: str = ""):
+        super().__init__(message)
+        self.log = log
+
+
+class UnsupportedError(DgrefError, NotImplementedError):
+    """Something that this backend or architecture cannot do."""
+
+    exit_code = 3
+
+
+class UnavailableError(DgrefError, RuntimeError):
+    """A library, device or set of files that is not here."""
+
+    exit_code = 3
+
+
+class ConformanceError(DgrefError, AssertionError):
+    """Bits that are wrong."""
+
+    exit_code = 1
+
+
+def expected(subject: str, got: object, need: object, context: str = "") -> str:
+    """Return the one sentence every message is made of."""
+    return f"{subject}: got {got}, need {need}" + (f" [{context}]" if context else "")
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Return the error for a name that is not among `known`, with the nearest ones."""
+    known = sorted(known)
+    near = get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+    need = f"{' or '.join(near)}" if near else "one of " + ", ".join(known)
+    return UnknownNameError(expected(kind, repr(name), need))
