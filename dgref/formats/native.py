@@ -1,0 +1,96 @@
+"""Which dtype carries which format, and zero-copy views between native arrays, codes and torch tensors."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from dgref.errors import FormatError, InputError, expected
+from dgref.formats.element import FORMATS, Array, Format
+
+_NUMPY_NATIVE = ("float16", "float32")
+
+
+def native_dtype(format: Format) -> np.dtype | None:
+    """Return the NumPy or ml_dtypes dtype whose elements are a format's codes, or None where there is none."""
+    if format.name in _NUMPY_NATIVE:
+        return np.dtype(format.name)
+    return np.dtype(getattr(ml_dtypes, format.name)) if hasattr(ml_dtypes, format.name) else None
+
+
+@cache
+def _formats_by_dtype() -> dict[np.dtype, Format]:
+    return {row.native_dtype: row for row in FORMATS.values() if row.native_dtype is not None}
+
+
+def format_of(array: Any) -> Format:
+    """Return the format that an array's dtype names; integers have none by themselves."""
+    name = str(getattr(array, "dtype", array)).removeprefix("torch.")
+    for dtype, row in _formats_by_dtype().items():
+        if name == str(dtype):
+            return row
+    raise FormatError(expected("dtype", name, f"one of {', '.join(str(d) for d in _formats_by_dtype())}"))
+
+
+def is_torch(array: Any) -> bool:
+    """Return whether this is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def to_numpy(array: Any, subject: str = "array") -> np.ndarray:
+    """Return a NumPy array of the same elements; a torch CPU tensor is viewed, never copied."""
+    if not is_torch(array):
+        return np.asarray(array)
+    if array.device.type != "cpu":
+        raise InputError(expected(subject, f"a tensor on {array.device}", "a CPU tensor: pass tensor.cpu()"))
+    array = array.detach()
+    name = str(array.dtype).removeprefix("torch.")
+    if name not in FORMATS or name in _NUMPY_NATIVE:
+        return array.numpy()
+    return array.view(_torch_integer(FORMATS[name].code_dtype)).numpy().view(FORMATS[name].native_dtype)
+
+
+def like(result: np.ndarray, array: Any) -> Array:
+    """Return a result as the kind of array that came in: torch for torch, NumPy otherwise; never a copy."""
+    if not is_torch(array):
+        return result
+    import torch
+
+    result = np.ascontiguousarray(result).reshape(result.shape)
+    if result.dtype not in _formats_by_dtype() or str(result.dtype) in _NUMPY_NATIVE:
+        return torch.from_numpy(result)
+    row = _formats_by_dtype()[result.dtype]
+    codes = torch.from_numpy(result.view(row.code_dtype))
+    return codes.view(getattr(torch, row.name)) if hasattr(torch, row.name) else codes
+
+
+def as_codes(array: Array) -> Array:
+    """Return the codes of a native array without copying; unsigned integers are codes already."""
+    values = to_numpy(array)
+    if values.dtype in (np.uint8, np.uint16, np.uint32):
+        return array if is_torch(array) else values
+    return like(values.view(format_of(values).code_dtype), array)
+
+
+def as_native(codes: Array, format: Format | str) -> Array:
+    """Return codes as an array whose dtype says the format, without copying."""
+    row = FORMATS[format] if isinstance(format, str) else format
+    values = to_numpy(codes, "codes")
+    if row.native_dtype is None:
+        raise FormatError(
+            expected("native dtype", row.name, f"one of {', '.join(str(d) for d in _formats_by_dtype())}")
+        )
+    if values.dtype.itemsize != row.native_dtype.itemsize:
+        raise FormatError(expected("codes", values.dtype, row.code_dtype, row.name))
+    return like(values.view(row.native_dtype), codes)
+
+
+def _torch_integer(dtype: np.dtype) -> Any:
+    import torch
+
+    return getattr(torch, dtype.name)
