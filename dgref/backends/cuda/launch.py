@@ -1,0 +1,127 @@
+"""Launches that cost little: the configuration and the argument block are built once per shape and used again.
+
+A plan owns one argument block, so it belongs to one thread; kernels keep their plans per thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dgref.backends.cuda.driver import DriverError, bindings, explain
+from dgref.backends.cuda.tensor_map import TensorMap
+from dgref.errors import InputError, expected
+
+_SLOT = 128  # the largest argument, a tensor map; also keeps each argument aligned
+_INTEGERS = {1: "b", 2: "h", 4: "i", 8: "q"}
+_FLOATS = {4: "f", 8: "d"}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a kernel runs and how: everything about a launch except its arguments."""
+
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared_bytes: int = 0
+    cluster: tuple[int, ...] | None = None
+    programmatic: bool = False
+
+
+class Plan:
+    """One function with one geometry on one stream, and the memory its arguments are written to."""
+
+    def __init__(self, function: Any, sizes: Sequence[int], geometry: Geometry, stream: int, kinds: Sequence[type]):
+        self._function = function
+        self._config = _config(geometry, stream)
+        self._struct = struct.Struct("=" + "".join(map(_slot, range(len(kinds)), kinds, sizes)))
+        self._block = ctypes.create_string_buffer(_SLOT * max(1, len(kinds)))
+        base = ctypes.addressof(self._block)
+        self._pointers = (ctypes.c_void_p * max(1, len(kinds)))(*(base + _SLOT * index for index in range(len(kinds))))
+        self._address = ctypes.addressof(self._pointers)
+        self._launch = bindings().cuLaunchKernelEx
+
+    def __call__(self, values: Sequence[Any]) -> None:
+        """Launch with these arguments; the driver copies them before it returns."""
+        self.write(values)
+        self.again()
+
+    def write(self, values: Sequence[Any]) -> None:
+        """Put arguments into the block."""
+        try:
+            self._struct.pack_into(self._block, 0, *values)
+        except struct.error as error:
+            raise InputError(
+                expected("kernel arguments", values, f"values that fit the parameters ({error})")
+            ) from error
+
+    def again(self) -> None:
+        """Launch with the arguments that are in the block."""
+        (status,) = self._launch(self._config, self._function, self._address, 0)
+        if status:
+            raise DriverError(expected("cuLaunchKernelEx", explain(status), "CUDA_SUCCESS"))
+
+
+def value_of(argument: Any) -> Any:
+    """Return what is written to the argument block: an address, a number or bytes."""
+    pointer = getattr(argument, "data_ptr", None)
+    if pointer is not None:
+        return pointer()
+    return argument.data if isinstance(argument, TensorMap) else argument
+
+
+def check_parameters(name: str, arguments: Sequence[Any], sizes: Sequence[int]) -> None:
+    """Raise where arguments differ from a kernel's parameters in number, or a tensor map in size."""
+    if len(arguments) != len(sizes):
+        raise InputError(expected(f"kernel {name}", f"{len(arguments)} arguments", f"{len(sizes)} arguments"))
+
+
+def _slot(index: int, kind: type, size: int) -> str:
+    """Return the struct code of one argument, padded to its slot."""
+    if issubclass(kind, bytes):
+        code = f"{size}s"
+    elif issubclass(kind, float) and size in _FLOATS:
+        code = _FLOATS[size]
+    elif issubclass(kind, int) and size in _INTEGERS:
+        code = _INTEGERS[size]
+    else:
+        raise InputError(
+            expected(f"kernel argument {index}", kind.__name__, f"a value for a parameter of {size} bytes")
+        )
+    return f"{code}{_SLOT - struct.calcsize('=' + code)}x"
+
+
+def _config(geometry: Geometry, stream: int) -> Any:
+    driver = bindings()
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = _three(geometry.grid)
+    config.blockDimX, config.blockDimY, config.blockDimZ = _three(geometry.block)
+    config.sharedMemBytes = geometry.shared_bytes
+    config.hStream = driver.CUstream(stream)
+    attributes = _attributes(geometry)
+    config.attrs = attributes
+    config.numAttrs = len(attributes)
+    return config
+
+
+def _attributes(geometry: Geometry) -> list[Any]:
+    driver, attributes = bindings(), []
+    if geometry.cluster is not None:
+        cluster = driver.CUlaunchAttribute()
+        cluster.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        cluster.value.clusterDim.x, cluster.value.clusterDim.y, cluster.value.clusterDim.z = _three(geometry.cluster)
+        attributes.append(cluster)
+    if geometry.programmatic:
+        overlap = driver.CUlaunchAttribute()
+        overlap.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        overlap.value.programmaticStreamSerializationAllowed = 1
+        attributes.append(overlap)
+    return attributes
+
+
+def _three(extents: Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = (*extents, 1, 1)[:3]
+    return x, y, z
