@@ -27,7 +27,7 @@ _HOMES = {
     "diagnose": "dgref.compare",
     "infer_arithmetic": "dgref.compare",
     "inspect": "dgref.checkpoint",
-    "load_results": "dgref.report",
+    "load_results": "dgref.results",
     "quantize": "dgref.formats",
     "run": "dgref.runner",
 }

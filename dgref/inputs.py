@@ -1,0 +1,116 @@
+"""Seeded input generators: the same kind, shape, recipe and seed give the same bits on every machine.
+
+Random bits come from Philox raw words (their stream is fixed by its authors' paper), and every transformation of them
+uses integer arithmetic and single IEEE operations, so no math library can change a bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dgref.formats import FORMATS, RECIPES, ScaledTensor, quantize
+from dgref.registry import Registry
+
+
+class Stream:
+    """Random words for one operand of one case."""
+
+    def __init__(self, seed: int, name: str):
+        key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
+        self._words = np.random.Philox(key=int.from_bytes(key, "little"))
+
+    def words(self, count: int) -> np.ndarray:
+        """Return `count` uniform 64-bit words."""
+        return self._words.random_raw(count)
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return integers in [low, high); the modulo bias is below 2^-31 for the small ranges used here."""
+        draws = self.words(_count(shape)) >> np.uint64(33)
+        return (draws % np.uint64(max(high - low, 1))).astype(np.int64).reshape(shape) + low
+
+    def uniform(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return float32 values in [-1, 1) on a grid of 2^-23."""
+        steps = (self.words(_count(shape)) >> np.uint64(40)).astype(np.int32) - (1 << 23)
+        return (steps.astype(np.float32) * np.float32(2.0**-23)).reshape(shape)
+
+    def normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return float32 values that are normal to within 1%: the popcount of 64 bits, smoothed by a uniform."""
+        bits = np.bitwise_count(self.words(_count(shape))).astype(np.float32).reshape(shape)
+        return (bits - 32 + self.uniform(shape)) * np.float32(0.2467)  # 1 / sqrt(64/4 + 1/3)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A way to fill an operand: `make(shape, recipe, stream)` returns values to quantise, or a finished tensor."""
+
+    name: str
+    why: str
+    make: Callable[[tuple[int, ...], str, Stream], np.ndarray | ScaledTensor]
+
+
+GENERATORS: Registry[Generator] = Registry("input kind")
+
+
+def _generator(why: str) -> Callable:
+    def register(make: Callable) -> Callable:
+        GENERATORS.add(Generator(make.__name__, why, make))
+        return make
+
+    return register
+
+
+def generate(kind: str, shape: tuple[int, ...], recipe: str, seed: int, name: str) -> ScaledTensor:
+    """Return the operand `name` of a case: values of the given kind, quantised by the recipe."""
+    made = GENERATORS[kind].make(tuple(shape), recipe, Stream(seed, name))
+    return made if isinstance(made, ScaledTensor) else quantize(made, recipe)
+
+
+@_generator("what most tests use: weights and activations of unit variance")
+def normal(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
+    return stream.normal(shape)
+
+
+@_generator("magnitudes over 24 binades, so that alignment and truncation in the accumulator show")
+def wide(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
+    return np.ldexp(stream.uniform(shape), stream.integers(-12, 12, shape).astype(np.int32))
+
+
+@_generator("products that nearly cancel in pairs along K: what is left is all rounding")
+def cancelling(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
+    values = stream.normal(shape)
+    pairs = shape[-1] // 2 if shape else 0
+    values[..., pairs : 2 * pairs] = values[..., :pairs]
+    if stream.words(1)[0] % np.uint64(2):
+        values[..., pairs : 2 * pairs] *= -1
+    return values + np.float32(2.0**-6) * stream.uniform(shape)
+
+
+@_generator("a few channels a thousand times larger than the rest, as activations of real models have")
+def outliers(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
+    gain = np.where(stream.integers(0, 64, shape[-1:]) == 0, np.float32(1024), np.float32(1))
+    return stream.normal(shape) * gain
+
+
+@_generator("sparse small integers that every format holds and every order of adding gives exactly")
+def lossless(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
+    keep = stream.integers(0, 4, shape) == 0
+    return np.where(keep, stream.integers(-2, 3, shape), 0).astype(np.float32)
+
+
+@_generator("row, column and channel gains on top of noise: the shape of real projection weights")
+def model_like(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
+    values = stream.normal(shape)
+    for axis in range(max(len(shape) - 2, 0), len(shape)):
+        gains = np.ldexp(
+            np.float32(1) + stream.uniform(shape[axis : axis + 1]) / 2, stream.integers(-3, 3, shape[axis : axis + 1])
+        )
+        values *= np.expand_dims(gains.astype(np.float32), tuple(i for i in range(len(shape)) if i != axis))
+    return values * np.float32(2.0**-5)

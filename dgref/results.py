@@ -1,0 +1,186 @@
+"""What a run found: one Result a case and backend, and the versioned JSON file that holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dgref.errors import FileError, expected
+
+SCHEMA = "dgref.results/1"
+
+# status -> what it means; the first group counts as good, the second as neither, the third as wrong
+STATUSES = {
+    "pass": "the required level of agreement holds",
+    "waived": "wrong, as a waiver that has not expired says",
+    "unsupported": "the backend says it cannot do this case",
+    "unavailable": "the backend cannot be used on this machine",
+    "skipped": "not run: deselected, or after a failure with --fail-fast",
+    "fail": "the bits are wrong, or weaker than required",
+    "nondeterministic": "repeats, or runs over two poison patterns, differ",
+    "unexpected_pass": "a waiver says this fails, and it passes",
+    "expired_waiver": "wrong, and its waiver has expired",
+    "error": "the backend raised an error",
+    "crash": "the worker process died",
+    "timeout": "no result within the time limit",
+    "out_of_memory": "memory ran out",
+}
+NOT_RUN = frozenset({"unsupported", "unavailable", "skipped"})
+GOOD = frozenset({"pass", "waived"})
+BAD = frozenset(STATUSES) - GOOD - NOT_RUN
+
+
+@dataclass
+class Result:
+    """The outcome of one case on one backend; every field is JSON."""
+
+    case: str  # suite/id
+    backend: str
+    status: str
+    reason: str = ""
+    level: str | None = None  # the strongest level that holds
+    required: str | None = None
+    arithmetic: str | None = None
+    op: str = ""
+    shape: dict[str, int] = field(default_factory=dict)
+    recipes: dict[str, str] = field(default_factory=dict)
+    layouts: dict[str, str] = field(default_factory=dict)
+    out: str | None = None
+    why: str = ""
+    outputs: dict[str, Any] = field(default_factory=dict)  # output name -> comparison
+    evidence: dict[str, Any] = field(default_factory=dict)  # poison, repeats, coverage
+    seconds: dict[str, float] = field(default_factory=dict)
+    throughput: dict[str, float] = field(default_factory=dict)
+    diagnosis: dict[str, Any] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    reproduce: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether this result must turn a gate red."""
+        return self.status in BAD
+
+    @property
+    def ran(self) -> bool:
+        """Whether the backend computed anything, or should have."""
+        return self.status not in NOT_RUN
+
+
+@dataclass
+class Results:
+    """All results of a run, and the machine they come from."""
+
+    results: list[Result] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many results have each status."""
+        return Counter(result.status for result in self.results)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all conform, 1 something is wrong, 3 nothing could run."""
+        if any(result.bad for result in self.results):
+            return 1
+        return 0 if any(result.ran for result in self.results) else 3
+
+    def frame(self) -> Any:
+        """Return a pandas frame with one row a result; nested fields become dotted columns."""
+        import pandas
+
+        return pandas.json_normalize([asdict(result) for result in self.results], max_level=1)
+
+    def to_json(self) -> str:
+        """Return the versioned JSON text."""
+        return json.dumps(asdict(self), indent=1, sort_keys=False, allow_nan=False, default=str)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the JSON file whole or not at all."""
+        return write_atomically(Path(path), self.to_json())
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write a text file under a temporary name and rename it, so that a reader never sees half of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except OSError as error:
+        raise FileError(expected(str(path), error.strerror or error, "a path that can be written")) from error
+    return path
+
+
+def load_results(path: str | os.PathLike[str]) -> Results:
+    """Return the results in a JSON file, or in `results.json` of a folder."""
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(expected(str(path), error.strerror, "a results file")) from error
+    except ValueError as error:
+        raise FileError(expected(str(path), f"invalid JSON ({error})", "a results file, whole")) from error
+    return parse_results(data, str(path))
+
+
+def parse_results(data: Any, subject: str) -> Results:
+    """Return the results in parsed JSON; anything that is not a results file of this schema is an error."""
+    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+        found = data.get("schema", "no schema") if isinstance(data, Mapping) else type(data).__name__
+        raise FileError(expected(subject, found, f"a file of schema {SCHEMA}"))
+    rows = data.get("results")
+    if not isinstance(rows, list):
+        raise FileError(expected(f"{subject} field 'results'", type(rows).__name__, "a list"))
+    return Results(
+        [_result(row, subject) for row in rows], dict(data.get("machine") or {}), dict(data.get("flags") or {})
+    )
+
+
+_FIELDS = {f.name for f in fields(Result)}
+
+
+def _result(row: Any, subject: str) -> Result:
+    if not isinstance(row, Mapping) or not {"case", "backend", "status"} <= row.keys():
+        raise FileError(expected(f"{subject} result", row, "an object with case, backend and status"))
+    if row["status"] not in STATUSES:
+        raise FileError(expected(f"{subject} status of {row['case']}", row["status"], f"one of {', '.join(STATUSES)}"))
+    return Result(**{key: value for key, value in row.items() if key in _FIELDS})
+
+
+def merge(parts: Iterable[Results]) -> Results:
+    """Return the union of shards; the same case and backend twice is an error unless the rows are equal."""
+    merged = Results()
+    seen: dict[tuple[str, str], Result] = {}
+    for part in parts:
+        merged.machine = merged.machine or part.machine
+        merged.flags = merged.flags or part.flags
+        for result in part:
+            key = (result.case, result.backend)
+            if key not in seen:
+                seen[key] = result
+                merged.results.append(result)
+            elif (seen[key].status, seen[key].level) != (result.status, result.level):
+                raise FileError(
+                    expected(
+                        f"{result.case} on {result.backend}", "two different results", "shards that do not overlap"
+                    )
+                )
+    return merged
