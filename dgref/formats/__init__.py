@@ -3,14 +3,25 @@
 from dgref.formats.element import FORMATS, Format
 from dgref.formats.layouts import LAYOUTS, Layout
 from dgref.formats.native import as_codes, as_native, format_of, native_dtype
+from dgref.formats.quantize import dequantize, quantize
+from dgref.formats.recipes import RECIPES, Recipe
+from dgref.formats.scaling import FULL, Scaling
+from dgref.formats.tensor import ScaledTensor
 
 __all__ = [
     "FORMATS",
+    "FULL",
     "LAYOUTS",
+    "RECIPES",
     "Format",
     "Layout",
+    "Recipe",
+    "ScaledTensor",
+    "Scaling",
     "as_codes",
     "as_native",
+    "dequantize",
     "format_of",
     "native_dtype",
+    "quantize",
 ]

@@ -2,23 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from dgref.errors import FormatError, ShapeError, expected
+
 FULL = 0  # a block extent of FULL spans the whole axis: (1, FULL) is per row, (FULL, FULL) per tensor
+
+GlobalScale = Literal["none", "multiply", "divide", "amax"]
 
 
 @dataclass(frozen=True)
 class Scaling:
     """One scaling convention; every field is data, so that a library's convention is a row.
 
-    `block` is (rows, columns) over the last two axes. `rule` turns a block's amax into a scale. `payload` says how
-    an element is divided by it, rounding by rounding.
+    `block` is (rows, columns) over the last two axes. `rule` (a row of RULES) turns a block's amax into a scale, and
+    `payload` (a row of PAYLOADS) says how an element is divided by it, rounding by rounding.
+
+    `global_scale` says what the one FP32 number beside the scales is: `multiply` stores amax / (max * scale_max) and
+    dequantising multiplies by it, `divide` stores the reciprocal and divides, `amax` stores the amax itself.
+    `scale_max` is the largest scale that a global scale leaves, the scale format's own largest value by default.
     """
 
     block: tuple[int, int]
     scale_format: str = "float32"
     rule: str = "amax"
-    amax_floor: float = 0.0
-    global_scale: Literal["none", "multiply", "divide"] = "none"  # dequantize: value * scale [* or / global]
+    amax_floor: float = 0.0  # a block's amax is raised to this before the rule sees it
+    global_scale: GlobalScale = "none"
     payload: str = "divide"
+    zero_quotient: float = 0.0  # what a wanted scale of zero becomes, before it is clamped and rounded
+    scale_range: tuple[float, float] | None = None  # scales are clamped to this before they are rounded
+    zero_scale: float = 0.0  # what a scale that rounds to zero becomes
+    scale_max: float | None = None
+    convention: str | None = None  # a row of CONVENTIONS for the payload's own rounding
+    rounding: str = "nearest_even"  # of the payload, where no convention says it
+    candidates: tuple[float, ...] = ()  # 4-over-6: the grid maxima that a block may be scaled to
+    choose: Literal["mae", "mse"] = "mse"  # the error by which a candidate wins
+    hadamard: int = 0  # points of a random Hadamard transform along the columns before everything else
+
+    def __post_init__(self) -> None:
+        if len(self.block) != 2 or any(extent < 0 for extent in self.block):
+            raise ShapeError(expected("block", self.block, "(rows, columns), each positive or FULL"))
+        if self.scale_range and not 0 <= self.scale_range[0] <= self.scale_range[1]:
+            raise FormatError(expected("scale_range", self.scale_range, "0 <= low <= high"))
+
+    @property
+    def has_global(self) -> bool:
+        """Whether one more FP32 scale lies beside the blocks' own."""
+        return self.global_scale != "none"
+
+    def transposed(self) -> Scaling:
+        """Return the same scaling for the transposed tensor."""
+        return replace(self, block=(self.block[1], self.block[0]))
+
+    def extents(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the block's (rows, columns) in a tensor of `shape`, FULL resolved."""
+        rows, columns = _last_two(shape)
+        return self.block[0] or max(rows, 1), self.block[1] or max(columns, 1)
+
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the logical scale grid of a tensor of `shape`; a vector has a vector of scales."""
+        counts = tuple(-(-size // extent) for size, extent in zip(_last_two(shape), self.extents(shape), strict=True))
+        return tuple(shape[:-2]) + counts if len(shape) > 1 else counts[1:]
+
+
+def _last_two(shape: tuple[int, ...]) -> tuple[int, int]:
+    if not shape:
+        raise ShapeError(expected("shape", "a scalar", "at least one axis to scale along"))
+    return (int(shape[-2]) if len(shape) > 1 else 1), int(shape[-1])
