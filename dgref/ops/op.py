@@ -1,0 +1,188 @@
+"""The row class of the op table: from one row come shapes, validation, inputs, outputs, cost and the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dgref.errors import FormatError, InputError, ShapeError, expected, unknown_name
+from dgref.formats import FORMATS, RECIPES
+from dgref.ops.problem import CaseLike, Constraint, Inputs, Operand, Param, Problem, in_brackets
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: the only place that knows its shapes, its operands, what it leaves undefined and what it costs."""
+
+    name: str
+    summary: str
+    equation: str
+    axes: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    reference: Callable[..., Any]
+    multiply_adds: Callable[[Problem, Inputs], int]
+    params: tuple[Param, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    derived: Mapping[str, Callable[[Problem], int]] = field(default_factory=dict)
+    out_formats: tuple[str, ...] = ()  # what a case's `out` may be; empty: the outputs have formats of their own
+    undefined: Callable[[Problem, Inputs], dict[str, np.ndarray]] | None = None
+    takes_arithmetic: bool = True
+    notes: str = ""
+
+    def problem(self, case: CaseLike) -> Problem:
+        """Return the case's extents and parameters, defaults filled in; an unknown or missing name is an error."""
+        extents = self._extents(case.shape, case.id)
+        known = {param.name: param for param in self.params}
+        for name in case.params:
+            if name not in known:
+                raise InputError(f"{self.name}: {unknown_name('param', name, known)}" + in_brackets(case.id))
+        params = {
+            name: param.check(case.params.get(name, param.default), self.name, case.id) for name, param in known.items()
+        }
+        for name, derive in self.derived.items():
+            extents[name] = derive(Problem(extents, params))
+        return Problem(extents, params, case.out if self.out_formats else None, case)
+
+    def _extents(self, shape: Mapping[str, int], context: str) -> dict[str, int]:
+        axes = self.axes.split()
+        for name in shape:
+            if name not in axes:
+                raise ShapeError(f"{self.name}: {unknown_name('axis', name, axes)}" + in_brackets(context))
+        missing = [axis for axis in axes if axis not in shape]
+        if missing:
+            got = f"no extent for {', '.join(missing)}"
+            raise ShapeError(expected(f"{self.name} shape", got, f"every one of {', '.join(axes)}", context))
+        return dict(shape)
+
+    def validate(self, case: CaseLike) -> None:
+        """Raise, in a sentence that names field, value, need and case, unless the case can be computed."""
+        problem = self.problem(case)
+        for rule in self.constraints:
+            if not rule.holds(problem):
+                raise ShapeError(
+                    expected(f"{self.name} {rule.subject}", _shown(problem, rule.subject), rule.need, case.id)
+                )
+        if self.out_formats and case.out not in self.out_formats:
+            raise FormatError(expected(f"{self.name} out", case.out, " or ".join(self.out_formats), case.id))
+        self._validate_operands(problem)
+
+    def _validate_operands(self, problem: Problem) -> None:
+        present = {operand.name: operand for operand in self.present(problem)}
+        for name in problem.case.operands:
+            if name not in present:
+                raise InputError(
+                    f"{self.name}: {unknown_name('operand', name, present)}" + in_brackets(problem.case.id)
+                )
+        for operand in present.values():
+            if operand.kind == "index":
+                continue
+            recipe, subject = operand.recipe(problem), f"{self.name} {operand.name}"
+            if not recipe:
+                raise InputError(expected(subject, "no recipe", "one, such as { recipe = 'mxfp8' }", problem.case.id))
+            if RECIPES[recipe].format not in operand.formats:
+                need = "a recipe of " + " or ".join(operand.formats)
+                raise FormatError(expected(subject, f"{recipe} ({RECIPES[recipe].format})", need, problem.case.id))
+
+    def present(self, problem: Problem) -> Iterator[Operand]:
+        """Yield the inputs that this problem has."""
+        return (operand for operand in self.inputs if operand.when(problem))
+
+    def make_inputs(self, case: CaseLike) -> dict[str, Any]:
+        """Return the case's logical inputs by operand name: a ScaledTensor, or integers for an index operand."""
+        problem = self.problem(case)
+        inputs: dict[str, Any] = {}
+        for operand in sorted(self.present(problem), key=lambda operand: operand.kind != "index"):
+            if operand.make is not None:
+                inputs[operand.name] = operand.make(problem, inputs)
+            elif operand.fill is not None:
+                inputs[operand.name] = operand.fill(problem, operand.recipe(problem), inputs)
+            else:
+                shape, recipe = operand.shape(problem), operand.recipe(problem)
+                inputs[operand.name] = problem.generate(operand.name, shape, recipe)
+        return inputs
+
+    def compute(self, case: CaseLike, inputs: Inputs, arithmetic: Any = "exact") -> dict[str, Any]:
+        """Return the reference's outputs by name, under an arithmetic or exactly."""
+        problem = self.problem(case)
+        options = {param.name: problem[param.name] for param in self.params if not param.shapes_inputs_only}
+        if self.takes_arithmetic:
+            options["arithmetic"] = arithmetic
+        if self.out_formats:
+            options["out"] = case.out
+        result = self.reference(**inputs, **options)
+        names = [operand.name for operand in self.outputs if operand.when(problem)]
+        if isinstance(result, dict):
+            return {name: result[name] for name in names}
+        return dict(zip(names, result if isinstance(result, tuple) else (result,), strict=True))
+
+    def output_shapes(self, case: CaseLike) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every output."""
+        problem = self.problem(case)
+        return {operand.name: operand.shape(problem) for operand in self.outputs if operand.when(problem)}
+
+    def allocate(self, case: CaseLike, fill: int = 0xFF) -> dict[str, np.ndarray]:
+        """Return an output array for every output, every byte set to `fill`, so that what is not written shows."""
+        problem = self.problem(case)
+        outputs = {}
+        for operand in self.outputs:
+            if operand.when(problem):
+                name = operand.format(problem)
+                dtype = np.dtype(name) if operand.kind == "index" else FORMATS[name].native_dtype
+                size = int(np.prod(operand.shape(problem), dtype=np.int64)) * dtype.itemsize
+                outputs[operand.name] = np.full(size, fill, np.uint8).view(dtype).reshape(operand.shape(problem))
+        return outputs
+
+    def defined(self, case: CaseLike, inputs: Inputs) -> dict[str, np.ndarray | None]:
+        """Return, for every output, which elements the op defines: a mask, or None where it defines them all."""
+        problem = self.problem(case)
+        undefined = self.undefined(problem, inputs) if self.undefined else {}
+        names = [operand.name for operand in self.outputs if operand.when(problem)]
+        return {name: ~undefined[name] if name in undefined else None for name in names}
+
+    def flops(self, case: CaseLike, inputs: Inputs | None = None) -> int:
+        """Return the multiplications and additions of the definition; index inputs make it exact for ragged ops."""
+        problem = self.problem(case)
+        return 2 * self.multiply_adds(problem, self._indices(problem, inputs))
+
+    def bytes(self, case: CaseLike, inputs: Inputs | None = None) -> int:
+        """Return the bytes that any implementation must move: every operand read once, every output written once."""
+        problem = self.problem(case)
+        indices = self._indices(problem, inputs)
+        operands = [*self.present(problem), *(operand for operand in self.outputs if operand.when(problem))]
+        return sum(_bytes(operand, problem, indices) for operand in operands)
+
+    def _indices(self, problem: Problem, inputs: Inputs | None) -> dict[str, Any]:
+        indices: dict[str, Any] = {}
+        for operand in self.present(problem):
+            if operand.kind == "index":
+                known = inputs is not None and operand.name in inputs
+                indices[operand.name] = inputs[operand.name] if known else operand.make(problem, indices)
+        return indices
+
+
+def _bytes(operand: Operand, problem: Problem, indices: Inputs) -> int:
+    shape = operand.shape(problem)
+    elements = int(np.prod(shape, dtype=np.int64))
+    touched = operand.touched(problem, indices) if operand.touched else elements
+    if operand.kind == "index":
+        return 4 * touched
+    bits = elements * element_bits(operand.format(problem))
+    scaling = RECIPES[operand.recipe(problem)].scaling if operand.recipe(problem) else None
+    if scaling is not None:
+        bits += int(np.prod(scaling.grid(shape), dtype=np.int64)) * element_bits(scaling.scale_format)
+    return -(-bits * touched // max(8 * elements, 1))
+
+
+def element_bits(format: str) -> int:
+    """Return the bits that one element takes in memory: sub-byte formats packed, TF32 in a whole word."""
+    row = FORMATS[format]
+    return row.bits if row.bits <= 8 else row.storage_bits
+
+
+def _shown(problem: Problem, subject: str) -> Any:
+    parts = [problem[name] for name in subject.split(", ")]
+    return parts[0] if len(parts) == 1 else tuple(parts)

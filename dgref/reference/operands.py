@@ -1,0 +1,150 @@
+"""What the operations accept, made uniform: arrays of any kind become ScaledTensors of NumPy codes, and back.
+
+The arithmetic below never asks where an operand came from; errors name the operand, what it is and what is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.formats.element import FORMATS
+from dgref.formats.native import as_codes, format_of, is_torch, like, to_numpy
+from dgref.formats.scaling import FULL
+from dgref.formats.tensor import ScaledTensor
+
+
+def scaled(operand: Any, name: str) -> ScaledTensor:
+    """Return an operand as a ScaledTensor; the dtype of a plain array says its format."""
+    if isinstance(operand, ScaledTensor):
+        return operand
+    if isinstance(operand, tuple | list):
+        raise FormatError(expected(name, "a tuple", "a ScaledTensor, which says what its scales mean"))
+    array = np.asarray(operand)
+    if array.dtype.kind in "iu":
+        need = "a ScaledTensor: integers do not say what format their bits are in"
+        raise FormatError(expected(name, f"an array of {array.dtype}", need))
+    return ScaledTensor(as_codes(array), format_of(array).name)
+
+
+def values(operand: Any, name: str) -> np.ndarray:
+    """Return a plain operand's values as float32; the conversion is exact."""
+    tensor = scaled(operand, name)
+    if tensor.scale is not None:
+        raise FormatError(expected(name, "a tensor with scales", "a plain array"))
+    return FORMATS[tensor.format].decode(tensor.data)
+
+
+def integers(operand: Any, name: str, low: int | None = None, high: int | None = None) -> np.ndarray:
+    """Return an index operand as int64, checked to lie in [low, high]."""
+    array = np.asarray(operand)
+    if array.dtype.kind not in "iu" and array.size:
+        raise InputError(expected(name, f"dtype {array.dtype}", "an integer dtype"))
+    array = array.astype(np.int64)
+    for bad, need in (
+        (low is not None and array < low, f">= {low}"),
+        (high is not None and array > high, f"<= {high}"),
+    ):
+        if np.any(bad):
+            at = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise InputError(expected(f"{name}{list(at)}", int(array[at]), need))
+    return array
+
+
+def bind(operands: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
+    """Match the shapes of operands to axis names and return the extents; one axis has one extent everywhere.
+
+    `operands` maps a name to (axes, array); None for an array leaves it out.
+    """
+    extents: dict[str, tuple[int, str]] = {}
+    for name, (axes, array) in operands.items():
+        if array is None:
+            continue
+        shape = tuple(array.shape)
+        if len(shape) != len(axes.split()):
+            raise ShapeError(expected(f"{name} shape", list(shape), f"{len(axes.split())} axes [{axes}]"))
+        for axis, extent in zip(axes.split(), shape, strict=True):
+            known, source = extents.setdefault(axis, (extent, name))
+            if known != extent:
+                raise ShapeError(expected(f"{name} shape", list(shape), f"{axis} = {known}, as in {source}", axes))
+    return {axis: extent for axis, (extent, _) in extents.items()}
+
+
+def take(tensor: ScaledTensor, index: int) -> ScaledTensor:
+    """Return one element of the first, leading axis: a group, a batch entry, an expert."""
+    shared = np.ndim(tensor.global_scale) == 0
+    return replace(
+        tensor,
+        data=tensor.data[index],
+        scale=None if tensor.scale is None else tensor.scale[index],
+        global_scale=tensor.global_scale if shared else tensor.global_scale[index],
+    )
+
+
+def take_rows(tensor: ScaledTensor, rows: Any) -> ScaledTensor:
+    """Return some rows of a [..., rows, k] tensor, in any order, each with the scales that governed it."""
+    if tensor.scale is None:
+        return replace(tensor, data=tensor.data[..., rows, :])
+    height, width = tensor.scaling.block
+    numbers = np.arange(tensor.shape[-2])[rows]
+    lines = np.zeros_like(numbers) if height == FULL else numbers // height
+    return replace(
+        tensor,
+        data=tensor.data[..., rows, :],
+        scale=tensor.scale[..., lines, :],
+        scaling=replace(tensor.scaling, block=(1, width)),
+    )
+
+
+def take_columns(tensor: ScaledTensor, columns: slice, scale_columns: slice) -> ScaledTensor:
+    """Return a range of K of a tensor, with a range of its scale columns."""
+    scale = None if tensor.scale is None else tensor.scale[..., scale_columns]
+    return replace(tensor, data=tensor.data[..., columns], scale=scale)
+
+
+def permute(tensor: ScaledTensor, axes: tuple[int, ...]) -> ScaledTensor:
+    """Return a tensor with its axes, and its scale grid's, in another order."""
+    scale = None if tensor.scale is None else np.transpose(tensor.scale, axes)
+    return replace(tensor, data=np.transpose(tensor.data, axes), scale=scale)
+
+
+def operation(function: Callable) -> Callable:
+    """Let a function written for NumPy take torch tensors, and then return torch tensors on the same device."""
+
+    @wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        found: list[Any] = []
+        arguments = tuple(_inward(value, found) for value in arguments)
+        options = {key: _inward(value, found) for key, value in options.items()}
+        result = function(*arguments, **options)
+        return _outward(result, found[0]) if found else result
+
+    return wrapped
+
+
+def _inward(value: Any, found: list[Any]) -> Any:
+    if is_torch(value):
+        found.append(value)
+        return to_numpy(value.detach().cpu())
+    if isinstance(value, ScaledTensor):
+        parts = {f.name: _inward(getattr(value, f.name), found) for f in fields(value) if f.init}
+        return replace(value, **parts)
+    return value
+
+
+def _outward(result: Any, witness: Any) -> Any:
+    if isinstance(result, np.ndarray):
+        return like(result, witness).to(witness.device)
+    if isinstance(result, ScaledTensor) or (is_dataclass(result) and not isinstance(result, type)):
+        parts = {f.name: _outward(getattr(result, f.name), witness) for f in fields(result) if f.init}
+        return replace(result, **parts)
+    if isinstance(result, dict):
+        return {key: _outward(value, witness) for key, value in result.items()}
+    if isinstance(result, tuple):
+        return tuple(_outward(value, witness) for value in result)
+    return result
