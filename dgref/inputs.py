@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dgref.formats import FORMATS, RECIPES, ScaledTensor, quantize
+from dgref.formats import FORMATS, RECIPES, Format, Recipe, ScaledTensor, quantize
 from dgref.registry import Registry
+
+FIRST_OPERANDS = ("a", "q", "x")  # kinds that need a dense side and a sparse side make these the dense one
 
 
 class Stream:
     """Random words for one operand of one case."""
 
     def __init__(self, seed: int, name: str):
+        self.name = name
         key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
         self._words = np.random.Philox(key=int.from_bytes(key, "little"))
 
@@ -40,7 +43,7 @@ class Stream:
     def normal(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return float32 values that are normal to within 1%: the popcount of 64 bits, smoothed by a uniform."""
         bits = np.bitwise_count(self.words(_count(shape))).astype(np.float32).reshape(shape)
-        return (bits - 32 + self.uniform(shape)) * np.float32(0.2467)  # 1 / sqrt(64/4 + 1/3)
+        return (bits - 32 + self.uniform(shape)) * np.float32(0.24744)  # 1 / sqrt(64/4 + 1/3)
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -86,10 +89,9 @@ def wide(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
 @_generator("products that nearly cancel in pairs along K: what is left is all rounding")
 def cancelling(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
     values = stream.normal(shape)
-    pairs = shape[-1] // 2 if shape else 0
-    values[..., pairs : 2 * pairs] = values[..., :pairs]
-    if stream.words(1)[0] % np.uint64(2):
-        values[..., pairs : 2 * pairs] *= -1
+    half = shape[-1] // 2
+    sign = np.float32(1 if stream.name in FIRST_OPERANDS else -1)
+    values[..., half : 2 * half] = sign * values[..., :half]
     return values + np.float32(2.0**-6) * stream.uniform(shape)
 
 
@@ -114,3 +116,76 @@ def model_like(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarra
         )
         values *= np.expand_dims(gains.astype(np.float32), tuple(i for i in range(len(shape)) if i != axis))
     return values * np.float32(2.0**-5)
+
+
+@_generator("values on and beside rounding ties, subnormals and range limits of the payload")
+def boundary(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
+    row = FORMATS[RECIPES[recipe].format]
+    positive = np.unique(np.abs(_finite_values(row)))
+    ties = (positive[:-1].astype(np.float64) + positive[1:]) / 2
+    edges = np.concatenate([positive, ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf)])
+    edges = np.concatenate([edges, -edges]).astype(np.float32)
+    return edges[stream.integers(0, len(edges), shape)]
+
+
+def _finite_values(row: Format) -> np.ndarray:
+    count = 1 << min(row.bits, 16)
+    codes = (np.arange(count, dtype=np.uint32) << (row.storage_bits - min(row.bits, 16))).astype(row.code_dtype)
+    values = row.decode(codes)
+    return values[np.isfinite(values) & (np.abs(values) < np.float32(2.0**60))]
+
+
+@_generator(
+    "every scale differs from its neighbours; one side holds a single one per row: an address shows in the output"
+)
+def coordinate_exponents(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray | ScaledTensor:
+    row = RECIPES[recipe]
+    values = _dense_signs(shape, stream) if stream.name in FIRST_OPERANDS else _one_hot(shape)
+    if row.scaling is None:
+        return values
+    data = FORMATS[row.format].encode(values)
+    global_scale = np.float32(1) if row.scaling.has_global else None
+    return ScaledTensor(data, row.format, _distinct_scales(row, shape), row.scaling, global_scale)
+
+
+def _dense_signs(shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+    return np.where(stream.integers(0, 2, shape) == 0, np.float32(-1), np.float32(1))
+
+
+def _one_hot(shape: tuple[int, ...]) -> np.ndarray:
+    """Return rows with a single one each, whose position visits every part of K as the row number grows."""
+    rows, columns = _count(shape[:-1]), shape[-1]
+    values = np.zeros((rows, columns), np.float32)
+    if columns:
+        step = next(s for s in range(max(columns * 5 // 8, 1), 2 * columns + 2) if np.gcd(s, columns) == 1)
+        values[np.arange(rows), np.arange(rows) * step % columns] = 1
+    return values.reshape(shape)
+
+
+def _distinct_scales(row: Recipe, shape: tuple[int, ...]) -> np.ndarray:
+    """Return scales of which no two close by are equal: 61 exponents, or 96 codes, in an order without short cycles."""
+    grid = row.scaling.grid(shape)
+    index = np.arange(_count(grid), dtype=np.int64).reshape(grid)
+    scrambled = index * 37 + index // 61
+    if row.scaling.scale_format == "float8_e8m0fnu":
+        return (scrambled % 61 + 97).astype(np.uint8)
+    if row.scaling.scale_format == "float32":
+        mantissa = 1 + (index % 1021).astype(np.float64) / 1024
+        return np.ldexp(mantissa, scrambled % 61 - 30).astype(np.float32)
+    return (scrambled % 96 + 16).astype(FORMATS[row.scaling.scale_format].code_dtype)
+
+
+@_generator("NaN, infinities, zeros of both signs and the largest values, sparsely among ordinary ones")
+def specials(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray | ScaledTensor:
+    row = RECIPES[recipe]
+    tensor = quantize(stream.normal(shape), recipe)
+    codes = _special_codes(FORMATS[row.format])
+    chosen = codes[stream.integers(0, len(codes), shape)]
+    rare = stream.integers(0, 97, shape) == 0
+    return replace(tensor, data=np.where(rare, chosen, tensor.data))
+
+
+def _special_codes(row: Format) -> np.ndarray:
+    values = [0.0, -0.0, row.max, -row.max, float(row.min_subnormal), np.inf, -np.inf, np.nan]
+    encoded = row.encode(np.array(values, np.float32), overflow="inf" if row.infinity else "saturate")
+    return np.unique(encoded)
