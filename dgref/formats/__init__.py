@@ -1,5 +1,6 @@
 """What bits mean: element formats, codecs, packing, scaling, recipes, quantizers and layouts."""
 
+from dgref.formats.conventions import CONVENTIONS, Convention
 from dgref.formats.element import FORMATS, Format
 from dgref.formats.layouts import LAYOUTS, Layout
 from dgref.formats.native import as_codes, as_native, format_of, native_dtype
@@ -9,10 +10,12 @@ from dgref.formats.scaling import FULL, Scaling
 from dgref.formats.tensor import ScaledTensor
 
 __all__ = [
+    "CONVENTIONS",
     "FORMATS",
     "FULL",
     "LAYOUTS",
     "RECIPES",
+    "Convention",
     "Format",
     "Layout",
     "Recipe",

@@ -120,6 +120,11 @@ class Format:
         return self.nan_style != "none"
 
     @cached_property
+    def has_negative_zero(self) -> bool:
+        """Whether -0 is a value of its own, so that NaN has a sign too."""
+        return self.signed and self.nan_style != "negative_zero"
+
+    @cached_property
     def has_zero(self) -> bool:
         """Whether zero is a value."""
         return not self.power_of_two
@@ -199,7 +204,8 @@ class Format:
         `inf` (the default of wider ones) or `nan`. `nan` is `quiet` (sign and leading payload kept), `sign`,
         `positive`, `negative` or a code. `convention` names a row of CONVENTIONS instead of all of these.
         """
-        from dgref.formats.codec import conversion_of, encode
+        from dgref.formats.codec import encode
+        from dgref.formats.conversion import conversion_of
 
         return encode(self, values, conversion_of(self, rounding, overflow, nan, convention, seed))
 

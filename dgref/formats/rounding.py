@@ -1,50 +1,57 @@
-"""Roundings: from a significand on the grid's own scale to the integer beside it."""
+"""Roundings: which of the two grid points around a value is taken."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from dgref.errors import unknown_name
 
-# A rounding sees q >= 0 (the value divided by the grid's step, exact), whether the value is negative, and 32 random
-# bits an element, or None; it returns floor(q) or floor(q) + 1.
-Rounding = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], np.ndarray]
+
+@dataclass(frozen=True)
+class Position:
+    """Where values lie between grid points: `q` is the magnitude over the grid's step, exact, and `below` its floor."""
+
+    q: np.ndarray
+    below: np.ndarray
+    odd: np.ndarray  # whether the code of `below` is odd
+    negative: np.ndarray
+    words: np.ndarray | None  # 32 random bits each, for stochastic rounding
+
+    @property
+    def rest(self) -> np.ndarray:
+        """How far above the grid point, from 0 to 1."""
+        return self.q - self.below
 
 
-def _nearest_away(q: np.ndarray) -> np.ndarray:
-    below = np.floor(q)
-    return below + (q - below >= 0.5)
+def _half_added_in_float32(at: Position) -> np.ndarray:
+    """0.5 - 2**-25 rounds up, because the sum itself does: floor(x + 0.5) is not round-half-up."""
+    return np.floor(at.q.astype(np.float32) + np.float32(0.5)) > at.below
 
 
-def _nearest_zero(q: np.ndarray) -> np.ndarray:
-    below = np.floor(q)
-    return below + (q - below > 0.5)
-
-
-def _stochastic(q: np.ndarray, words: np.ndarray) -> np.ndarray:
-    below = np.floor(q)
-    return below + (words < (q - below) * 2.0**32)
-
-
-ROUNDINGS: dict[str, Rounding] = {
-    "nearest_even": lambda q, negative, words: np.rint(q),
-    "nearest_away": lambda q, negative, words: _nearest_away(q),
-    "nearest_zero": lambda q, negative, words: _nearest_zero(q),
-    "toward_zero": lambda q, negative, words: np.floor(q),
-    "away_from_zero": lambda q, negative, words: np.ceil(q),
-    "up": lambda q, negative, words: np.where(negative, np.floor(q), np.ceil(q)),
-    "down": lambda q, negative, words: np.where(negative, np.ceil(q), np.floor(q)),
-    "stochastic": lambda q, negative, words: _stochastic(q, words),
+# IEEE 754-2019 4.3.1 gives the larger magnitude where neither neighbour has an even digit, as in a format of one
+# significant digit (E8M0): that is what rint of the significand does. `nearest_even_code` looks at the code instead.
+ROUNDINGS: dict[str, Callable[[Position], np.ndarray]] = {
+    "nearest_even": lambda at: np.rint(at.q) > at.below,
+    "nearest_even_code": lambda at: (at.rest > 0.5) | ((at.rest == 0.5) & at.odd),
+    "nearest_away": lambda at: at.rest >= 0.5,
+    "nearest_zero": lambda at: at.rest > 0.5,
+    "half_added_in_float32": _half_added_in_float32,
+    "toward_zero": lambda at: np.zeros_like(at.negative),
+    "away_from_zero": lambda at: at.rest > 0,
+    "up": lambda at: (at.rest > 0) & ~at.negative,
+    "down": lambda at: (at.rest > 0) & at.negative,
+    "stochastic": lambda at: at.words < at.rest * 2.0**32,  # up with probability rest, in steps of 2**-32
 }
 
 
-def rounding_function(name: str) -> Rounding:
-    """Return a rounding by name; an unknown name suggests the nearest."""
+def check_rounding(name: str) -> str:
+    """Return the name of a rounding; an unknown one is an error that suggests the nearest."""
     if name not in ROUNDINGS:
         raise unknown_name("rounding", name, ROUNDINGS)
-    return ROUNDINGS[name]
+    return name
 
 
 def overflows_to_max(name: str, negative: np.ndarray) -> np.ndarray:
