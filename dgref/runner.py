@@ -51,6 +51,10 @@ class Selection:
                 raise unknown_name("case", id, known)
 
 
+EVERYTHING = Selection()
+DEFAULTS = Settings()
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     """Return (i, n) of a text such as `2/4`."""
     try:
@@ -84,8 +88,8 @@ def run(
     suites: Iterable[str | Path | Suite],
     backends: Sequence[str] | None = None,
     *,
-    selection: Selection = Selection(),
-    settings: Settings = Settings(),
+    selection: Selection = EVERYTHING,
+    settings: Settings = DEFAULTS,
     fail_fast: bool = False,
     isolate: bool = True,
     journal: Path | None = None,

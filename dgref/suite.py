@@ -181,20 +181,32 @@ def _put(row: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     row[path[-1]] = value
 
 
+class _Chosen:
+    """A table whose entries a template reaches with dots; an operand given by its recipe's name has `.recipe` too."""
+
+    def __init__(self, table: Mapping[str, Any]):
+        self.__dict__.update({key: _chosen(value) for key, value in table.items()})
+
+    def __format__(self, spec: str) -> str:
+        return "-".join(format(value) for value in vars(self).values())
+
+
+class _Name(str):
+    recipe = property(str)
+
+
+def _chosen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _Chosen(value)
+    return _Name(value) if isinstance(value, str) else value
+
+
 def _fill(template: str, row: Mapping[str, Any], context: str) -> str:
-    class Chosen:
-        def __init__(self, table: Mapping[str, Any]):
-            self.__dict__.update({k: Chosen(v) if isinstance(v, Mapping) else v for k, v in table.items()})
-
-        def __format__(self, spec: str) -> str:
-            return "-".join(format(value) for value in self.__dict__.values())
-
     try:
-        return template.format(**vars(Chosen(row)))
+        return template.format(**vars(_Chosen({**row, **row.get("operands", {})})))
     except (KeyError, AttributeError, IndexError, ValueError) as error:
-        raise SuiteError(
-            expected(f"{context} field 'id'", template, f"a template of the grid's own fields ({error})")
-        ) from None
+        need = f"a template of the grid's own fields ({error})"
+        raise SuiteError(expected(f"{context} field 'id'", template, need)) from None
 
 
 def _known_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -13,7 +13,10 @@ import numpy as np
 
 from dgref import machine
 from dgref.backends.base import Backend, Kernel
+from dgref.compare.comparison import compare
+from dgref.compare.verdict import Verdict, judge, same
 from dgref.errors import DgrefError, UnavailableError, UnsupportedError
+from dgref.formats.native import to_numpy as host
 from dgref.ops import OPS, Op
 from dgref.results import Result
 from dgref.suite import Case
@@ -29,6 +32,7 @@ class Settings:
     timeout: float = 120.0
     repeats: int = 2
     diagnose: bool = True
+    record: str | None = None  # folder into which outputs are saved for the backend `recorded`
 
 
 def blank(case: Case, backend: str, settings: Settings) -> Result:
@@ -122,19 +126,84 @@ def observe(kernel: Kernel, repeats: int, op: Op, inputs: Any, case: Case) -> tu
 
 def _changed(first: dict, now: dict, name: str, op: Op, inputs: Any, case: Case) -> bool:
     defined = op.defined(case, inputs).get(name)
-    same = bits(first[name]) == bits(now[name])
-    return not bool(same.all() if defined is None else same[defined].all())
-
-
-def bits(array: np.ndarray) -> np.ndarray:
-    """Return a native array's bits as unsigned integers, without a copy."""
-    return array.view(np.dtype(f"u{array.dtype.itemsize}")) if array.dtype.kind != "u" else array
+    equal = same(first[name], now[name], nan_equal=False)
+    return not bool(equal.all() if defined is None else equal[defined].all())
 
 
 def to_numpy(array: Any) -> np.ndarray:
     """Return a copy of a backend's output as a native NumPy array on the host."""
     if isinstance(array, np.ndarray):
         return array.copy()
-    from dgref.formats import native_from_torch
+    return np.array(host(array.detach().cpu()))
 
-    return native_from_torch(array).copy()
+
+def _judge(
+    result: Result,
+    case: Case,
+    op: Op,
+    inputs: Any,
+    outputs: dict[str, np.ndarray],
+    claim: Any,
+    differing: list[str],
+    settings: Settings,
+) -> None:
+    with _timed(result, "reference"):
+        verdict = _verdict(case, op, inputs, outputs, claim)
+    result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str) else getattr(claim, "name", None)
+    result.required = required_level(case.expect, claim)
+    defined = op.defined(case, inputs)
+    result.outputs = {
+        name: describe(outputs[name], verdict.expected[name], defined.get(name))
+        for name in verdict.expected
+        if name in outputs
+    }
+    if differing:
+        result.status, result.reason = "nondeterministic", differing[0]
+    elif verdict.reaches(result.required):
+        result.status = "pass"
+    else:
+        result.status, result.reason = "fail", _reason(result, verdict)
+    if result.bad and settings.diagnose:
+        _diagnose(result, case, inputs, outputs, claim, differing)
+
+
+def required_level(expect: str, claim: Any) -> str:
+    """Return what a backend is held to: what the case expects, or the bound where it declares no arithmetic."""
+    if claim is None:
+        return "bounded"
+    return "exact" if claim == "exact" or expect == "exact" else expect
+
+
+def _verdict(case: Case, op: Op, inputs: Any, outputs: dict[str, np.ndarray], claim: Any) -> Verdict:
+    model = None if claim in (None, "exact") else lambda: op.compute(case, inputs, claim)
+    return judge(
+        outputs,
+        exact=lambda: op.compute(case, inputs, "exact"),
+        model=model,
+        bound=lambda: op.bound(case, inputs),
+        defined=op.defined(case, inputs),
+    )
+
+
+def _reason(result: Result, verdict: Verdict) -> str:
+    name = max(verdict.differing, key=verdict.differing.get, default="")
+    where = result.outputs.get(name, {}).get("where", "")
+    total = result.outputs.get(name, {}).get("elements", 0)
+    parts = [f"{verdict.differing.get(name, 0)} of {total} elements of {name} differ from {verdict.against}"]
+    parts += [f"({where})"] if where else []
+    beyond = verdict.beyond_bound.get(name, 0)
+    parts += [f"{beyond} of them beyond any rounding"] if beyond else ["all of them within the derived bound"]
+    return ", ".join(parts) + f"; required {result.required}, got {verdict.level}"
+
+
+def describe(actual: np.ndarray, expected: np.ndarray, mask: np.ndarray | None) -> dict[str, Any]:
+    """Return the comparison of one output as JSON: counts, ULP histogram, worst elements, where."""
+    return compare(actual, expected, mask=mask).to_dict()
+
+
+def _diagnose(result: Result, case: Case, inputs: Any, outputs: Any, claim: Any, differing: list[str]) -> None:
+    from dgref.compare import diagnose
+
+    with _timed(result, "diagnosis"):
+        evidence = {"differing": differing, "provenance": result.provenance}
+        result.diagnosis = diagnose(case, inputs, outputs, arithmetic=claim, evidence=evidence).to_dict()

@@ -130,8 +130,7 @@ class Op:
         outputs = {}
         for operand in self.outputs:
             if operand.when(problem):
-                name = operand.format(problem)
-                dtype = np.dtype(name) if operand.kind == "index" else FORMATS[name].native_dtype
+                dtype = _stored_dtype(operand, problem)
                 size = int(np.prod(operand.shape(problem), dtype=np.int64)) * dtype.itemsize
                 outputs[operand.name] = np.full(size, fill, np.uint8).view(dtype).reshape(operand.shape(problem))
         return outputs
@@ -162,6 +161,14 @@ class Op:
                 known = inputs is not None and operand.name in inputs
                 indices[operand.name] = inputs[operand.name] if known else operand.make(problem, indices)
         return indices
+
+
+def _stored_dtype(operand: Operand, problem: Problem) -> np.dtype:
+    name = operand.format(problem)
+    if operand.kind == "index":
+        return np.dtype(name)
+    row = FORMATS[name]
+    return row.code_dtype if operand.kind == "codes" and name != "float32" else row.native_dtype
 
 
 def _bytes(operand: Operand, problem: Problem, indices: Inputs) -> int:

@@ -103,14 +103,15 @@ class Constraint:
 class Operand:
     """One input or output. `axes` may depend on the problem, as may whether the operand is there at all.
 
-    `scaled` operands carry a recipe; `plain` ones a native format; `index` ones are integers that `make` fills.
+    `scaled` operands carry a recipe; `plain` ones a native format; `codes` ones are bits
+    whose NaN matters; `index` ones are integers that `make` fills.
     `fill` replaces the default of quantising along the last axis. `touched` counts the elements that must be moved
     when not all of them must.
     """
 
     name: str
     axes: str | Callable[[Problem], str]
-    kind: Literal["scaled", "plain", "index"] = "scaled"
+    kind: Literal["scaled", "plain", "codes", "index"] = "scaled"
     formats: tuple[str, ...] = ()
     meaning: str = ""
     when: Callable[[Problem], bool] = lambda p: True

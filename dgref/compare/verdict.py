@@ -1,0 +1,108 @@
+"""The one verdict: the strongest level of agreement that holds, output by output.
+
+`exact`, `model` and `bound` come as functions, because each may be costly and not every verdict needs all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass
+class Verdict:
+    """What held. `expected` is what the outputs were last compared with: the model where one is claimed."""
+
+    level: str
+    expected: Arrays
+    against: str  # "exact" or "model"
+    differing: dict[str, int] = field(default_factory=dict)  # output -> elements that differ from `expected`
+    beyond_bound: dict[str, int] = field(default_factory=dict)
+
+    def reaches(self, required: str) -> bool:
+        """Whether the level is at least the required one."""
+        return LEVELS.index(self.level) <= LEVELS.index(required)
+
+
+def judge(
+    actual: Arrays,
+    *,
+    exact: Callable[[], Arrays],
+    model: Callable[[], Arrays] | None = None,
+    bound: Callable[[], Arrays] | None = None,
+    defined: Mapping[str, np.ndarray | None] | None = None,
+) -> Verdict:
+    """Return the strongest level that holds for every output."""
+    defined = defined or {}
+    truth = exact()
+    off_exact = _counts(actual, truth, defined, nan_equal=True)
+    if not any(off_exact.values()):
+        return Verdict("exact", truth, "exact")
+    if model is not None:
+        predicted = model()
+        off_model = _counts(actual, predicted, defined, nan_equal=False)
+        if not any(off_model.values()):
+            return Verdict("model", predicted, "model")
+        truth_or_model, against, off = predicted, "model", off_model
+    else:
+        truth_or_model, against, off = truth, "exact", off_exact
+    beyond = _beyond(actual, truth, bound() if bound else {}, defined)
+    level = "bounded" if bound and not any(beyond.values()) else "wrong"
+    return Verdict(level, truth_or_model, against, off, beyond)
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """Return an array's bits as unsigned integers, without a copy."""
+    return np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+
+
+def same(actual: np.ndarray, expected: np.ndarray, nan_equal: bool) -> np.ndarray:
+    """Return where two arrays agree: bit for bit, or also where both are NaN; -0 and +0 differ."""
+    if actual.shape != expected.shape or actual.dtype.itemsize != expected.dtype.itemsize:
+        return np.zeros(actual.shape, bool)
+    equal = bits(actual) == bits(expected)
+    if nan_equal and not equal.all() and _is_float(actual):
+        equal |= np.isnan(actual.astype(np.float32)) & np.isnan(expected.astype(np.float32))
+    return equal
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind not in "iub"
+
+
+def _counts(actual: Arrays, expected: Arrays, defined: Mapping[str, Any], nan_equal: bool) -> dict[str, int]:
+    return {name: _differing(actual, name, expected[name], defined.get(name), nan_equal) for name in expected}
+
+
+def _differing(actual: Arrays, name: str, expected: np.ndarray, mask: np.ndarray | None, nan_equal: bool) -> int:
+    if name not in actual or actual[name].shape != expected.shape:
+        return int(expected.size) or 1
+    wrong = ~same(actual[name], expected, nan_equal)
+    return int(np.count_nonzero(wrong if mask is None else wrong & mask))
+
+
+def _beyond(actual: Arrays, exact: Arrays, limits: Arrays, defined: Mapping[str, Any]) -> dict[str, int]:
+    beyond = {}
+    for name, truth in exact.items():
+        if name not in actual or actual[name].shape != truth.shape:
+            beyond[name] = int(truth.size) or 1
+            continue
+        outside = ~same(actual[name], truth, nan_equal=True)
+        if name in limits:
+            outside &= ~_within(actual[name], truth, limits[name])
+        mask = defined.get(name)
+        beyond[name] = int(np.count_nonzero(outside if mask is None else outside & mask))
+    return beyond
+
+
+def _within(actual: np.ndarray, exact: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Return where the distance to exact is inside the limit; a distance of NaN never is."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(actual.astype(np.float64) - exact.astype(np.float64))
+        return distance <= limit
