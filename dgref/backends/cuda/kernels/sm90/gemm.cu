@@ -1,0 +1,185 @@
+// D = A * B^T (+ C) on SM90: one copying warp, two or three multiplying warpgroups, persistent blocks.
+// Arithmetic, FP8: per 128 of K four wgmma from zero, then total = fma(scale_a * scale_b, sum, total); BF16: one chain.
+// Splits of K are added in ascending order, then C, then one rounding to nearest even.
+#include "sm90/epilogue.cuh"
+
+namespace dgref {
+
+template <class P>
+__device__ __forceinline__ bool slab_is_valid(const Tile& tile, int slab_top) {
+  return slab_top < tile.valid;
+}
+
+// FP8: the tensor core keeps 13 fraction bits, so every 128 of K is promoted to FP32.
+template <class P>
+__device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
+                                                  Cursor<P::STAGES>& cursor, const Tile& tile,
+                                                  const BlockScales<P>& scales, const unsigned char* shared, u32 group,
+                                                  u32 thread) {
+  float sum[P::ACCUMULATORS];
+  float ahead[2] = {}, scale_b[2];
+  const u32 lane = thread % 32;
+  const int first_row = group * P::SLABS * 64 + thread / 32 * 16 + lane / 4;
+  const bool valid = slab_is_valid<P>(tile, group * P::SLABS * 64);
+  if constexpr (P::SCALING == Scaling::BLOCK) {
+    if (tile.block_begin < tile.block_end) scales.load(tile.block_begin, ahead);
+  }
+  for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+    const u32 stage = cursor.stage;
+    scale_b[0] = ahead[0], scale_b[1] = ahead[1];
+    if constexpr (P::SCALING == Scaling::BLOCK) {
+      if (block + 1 < tile.block_end) scales.load(block + 1, ahead);
+    }
+    ptx::barrier_wait(ring.full(stage), cursor.phase);
+    if (!valid) {
+      ring.release(stage, lane);
+      continue;
+    }
+    const float* const shared_a = reinterpret_cast<const float*>(shared + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES);
+    const float* const shared_b = reinterpret_cast<const float*>(shared + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES);
+#pragma unroll
+    for (int slab = 0; slab < P::SLABS; ++slab) {
+      const float scale_a[2] = {shared_a[first_row + slab * 64], shared_a[first_row + slab * 64 + 8]};
+      pin_all(sum);
+      wgmma_fence();
+      multiply_slab<P>(sum, ring.a(stage) + (group * P::SLABS + slab) * 8192, ring.b(stage), false);
+      wgmma_commit();
+      pin_all(sum);
+      wgmma_wait<0>();
+      if constexpr (P::SCALING == Scaling::BLOCK) {
+        if (slab + 1 == P::SLABS) ring.release(stage, lane);
+        promote_block<P>(total[slab], sum, scale_a, scale_b, scales.boundary);
+      } else {
+        promote_vector<P>(total[slab], sum, scale_a, shared_b + lane % 4 * 2);
+        if (slab + 1 == P::SLABS) ring.release(stage, lane);
+      }
+    }
+  }
+}
+
+// BF16: one chain over all of K; a stage is released one block later, when its wgmma are known to be done.
+template <class P>
+__device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
+                                                 Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
+  const u32 lane = thread % 32;
+  u32 previous = 0;
+  for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+    const u32 stage = cursor.stage;
+    ptx::barrier_wait(ring.full(stage), cursor.phase);
+#pragma unroll
+    for (int slab = 0; slab < P::SLABS; ++slab) pin_all(total[slab]);
+    wgmma_fence();
+#pragma unroll
+    for (int slab = 0; slab < P::SLABS; ++slab) {
+      multiply_slab<P>(total[slab], ring.a(stage) + (group * P::SLABS + slab) * 8192, ring.b(stage),
+                       block > tile.block_begin);
+    }
+    wgmma_commit();
+#pragma unroll
+    for (int slab = 0; slab < P::SLABS; ++slab) pin_all(total[slab]);
+    wgmma_wait<1>();
+    if (block > tile.block_begin) ring.release(previous, lane);
+    previous = stage;
+  }
+  wgmma_wait<0>();
+#pragma unroll
+  for (int slab = 0; slab < P::SLABS; ++slab) pin_all(total[slab]);
+  if (tile.block_begin < tile.block_end) ring.release(previous, lane);
+}
+
+template <class P>
+__device__ __forceinline__ void copy_all(const Ring<P>& ring, const Maps<P>& maps, const Problem& problem, u32 rank) {
+  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
+  Cursor<P::STAGES> cursor;
+  Tile tile;
+  while (scheduler.next(tile)) copy_tile<P>(ring, cursor, maps, tile, problem, rank);
+  ptx::allow_next_grid();
+}
+
+struct ScaleStrides {
+  const float* scales;
+  int n, k, group;
+};
+
+template <class P, Output OUTPUT, bool ACCUMULATE>
+__device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
+                                             const ScaleStrides& b, const Destination& to, const Reduction& reduction,
+                                             u32 rank) {
+  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
+  Cursor<P::STAGES> cursor;
+  Tile tile;
+  const u32 group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+  float* const staging = reinterpret_cast<float*>(shared + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES);
+  u32* const counts = reinterpret_cast<u32*>(shared + P::BARRIER_OFFSET + P::STAGES * 16);
+  while (scheduler.next(tile)) {
+    float total[P::SLABS][P::ACCUMULATORS];
+#pragma unroll
+    for (int slab = 0; slab < P::SLABS; ++slab) {
+#pragma unroll
+      for (int i = 0; i < P::ACCUMULATORS; ++i) total[slab][i] = 0.0f;
+    }
+    if constexpr (P::SCALED) {
+      const BlockScales<P> scales(b.scales, problem, tile, b.n, b.k, b.group);
+      accumulate_scaled<P>(total, ring, cursor, tile, scales, shared, group, thread);
+    } else {
+      accumulate_chain<P>(total, ring, cursor, tile, group, thread);
+    }
+    if (problem.splits > 1) {
+      if (!reduce_splits<P>(total, tile, problem.splits, reduction, group, thread, counts)) continue;
+    }
+#pragma unroll
+    for (int slab = 0; slab < P::SLABS; ++slab) {
+      const int top = (group * P::SLABS + slab) * 64 + warp * 16;
+      store_slab<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, top, staging, lane);
+    }
+  }
+}
+
+// A peer may still write into this block's shared memory, or arrive at its barriers.
+template <class P>
+__device__ __forceinline__ void leave_cluster() {
+  if constexpr (P::CLUSTER > 1) {
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  }
+}
+
+template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int STAGES, int MATH_GROUPS,
+          int CLUSTER_M, int CLUSTER_N, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Output OUTPUT, bool ACCUMULATE>
+__global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
+    gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
+         const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b, const float* scale_b,
+         int scale_b_n, int scale_b_k, int scale_b_group, void* d, const void* c, i64 row_stride, i64 group_stride,
+         const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
+         int alignment, int zero_padding, int left, int middle, int right) {
+  using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, LOAD_M, MAJOR_A,
+                 MAJOR_B>;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const Ring<P> ring{ptx::shared_address(shared)};
+  const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};
+  const u32 rank = P::CLUSTER > 1 ? ptx::cluster_rank() : 0;
+  if (threadIdx.x == 0) {
+    ring.initialise();
+    ptx::prefetch_map(&map_a);
+    ptx::prefetch_map(&map_b);
+  }
+  __syncthreads();
+  if constexpr (P::CLUSTER > 1) {
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  }
+  ptx::wait_for_previous_grid();
+  if (threadIdx.x < 128) {
+    if constexpr (MATH_GROUPS > 1) ptx::registers_release<MATH_GROUPS == 2 ? 40 : 32>();
+    if (threadIdx.x == 0) copy_all<P>(ring, {&map_a, &map_b, &map_scale_a, &map_scale_b}, problem, rank);
+    __syncwarp();
+    leave_cluster<P>();
+  } else {
+    if constexpr (MATH_GROUPS > 1) ptx::registers_claim<MATH_GROUPS == 2 ? 232 : 160>();
+    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {scale_b, scale_b_n, scale_b_k, scale_b_group},
+                                        {d, c, row_stride, group_stride, left, middle, right}, {partials, arrivals}, rank);
+    leave_cluster<P>();
+  }
+}
+
+}  // namespace dgref

@@ -1,0 +1,221 @@
+// The pipeline between the copying warp and the multiplying warpgroups, and the arithmetic of one block of K.
+#pragma once
+#include "sm90/scheduler.cuh"
+#include "sm90/wgmma.cuh"
+
+namespace dgref {
+
+enum class Scaling { NONE, BLOCK, VECTOR };  // of B: none at all, per 128 x 128, per 1 x 128
+enum class Major { K, MN };
+
+// Everything that is fixed at compile time, and the shared memory that follows from it.
+template <Element ELEMENT_, Scaling SCALING_, Schedule SCHEDULE_, int BLOCK_M_, int BLOCK_N_, int STAGES_, int MATH_GROUPS_,
+          int CLUSTER_M_, int CLUSTER_N_, int LOAD_M_, Major MAJOR_A_, Major MAJOR_B_>
+struct Plan {
+  static constexpr Element ELEMENT = ELEMENT_;
+  static constexpr Scaling SCALING = SCALING_;
+  static constexpr Schedule SCHEDULE = SCHEDULE_;
+  static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, STAGES = STAGES_, MATH_GROUPS = MATH_GROUPS_;
+  static constexpr int CLUSTER_M = CLUSTER_M_, CLUSTER_N = CLUSTER_N_, CLUSTER = CLUSTER_M * CLUSTER_N;
+  static constexpr int LOAD_M = LOAD_M_;  // rows of A that are copied; the rows above it hold leftovers and are not stored
+  static constexpr Major MAJOR_A = MAJOR_A_, MAJOR_B = MAJOR_B_;
+  static constexpr bool SCALED = SCALING != Scaling::NONE;
+  static constexpr int BLOCK_K = ELEMENT == Element::E4M3 ? 128 : 64;  // 128 bytes: one swizzle atom
+  static constexpr int STEPS = 4;                                      // wgmma per block of K
+  static constexpr int SLABS = BLOCK_M / (64 * MATH_GROUPS);           // 64-row slabs of one warpgroup
+  static constexpr int ACCUMULATORS = BLOCK_N / 2;
+
+  static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
+  static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
+  static constexpr int SCALE_B_BYTES = SCALING == Scaling::VECTOR ? (BLOCK_N * 4 + 127) / 128 * 128 : 0;
+  static constexpr int COPIED_BYTES =
+      A_BYTES + B_BYTES + (SCALED ? LOAD_M * 4 : 0) + (SCALING == Scaling::VECTOR ? BLOCK_N * 4 : 0);
+  static constexpr int STAGING_ROW = 40;  // floats: 32 columns and a pad that keeps 8-byte stores free of bank conflicts
+  static constexpr int STAGING_BYTES = 16 * STAGING_ROW * 4;  // of one warp
+  static constexpr int A_OFFSET = 0;
+  static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
+  static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
+  static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
+  static constexpr int STAGING_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
+  static constexpr int BARRIER_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
+  static constexpr int SHARED_BYTES = BARRIER_OFFSET + STAGES * 16 + 16;
+
+  static_assert(BLOCK_M % (64 * MATH_GROUPS) == 0, "a warpgroup multiplies whole slabs of 64 rows");
+  static_assert(LOAD_M == BLOCK_M || (BLOCK_M == 64 && MAJOR_A == Major::K && CLUSTER_N == 1), "only one slab may be short");
+  static_assert(LOAD_M % 8 == 0, "a swizzle atom is eight rows");
+  static_assert(A_BYTES >= 8192 || B_OFFSET + STAGES * B_BYTES >= (STAGES - 1) * A_BYTES + 8192, "a slab stays in bounds");
+  static_assert(CLUSTER <= 2, "multicast between two blocks");
+  static_assert(MAJOR_A == Major::K || (ELEMENT == Element::BF16 && BLOCK_M % 64 == 0), "8-bit operands are K-major");
+  static_assert(MAJOR_B == Major::K || (ELEMENT == Element::BF16 && BLOCK_N % 64 == 0), "8-bit operands are K-major");
+  static_assert(CLUSTER_N == 1 || MAJOR_A == Major::K || BLOCK_M % 128 == 0, "half of A is whole boxes");
+  static_assert(CLUSTER_M == 1 || MAJOR_B == Major::K || BLOCK_N % 128 == 0, "half of B is whole boxes");
+  static_assert(CLUSTER_M == 1 || MAJOR_B == Major::MN || BLOCK_N % 16 == 0, "half of B is whole swizzle atoms");
+};
+
+// A position in the ring of stages.
+template <int STAGES>
+struct Cursor {
+  u32 stage = 0, phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == STAGES) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+template <class P>
+struct Ring {
+  u32 base;  // shared-memory address of the dynamic allocation
+
+  __device__ u32 full(u32 stage) const { return base + P::BARRIER_OFFSET + stage * 8; }
+  __device__ u32 empty(u32 stage) const { return base + P::BARRIER_OFFSET + (P::STAGES + stage) * 8; }
+  __device__ u32 a(u32 stage) const { return base + P::A_OFFSET + stage * P::A_BYTES; }
+  __device__ u32 b(u32 stage) const { return base + P::B_OFFSET + stage * P::B_BYTES; }
+  __device__ u32 scale_a(u32 stage) const { return base + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES; }
+  __device__ u32 scale_b(u32 stage) const { return base + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES; }
+
+  __device__ void initialise() const {
+    for (int stage = 0; stage < P::STAGES; ++stage) {
+      ptx::barrier_init(full(stage), 1);
+      ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
+    }
+    ptx::barrier_init_fence();
+  }
+
+  // Tells every block that writes into this stage that the calling warp has read it.
+  __device__ __forceinline__ void release(u32 stage, u32 lane) const {
+    __syncwarp();
+    if constexpr (P::CLUSTER == 1) {
+      if (lane == 0) ptx::barrier_arrive(empty(stage));
+    } else {
+      if (lane < P::CLUSTER) ptx::barrier_arrive_cluster(ptx::address_in_block(empty(stage), lane));
+    }
+  }
+};
+
+// Copies one operand's block of K; SHARE blocks of a cluster each fetch a part and send it to all.
+template <Major MAJOR, int ROWS, int SHARE>
+__device__ __forceinline__ void copy_operand(u32 target, const TensorMap* map, u32 barrier, int row, int k, u32 rank,
+                                             u64 policy) {
+  constexpr int PARTS = MAJOR == Major::K ? 1 : ROWS / 64 / SHARE;
+  constexpr int PART_ROWS = MAJOR == Major::K ? ROWS / SHARE : 64;
+#pragma unroll
+  for (int part = 0; part < PARTS; ++part) {
+    const int offset = (SHARE > 1 ? int(rank) * PARTS + part : part) * PART_ROWS;
+    const int inner = MAJOR == Major::K ? k : row + offset, outer = MAJOR == Major::K ? row + offset : k;
+    if constexpr (SHARE > 1) {
+      ptx::load_tile_multicast(target + offset * 128, map, barrier, inner, outer, (1 << SHARE) - 1, policy);
+    } else {
+      ptx::load_tile(target + offset * 128, map, barrier, inner, outer, policy);
+    }
+  }
+}
+
+template <class P>
+struct Maps {
+  const TensorMap *a, *b, *scale_a, *scale_b;
+};
+
+// The copying warp's share of one tile.
+template <class P>
+__device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Maps<P>& maps,
+                                          const Tile& tile, const Problem& problem, u32 rank) {
+  const int group_k = is_k_grouped(P::SCHEDULE) ? tile.k_origin : tile.group * problem.k;
+  const int a_row = P::MAJOR_A == Major::K ? tile.a_row : tile.row;
+  const int b_row = P::MAJOR_B == Major::K ? tile.b_row : tile.column;
+  for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+    const u32 stage = cursor.stage, full = ring.full(stage);
+    ptx::barrier_wait(ring.empty(stage), cursor.phase ^ 1);
+    ptx::barrier_expect(full, P::COPIED_BYTES);
+    const int k = block * P::BLOCK_K;
+    const int a_k = k + (P::MAJOR_A == Major::K ? tile.k_origin : group_k);
+    const int b_k = k + (P::MAJOR_B == Major::K ? tile.k_origin : group_k);
+    copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage), maps.a, full, a_row, a_k, rank, ptx::EVICT_NORMAL);
+    copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), maps.b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
+    if constexpr (P::SCALED) {
+      const int row = tile.scale_a_row + block;
+      ptx::load_tile(ring.scale_a(stage), maps.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
+    }
+    if constexpr (P::SCALING == Scaling::VECTOR) {
+      const int row = tile.scale_b_row + block;
+      ptx::load_tile(ring.scale_b(stage), maps.scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
+    }
+  }
+}
+
+// Issues the wgmma of one 64-row slab over one block of K.
+template <class P>
+__device__ __forceinline__ void multiply_slab(float (&sum)[P::ACCUMULATORS], u32 a, u32 b, bool keep) {
+  using Instruction = Wgmma<P::ELEMENT, P::BLOCK_N, int(P::MAJOR_A), int(P::MAJOR_B)>;
+  constexpr u64 A_STEP = (P::MAJOR_A == Major::K ? 32 : 2048) / 16, B_STEP = (P::MAJOR_B == Major::K ? 32 : 2048) / 16;
+  const u64 first_a = matrix_descriptor(a, 8192, 1024), first_b = matrix_descriptor(b, 8192, 1024);
+#pragma unroll
+  for (int step = 0; step < P::STEPS; ++step) {
+    Instruction::issue(sum, first_a + step * A_STEP, first_b + step * B_STEP, keep || step > 0);
+  }
+}
+
+template <int COUNT>
+__device__ __forceinline__ void pin_all(float (&values)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) pin(values[i]);
+}
+
+// The 128 x 128 scales of B that one tile meets: a tile is at most one step wider than a block, so there are two.
+template <class P>
+class BlockScales {
+ public:
+  __device__ BlockScales(const float* scales, const Problem& problem, const Tile& tile, int stride_n, int stride_k,
+                         int stride_group)
+      : first_(scales + i64(tile.group) * stride_group + i64(tile.column / 128) * stride_n), stride_k_(stride_k) {
+    const bool crosses = tile.column / 128 + 1 < ceil_div(problem.n, 128);
+    second_ = first_ + (crosses ? stride_n : 0);
+    boundary = ALIGNED ? P::BLOCK_N : 128 - tile.column % 128;
+  }
+
+  __device__ __forceinline__ void load(int block, float (&scale)[2]) const {
+    scale[0] = __ldg(first_ + i64(block) * stride_k_);
+    if constexpr (!ALIGNED) scale[1] = __ldg(second_ + i64(block) * stride_k_);
+  }
+
+  static constexpr bool ALIGNED = 128 % P::BLOCK_N == 0;
+  int boundary;  // first column of the tile that belongs to the second block
+
+ private:
+  const float *first_, *second_;
+  int stride_k_;
+};
+
+// total = fma(scale_a * scale_b rounded, sum of this block of K, total), element by element.
+template <class P>
+__device__ __forceinline__ void promote_block(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
+                                              const float (&scale_a)[2], const float (&scale_b)[2], int boundary) {
+  float low[2], high[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    low[half] = __fmul_rn(scale_a[half], scale_b[0]);
+    high[half] = BlockScales<P>::ALIGNED ? low[half] : __fmul_rn(scale_a[half], scale_b[1]);
+  }
+#pragma unroll
+  for (int i = 0; i < P::ACCUMULATORS; ++i) {
+    const int half = (i / 2) % 2;
+    const float scale = BlockScales<P>::ALIGNED || i / 4 * 8 < boundary ? low[half] : high[half];
+    total[i] = __fmaf_rn(scale, sum[i], total[i]);
+  }
+}
+
+template <class P>
+__device__ __forceinline__ void promote_vector(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
+                                               const float (&scale_a)[2], const float* scale_b) {
+#pragma unroll
+  for (int i = 0; i < P::ACCUMULATORS; i += 4) {
+    const float2 scale = *reinterpret_cast<const float2*>(scale_b + i * 2);
+    total[i] = __fmaf_rn(__fmul_rn(scale_a[0], scale.x), sum[i], total[i]);
+    total[i + 1] = __fmaf_rn(__fmul_rn(scale_a[0], scale.y), sum[i + 1], total[i + 1]);
+    total[i + 2] = __fmaf_rn(__fmul_rn(scale_a[1], scale.x), sum[i + 2], total[i + 2]);
+    total[i + 3] = __fmaf_rn(__fmul_rn(scale_a[1], scale.y), sum[i + 3], total[i + 3]);
+  }
+}
+
+}  // namespace dgref

@@ -1,0 +1,267 @@
+"""Which instantiation of the SM90 GEMM kernel a shape gets: pure functions of numbers, no GPU, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import gcd
+
+from dgref.errors import UnsupportedError, expected
+
+SHARED_LIMIT = 232_448  # bytes one block may have (CUDA C++ Programming Guide, compute capability 9.0)
+MAX_STAGES = 24
+SPLITS = (1, 2, 3, 4, 6, 8)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One launch in numbers. `m` is what is expected where only the GPU knows the rows; `k` likewise."""
+
+    m: int
+    n: int
+    k: int
+    groups: int = 1
+    element: str = "E4M3"  # E4M3 | BF16
+    scaling: str = "BLOCK"  # of B: BLOCK (128 x 128) | VECTOR (1 x 128) | NONE
+    schedule: str = "DENSE"
+    major_a: str = "K"
+    major_b: str = "K"
+    output: str = "BF16"
+    accumulate: bool = False
+    alignment: int = 128  # of group starts along M, where rows of several groups share A
+    batch_invariant: bool = False
+
+    @property
+    def block_k(self) -> int:
+        return 128 if self.element == "E4M3" else 64
+
+    @property
+    def blocks_of_k(self) -> int:
+        return -(-self.k // self.block_k)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The compile-time half of a configuration: block sizes and who shares what."""
+
+    block_m: int
+    block_n: int
+    math_groups: int
+    cluster_m: int = 1  # blocks along M that share one copy of B
+    cluster_n: int = 1  # blocks along N that share one copy of A
+    load_m: int = 0  # rows of A that are copied; 0: all
+
+    @property
+    def rows_copied(self) -> int:
+        return self.load_m or self.block_m
+
+    @property
+    def cluster(self) -> int:
+        return self.cluster_m * self.cluster_n
+
+    @property
+    def threads(self) -> int:
+        return 128 + 128 * self.math_groups
+
+    @property
+    def slabs(self) -> int:
+        return self.block_m // (64 * self.math_groups)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that a launch needs beside the pointers."""
+
+    shape: Shape
+    tile: Tile
+    stages: int
+    splits: int
+    band: int
+    blocks: int
+
+    @property
+    def constants(self) -> dict[str, str | int | bool]:
+        """Return the template arguments of `dgref::gemm`, in order."""
+        shape, tile = self.shape, self.tile
+        return {
+            "element": f"dgref::Element::{shape.element}",
+            "scaling": f"dgref::Scaling::{shape.scaling}",
+            "schedule": f"dgref::Schedule::{shape.schedule}",
+            "block_m": tile.block_m,
+            "block_n": tile.block_n,
+            "stages": self.stages,
+            "math_groups": tile.math_groups,
+            "cluster_m": tile.cluster_m,
+            "cluster_n": tile.cluster_n,
+            "load_m": tile.rows_copied,
+            "major_a": f"dgref::Major::{shape.major_a}",
+            "major_b": f"dgref::Major::{shape.major_b}",
+            "output": f"dgref::Output::{shape.output}",
+            "accumulate": shape.accumulate,
+        }
+
+    @property
+    def shared_bytes(self) -> int:
+        return fixed_bytes(self.tile) + self.stages * stage_bytes(self.shape, self.tile)
+
+    @property
+    def tiles(self) -> int:
+        """Return how many tiles D has, those that fill up a cluster included."""
+        return self.shape.groups * units_of(self.shape, self.tile) * self.tile.cluster
+
+    @property
+    def partial_bytes(self) -> int:
+        """Return the workspace for partial sums: none where K is not split."""
+        return self.tiles * self.splits * self.tile.block_m * self.tile.block_n * 4 if self.splits > 1 else 0
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def stage_bytes(shape: Shape, tile: Tile) -> int:
+    """Return the shared memory of one stage: a block of A, of B, and their scales, as `Plan` in mainloop.cuh has it."""
+    scale_a = 0 if shape.scaling == "NONE" else ceil_div(tile.rows_copied * 4, 128) * 128
+    scale_b = ceil_div(tile.block_n * 4, 128) * 128 if shape.scaling == "VECTOR" else 0
+    return (tile.rows_copied + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
+
+
+def fixed_bytes(tile: Tile) -> int:
+    """Return the shared memory beside the stages: the staging rows of every warp, and the arrival counts."""
+    return 4 * tile.math_groups * 16 * 40 * 4 + 16
+
+
+def stage_count(shape: Shape, tile: Tile) -> int:
+    """Return how many stages fit; never more than one tile of K can use, twice over."""
+    return min(MAX_STAGES, (SHARED_LIMIT - fixed_bytes(tile)) // stage_bytes(shape, tile))
+
+
+def units_of(shape: Shape, tile: Tile) -> int:
+    """Return how many cluster-wide tiles one group has."""
+    rows = ceil_div(ceil_div(shape.m, tile.block_m), tile.cluster_m)
+    return rows * ceil_div(ceil_div(shape.n, tile.block_n), tile.cluster_n)
+
+
+def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
+    """Yield (block_m, block_n, math_groups) that fit the registers: found by compiling each for spills."""
+    scaled = shape.scaling != "NONE"
+    widest = {64: 128, 128: 160, 256: 128} if scaled else {64: 256, 128: 256, 256: 128}
+    for block_m, math_groups in ((64, 1), (128, 2), (256, 2)):
+        for block_n in (32, 64, 96, 112, 128, 144, 160, 192, 256):
+            if block_n <= widest[block_m]:
+                yield block_m, block_n, math_groups
+
+
+def tiles_of(shape: Shape) -> Iterator[Tile]:
+    """Yield every tile that is legal for a shape."""
+    for block_m, block_n, math_groups in block_sizes(shape):
+        for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2)):
+            for load_m in (16, 32, 0) if block_m == 64 else (0,):
+                tile = Tile(block_m, block_n, math_groups, cluster_m, cluster_n, load_m)
+                if is_legal(shape, tile):
+                    yield tile
+
+
+def is_legal(shape: Shape, tile: Tile) -> bool:
+    """Say whether the kernel's static assertions and the schedule's promises hold."""
+    rules = (
+        shape.major_a == "K" or (tile.block_m % 64 == 0 and not tile.load_m),
+        shape.major_b == "K" or tile.block_n % 64 == 0,
+        tile.cluster_n == 1 or shape.major_a == "K" or tile.block_m % 128 == 0,
+        tile.cluster_m == 1 or shape.major_b == "K" or tile.block_n % 128 == 0,
+        # a tile may touch two 128-column blocks of scales, not three
+        shape.scaling != "BLOCK" or tile.block_n <= 128 + gcd(tile.block_n, 128),
+        # blocks that share B must belong to one group
+        tile.cluster_m == 1 or shape.schedule in ("DENSE", "K_SIZES", "K_PREFIX_SUM"),
+        shape.schedule not in ("LABELLED", "PREFIX_SUM") or shape.alignment % tile.block_m == 0,
+        not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
+        stage_count(shape, tile) >= 3,
+    )
+    return all(rules)
+
+
+def split_choices(shape: Shape) -> tuple[int, ...]:
+    """Return the splits of K worth trying; a batch-invariant launch takes its one split from N and K alone."""
+    if shape.batch_invariant:
+        return (split_count(shape.n, shape.k, shape.block_k),)
+    if shape.schedule != "DENSE":
+        return (1,)
+    return tuple(splits for splits in SPLITS if splits == 1 or shape.blocks_of_k // splits >= 4)
+
+
+def split_count(n: int, k: int, block_k: int = 128) -> int:
+    """Return the split of a batch-invariant launch, a function of N and K only: a row's bits never depend on M."""
+    tiles, blocks = ceil_div(n, 64), ceil_div(k, block_k)
+    return next((splits for splits in (4, 3, 2) if tiles * splits <= 132 and blocks // splits >= 8), 1)
+
+
+@lru_cache(maxsize=4096)
+def configuration(shape: Shape, multiprocessors: int) -> Configuration:
+    """Return the configuration with the least estimated time."""
+    found = [
+        configure(shape, tile, splits, multiprocessors) for tile in tiles_of(shape) for splits in split_choices(shape)
+    ]
+    if not found:
+        raise UnsupportedError(expected("SM90 GEMM", shape, "a shape that one of the block sizes divides"))
+    return min(found, key=lambda candidate: estimate(candidate, multiprocessors))
+
+
+def configure(shape: Shape, tile: Tile, splits: int, multiprocessors: int) -> Configuration:
+    """Complete a tile to a configuration."""
+    units = shape.groups * units_of(shape, tile) * splits
+    blocks = min(units, multiprocessors // tile.cluster) * tile.cluster
+    return Configuration(shape, tile, stage_count(shape, tile), splits, band_of(shape, tile, blocks), blocks)
+
+
+def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
+    """Return how many tile rows are walked together: what the running blocks then read is least."""
+    rows = ceil_div(ceil_div(shape.m, tile.block_m), tile.cluster_m)
+    height, width = tile.block_m * tile.cluster_m, tile.block_n * tile.cluster_n
+    units = max(1, blocks // tile.cluster)
+    return min(range(1, min(rows, 32) + 1), key=lambda band: band * height + ceil_div(units, band) * width)
+
+
+# Per clock of one multiprocessor, from measurements on an H200 (docs/kernels-sm90.md).
+L2_BYTES = 46
+DEVICE_BYTES = 2400  # the whole card
+LAUNCH_CYCLES = 3000
+REDUCTION_CYCLES = 2500
+
+
+def estimate(candidate: Configuration, multiprocessors: int) -> float:
+    """Return a launch's estimated clocks."""
+    shape, tile = candidate.shape, candidate.tile
+    units = shape.groups * units_of(shape, tile) * candidate.splits
+    turns = ceil_div(units, max(1, candidate.blocks // tile.cluster))
+    blocks_of_k = ceil_div(shape.blocks_of_k, candidate.splits)
+    turn = blocks_of_k * block_cycles(shape, tile) + store_cycles(shape, tile)
+    if candidate.splits > 1:
+        turn += REDUCTION_CYCLES + candidate.splits * store_cycles(replace(shape, output="F32"), tile) / 2
+    return LAUNCH_CYCLES + max(turns * turn, device_bytes(shape) / DEVICE_BYTES)
+
+
+def block_cycles(shape: Shape, tile: Tile) -> float:
+    """Return the clocks of one block of K: the slowest of tensor cores, shared memory and L2."""
+    tensor = tile.block_m * tile.block_n / 32
+    promotion = tile.block_n / 2 * (2 if shape.scaling == "VECTOR" else 1) if shape.scaling != "NONE" else 0
+    if tile.math_groups == 1:
+        tensor += promotion + 100
+    shared = tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64
+    copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128
+    return max(tensor, shared, copied / L2_BYTES)
+
+
+def store_cycles(shape: Shape, tile: Tile) -> float:
+    """Return the clocks between a tile's last wgmma and its last store."""
+    rows = min(tile.rows_copied, shape.m)
+    width = 4 if shape.output == "F32" else 2
+    return 600 + rows * tile.block_n * width * (2 if shape.accumulate else 1) / 24
+
+
+def device_bytes(shape: Shape) -> float:
+    """Return the bytes that must cross the memory bus."""
+    width = 1 if shape.element == "E4M3" else 2
+    both = 2 if shape.accumulate else 1
+    output = shape.m * shape.n * (4 if shape.output == "F32" else 2) * both
+    return shape.groups * ((shape.m + shape.n) * shape.k * width + output)

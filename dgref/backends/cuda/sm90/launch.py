@@ -1,0 +1,112 @@
+"""From a configuration and operands to a launch; one that repeats is a dictionary look-up and a driver call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from dgref.backends.cuda.driver import multiprocessors
+from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_stream
+from dgref.backends.cuda.launch import Plan
+from dgref.backends.cuda.sm90 import workspace
+from dgref.backends.cuda.sm90.configuration import Configuration
+from dgref.backends.cuda.sm90.operands import NO_BLOCK_SCALE, BlockScale, Matrix
+from dgref.backends.cuda.tensor_map import TensorMap
+
+PREPARED_KEPT = 512
+_NO_MAP = TensorMap(bytes(128))
+_local = threading.local()
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Everything that `dgref::gemm` reads and writes, as addresses, strides and maps."""
+
+    a: Matrix
+    b: Matrix
+    d: int
+    c: int
+    row_stride: int
+    group_stride: int
+    scale_a: Callable[[int], TensorMap] | None = None  # of the rows one box holds
+    scale_b: Callable[[int], TensorMap] | None = None
+    block_scale: BlockScale = NO_BLOCK_SCALE
+    layout: int = 0  # labels, ends or counts of the groups
+    zero_padding: bool = False
+    head: tuple[int, int, int] = (0, 0, 0)
+
+
+@lru_cache(maxsize=1024)
+def kernel_of(configuration: Configuration) -> Kernel:
+    """Compile or load the instantiation of a configuration."""
+    return compile_kernel("sm90/gemm.cu", "dgref::gemm", configuration.constants)
+
+
+def prepare(configuration: Configuration, operands: Operands, programmatic: bool = False) -> Plan:
+    """Return a launch on the current device and stream with everything in place."""
+    tile, device = configuration.tile, current_device()
+    cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
+    return kernel_of(configuration).prepare(
+        (configuration.blocks,),
+        (tile.threads,),
+        _arguments(configuration, operands, device, current_stream(device)),
+        shared_bytes=configuration.shared_bytes,
+        cluster=cluster,
+        programmatic=programmatic,
+    )
+
+
+def _arguments(configuration: Configuration, operands: Operands, device: int, stream: int) -> list[Any]:
+    shape, tile, scale = configuration.shape, configuration.tile, operands.block_scale
+    partials = arrivals = 0
+    if configuration.splits > 1:
+        partials = workspace.partial_sums(device, stream, configuration.partial_bytes)
+        arrivals = workspace.arrivals(device, stream, configuration.tiles * tile.math_groups)
+    return [
+        operands.a.tensor_map(tile.rows_copied // tile.cluster_n, shape.block_k),
+        operands.b.tensor_map(tile.block_n // tile.cluster_m, shape.block_k),
+        operands.scale_a(tile.rows_copied) if operands.scale_a else _NO_MAP,
+        operands.scale_b(tile.block_n) if operands.scale_b else _NO_MAP,
+        scale.pointer,
+        scale.stride_n,
+        scale.stride_k,
+        scale.stride_group,
+        operands.d,
+        operands.c,
+        operands.row_stride,
+        operands.group_stride,
+        operands.layout,
+        partials,
+        arrivals,
+        shape.m,
+        shape.n,
+        shape.k,
+        shape.groups,
+        configuration.splits,
+        configuration.band,
+        shape.alignment,
+        int(operands.zero_padding),
+        *operands.head,
+    ]
+
+
+def repeatable(key: tuple, build: Callable[[], Plan]) -> None:
+    """Launch what `build` prepares; the same key on the same stream launches it again without building."""
+    device = current_device()
+    full_key = (device, current_stream(device), key)
+    plans = _local.__dict__.setdefault("plans", {})
+    plan = plans.get(full_key)
+    if plan is None:
+        if len(plans) >= PREPARED_KEPT:
+            plans.clear()
+        plan = plans[full_key] = build()
+    plan.again()
+
+
+@lru_cache(maxsize=1)
+def device_multiprocessors() -> int:
+    """Return how many multiprocessors the current device has."""
+    return multiprocessors(current_device())
