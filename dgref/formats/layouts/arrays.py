@@ -56,8 +56,11 @@ def padded(array: Array, rows: int, columns: int) -> Array:
     """Return the array with zeros after its last two axes, or itself where nothing is missing."""
     if tuple(array.shape[-2:]) == (rows, columns):
         return array
-    result = zeros(array, (*array.shape[:-2], rows, columns))
+    shape = (*array.shape[:-2], rows, columns)
+    result = array.new_empty(shape) if is_torch(array) else np.empty(shape, array.dtype)
     result[..., : array.shape[-2], : array.shape[-1]] = array
+    result[..., array.shape[-2] :, :] = 0
+    result[..., array.shape[-1] :] = 0
     return result
 
 

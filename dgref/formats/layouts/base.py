@@ -51,13 +51,17 @@ class Layout:
         """Take raw codes of `shape` out of [..., *element_shape]."""
         raise NotImplementedError
 
+    def encode(self, scales: Array, **parameters) -> Array:
+        """Return the codes that the buffer is made of."""
+        return self.elements.encode(scales)
+
     # What every layout then has:
 
     def pack(self, scales: Array, **parameters) -> Array:
         """Return the buffer of a grid of scales; NumPy gives NumPy, torch gives torch."""
         self._check(tuple(scales.shape), parameters)
         self.elements.check(scales, self.name)
-        codes, back = raw(self.elements.encode(scales))
+        codes, back = raw(self.encode(scales, **parameters))
         return self.elements.to_words(back(owned(self.arrange(codes, **parameters), codes)))
 
     def unpack(self, buffer: Array, shape: Shape, *, codes: bool = False, **parameters) -> Array:

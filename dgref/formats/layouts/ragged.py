@@ -83,14 +83,20 @@ class PrefixSum(Layout):
         """`row_alignment`: what a group's first row is a multiple of (128 unless told)."""
         return ("row_alignment",)
 
-    def stored(self, rows: int, ends: Sequence[int], row_alignment: int = 128) -> np.ndarray:
-        """Return which rows belong to a group."""
-        mask, start = np.zeros(rows, bool), 0
+    def spans(self, rows: int, ends: Sequence[int], row_alignment: int = 128) -> Iterator[slice]:
+        """Yield the rows of each group; a group whose end is not after its start is empty."""
+        start = last = 0
         for end in map(int, ends):
-            if not start <= end <= rows:
-                raise LayoutError(expected("ends", f"{end} after row {start}", f"{start} to {rows}", self.name))
-            mask[start:end] = True
-            start = -(-end // row_alignment) * row_alignment
+            if not last <= end <= rows:
+                raise LayoutError(expected("ends", f"{end} after {last}", f"{last} to {rows}", self.name))
+            yield slice(start, max(start, end))
+            start, last = -(-end // row_alignment) * row_alignment, end
+
+    def stored(self, rows: int, **groups) -> np.ndarray:
+        """Return which rows belong to a group."""
+        mask = np.zeros(rows, bool)
+        for span in self.spans(rows, **groups):
+            mask[span] = True
         return mask
 
     def element_shape(self, shape: Shape, **_) -> Shape:
@@ -102,22 +108,17 @@ class PrefixSum(Layout):
         inside = self.stored(shape[-2], **groups)[rows]
         return np.where(inside, self.inner.locate(rows, columns, shape), -1)
 
-    def pack(self, scales: Array, **parameters) -> Array:
-        """Return the buffer; padding rows are never read, so they may hold anything."""
-        self._check(tuple(scales.shape), parameters)
-        mask = self.stored(scales.shape[-2], **parameters)
-        whole = zeros(scales, tuple(scales.shape))
-        whole[...] = 1
-        whole[..., mask, :] = scales[..., mask, :]
-        return super().pack(whole, **parameters)
+    def encode(self, scales: Array, **groups) -> Array:
+        """Encode the groups' rows; padding rows are never read, so they may hold anything."""
+        codes = zeros(self.elements.encode(scales[..., :0, :]), tuple(scales.shape))
+        for span in self.spans(scales.shape[-2], **groups):
+            codes[..., span, :] = self.elements.encode(scales[..., span, :])
+        return codes
 
-    def arrange(self, codes: Array, **groups) -> Array:
-        """Pack everything with padding rows as zeros."""
-        clean = zeros(codes, tuple(codes.shape))
-        mask = self.stored(codes.shape[-2], **groups)
-        clean[..., mask, :] = codes[..., mask, :]
-        return self.inner.arrange(clean)
+    def arrange(self, codes: Array, **_) -> Array:
+        """Pack everything; the padding rows are zeros already."""
+        return self.inner.arrange(codes)
 
-    def restore(self, codes: Array, shape: Shape, **groups) -> Array:
+    def restore(self, codes: Array, shape: Shape, **_) -> Array:
         """Unpack everything; padding rows give whatever their words hold."""
         return self.inner.restore(codes, shape)

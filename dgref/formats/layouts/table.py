@@ -211,11 +211,14 @@ _ROWS: list[Layout] = [
         inner=_PACKED,
     ),
     _composed("packed_ue8m0_broadcast_128", "a 128x128 weight scale as packed words", _BROADCAST, _PACKED),
+    _composed("utccp_4x32_packed_ue8m0", "rows for UTCCP, packed", _UTCCP, _PACKED, aliases=("mega_moe_l2_scale",)),
     _composed(
-        "mega_moe_l2_scale", "rows for UTCCP, then packed words", _UTCCP, _PACKED, aliases=("utccp_packed_ue8m0",)
-    ),
-    _composed(
-        "mega_moe_l1_scale", "gate and up by 8 rows, rows for UTCCP, packed words", _INTERLEAVE_8, _UTCCP, _PACKED
+        "gate_up_interleave_8_utccp_4x32_packed_ue8m0",
+        "gate and up by 8 rows, rows for UTCCP, then packed words",
+        _INTERLEAVE_8,
+        _UTCCP,
+        _PACKED,
+        aliases=("mega_moe_l1_scale",),
     ),
     _composed("shuffle_rows_16_swizzle_128x4", "shuffled rows, then 128x4 tiles", _SHUFFLE_16, _SWIZZLE_128X4),
     _composed(

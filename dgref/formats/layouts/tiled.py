@@ -150,9 +150,9 @@ def _fast_arrange(layout: Layout, stages: tuple[Tiled, ...], codes: np.ndarray) 
         return layout.readable_arrange(codes)
     if prod(extent for extent, _ in modes) != prod(need):
         return layout.readable_arrange(codes)
-    flat = np.ascontiguousarray(padded(codes, *source)).reshape(-1)
+    whole = np.ascontiguousarray(padded(codes, *source))
     batches = (prod(shape[:-2]), prod(source))
-    return strided_copy(flat, [batches, *modes]).reshape(*shape[:-2], *need)
+    return strided_copy(whole.reshape(-1), [batches, *modes]).reshape(*shape[:-2], *need)
 
 
 def _whole(stages: tuple[Tiled, ...], shape: Shape) -> tuple[int, int]:
