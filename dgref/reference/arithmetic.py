@@ -1,0 +1,177 @@
+"""Arithmetics: the order and width in which an implementation adds up one output, as data that a backend can declare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from dgref.errors import InputError, expected
+from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
+from dgref.registry import Registry
+
+Promotion = Literal["add", "fma", "multiply_add"]
+Scales = Literal["none", "product", "each", "core", "epilogue"]
+Reduction = Literal["ascending", "descending", "tree"]
+Start = Literal["core", "after"]
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How the lanes of a warp share a sum and put it together.
+
+    Element i belongs to lane (i % `stride`) // `run`. A lane keeps `sums` running sums, one for each element of its
+    run, or a single one; `start` says how a sum takes its first elements, `step` how it takes the others. The lanes
+    meet by butterfly adds over `shuffles`.
+    """
+
+    lanes: int
+    run: int
+    stride: int
+    start: Literal["fma", "product", "zero"] = "zero"
+    step: Literal["fma", "add", "pair_fma"] = "fma"
+    shuffles: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How one output element of a contraction is added up, rounding by rounding.
+
+    K is cut into splits (`splits` equal ranges of whole `split_unit`s, or explicit `boundaries`). Within a split the
+    instruction `core` chains over K; every `interval` of K (0: never) the chain is promoted into an fp32 total and
+    starts again from zero. Splits are summed in fp32 in the order that `reduction` names.
+
+    `scales` says where block scales enter: `product` multiplies a chain by fp32(sa * sb), `each` by sa and then by
+    sb, `core` adds their exponents inside the instruction, `epilogue` multiplies the finished sum. `promotion` says
+    how a chain enters the total: `add` (after a rounded multiplication), or `fma` of scale, chain and total.
+    `c` says whether C seeds the first chain (`core`) or is added in fp32 at the end (`after`).
+    `round_a` and `round_b` name a format that the operand is rounded to beforehand, to nearest even.
+    """
+
+    name: str
+    core: str
+    interval: int = 0
+    promotion: Promotion = "add"
+    scales: Scales = "none"
+    splits: int = 1
+    split_unit: int = 1
+    boundaries: tuple[int, ...] = ()
+    reduction: Reduction = "ascending"
+    c: Start = "after"
+    round_a: str | None = None
+    round_b: str | None = None
+    partial: str = "float32"
+    lanes: Lanes | None = None
+    status: Literal["hardware", "published", "assumed", "inferred", "declared"] = "declared"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        TENSOR_CORES[self.core]
+        for field, choices in (("promotion", Promotion), ("scales", Scales), ("reduction", Reduction), ("c", Start)):
+            if getattr(self, field) not in get_args(choices):
+                need = " or ".join(get_args(choices))
+                raise InputError(expected(f"arithmetic {self.name}: {field}", repr(getattr(self, field)), need))
+        for field in ("interval", "splits", "split_unit"):
+            low = 0 if field == "interval" else 1
+            if getattr(self, field) < low:
+                raise InputError(expected(f"arithmetic {self.name}: {field}", getattr(self, field), f"at least {low}"))
+        if any(low >= high for low, high in zip((0, *self.boundaries), self.boundaries, strict=False)):
+            raise InputError(expected(f"arithmetic {self.name}: boundaries", self.boundaries, "ascending K positions"))
+
+    @property
+    def tensor_core(self) -> TensorCore:
+        """The row that `core` names."""
+        return TENSOR_CORES[self.core]
+
+    def ranges(self, k: int) -> list[tuple[int, int]]:
+        """Return the K range of each split; the first ranges are one unit longer where units do not divide evenly."""
+        inner = [b for b in self.boundaries if b < k] if self.boundaries else self._equal_boundaries(k)
+        edges = [0, *inner, k]
+        return list(zip(edges[:-1], edges[1:], strict=True))
+
+    def _equal_boundaries(self, k: int) -> list[int]:
+        units = -(-k // self.split_unit)
+        each, longer = divmod(units, self.splits)
+        starts = [split * each + min(split, longer) for split in range(1, self.splits)]
+        return sorted({start * self.split_unit for start in starts} - {0} - set(range(k, k + 1)))
+
+    def chains(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the K ranges that one chain of instructions covers within a split."""
+        interval = self.interval or max(stop - start, 1)
+        return [(low, min(low + interval, stop)) for low in range(start, stop, interval)]
+
+    def but(self, **changes: Any) -> Arithmetic:
+        """Return the same arithmetic with some fields changed."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: only the fields that differ from their defaults, JSON-ready."""
+        plain = asdict(self)
+        changed = {f.name: plain[f.name] for f in fields(self) if plain[f.name] != f.default}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Arithmetic:
+        """Build an arithmetic from plain data; unknown fields are an error that names them."""
+        unknown = sorted(set(data) - {f.name for f in fields(cls)})
+        if unknown:
+            raise InputError(expected("arithmetic", f"fields {unknown}", f"of {[f.name for f in fields(cls)]}"))
+        values = dict(data)
+        values["boundaries"] = tuple(values.get("boundaries", ()))
+        if values.get("lanes"):
+            lanes = dict(values["lanes"])
+            values["lanes"] = Lanes(**{**lanes, "shuffles": tuple(lanes.get("shuffles", (1, 2)))})
+        return cls(**values)
+
+
+def resolve(arithmetic: str | Arithmetic) -> Arithmetic:
+    """Return the arithmetic itself, or the registered one of that name."""
+    return ARITHMETICS[arithmetic] if isinstance(arithmetic, str) else arithmetic
+
+
+def sm90_fp8(
+    boundaries: tuple[int, ...] = (), core: str = "sm90.wgmma.float8_e4m3fn", interval: int = 128
+) -> Arithmetic:
+    """Return what dgref's own Hopper FP8 kernels declare, for given split boundaries along K.
+
+    Each 128 of K is four wgmma from zero and one fma(sa * sb, chain, total); splits are added in ascending order,
+    then C, then the output is rounded.
+    """
+    scaled = {"promotion": "fma", "scales": "product"}
+    return Arithmetic("dgref.sm90.fp8_1d2d", core, interval, boundaries=boundaries, **scaled)
+
+
+def sm90_bf16(boundaries: tuple[int, ...] = (), core: str = "sm90.wgmma.bfloat16") -> Arithmetic:
+    """Return what dgref's own Hopper BF16 kernels declare: one chain a split, splits added in ascending order."""
+    return Arithmetic("dgref.sm90.bf16", core, boundaries=boundaries)
+
+
+_FP8, _FP4 = "float8_e4m3fn", "float4_e2m1fn"
+_BLOCKS = {"interval": 128, "promotion": "fma", "scales": "product"}
+_REPLAYED = {"status": "hardware", "source": "recorded outputs of an H200, every bit equal"}
+_READ = {"status": "published", "source": "DeepGEMM 2.6.1 source with the published tcgen05 model"}
+_TF32_B = {"round_b": "tfloat32"}
+
+ARITHMETICS: Registry[Arithmetic] = Registry(
+    "arithmetic",
+    [
+        Arithmetic("deep_gemm.sm90.fp8_1d2d", f"sm90.wgmma.{_FP8}", **_BLOCKS, **_REPLAYED),
+        Arithmetic("deep_gemm.sm90.fp8_1d1d", f"sm90.wgmma.{_FP8}", **_BLOCKS, **_REPLAYED),
+        Arithmetic("deep_gemm.sm90.bf16", "sm90.wgmma.bfloat16", **_REPLAYED),
+        Arithmetic("deep_gemm.sm90.hc_prenorm", "sm90.wgmma.tfloat32", **_TF32_B, split_unit=64, **_REPLAYED),
+        Arithmetic("deep_gemm.sm90.mqa_logits", f"sm90.wgmma.{_FP8}", **_REPLAYED),
+        Arithmetic("deep_gemm.sm100.fp8_1d1d", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", **_READ),
+        Arithmetic("deep_gemm.sm100.fp8_fp4", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", **_READ),
+        Arithmetic("deep_gemm.sm100.bf16", "sm100.tcgen05.bfloat16", **_READ),
+        Arithmetic("deep_gemm.sm100.hc_prenorm", "sm100.tcgen05.tfloat32", **_TF32_B, split_unit=64, **_READ),
+        Arithmetic("deep_gemm.sm100.mqa_logits", f"sm100.tcgen05.{_FP8}", **_READ),
+        Arithmetic("cublaslt.fp8_fast", f"sm90.wgmma.{_FP8}", scales="epilogue", **_REPLAYED),
+        Arithmetic("cublaslt.fp8_promote128", f"sm90.wgmma.{_FP8}", 128, scales="epilogue", **_REPLAYED),
+        Arithmetic("cublaslt.sm100.mxfp8", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", status="assumed"),
+        Arithmetic("cublaslt.sm100.nvfp4", f"sm100.tcgen05.mxf4nvf4.{_FP4}", scales="core", status="assumed"),
+        sm90_fp8(),
+        sm90_fp8().but(name="dgref.sm90.fp8_1d1d"),
+        sm90_fp8(interval=32).but(name="dgref.sm90.fp8_fp4"),
+        sm90_bf16(),
+    ],
+)

@@ -1,0 +1,210 @@
+"""A . B^T under a declared arithmetic: every bit of the fp32 accumulator before the output is rounded."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from dgref.errors import InputError, ShapeError, expected
+from dgref.formats.element import FORMATS
+from dgref.formats.native import as_native, to_numpy
+from dgref.formats.tensor import ScaledTensor
+from dgref.reference import engine as fast_engine
+from dgref.reference.arithmetic import Arithmetic, resolve
+from dgref.reference.operand import Operand, Part, as_scaled
+from dgref.reference.tensor_core import CANONICAL_NAN, TensorCore
+
+_TILE_ROWS, _TILE_COLUMNS = 1024, 512  # one tile of partial sums and one slice of B stay in the caches
+_READABLE_ELEMENTS = 1 << 19  # products that the readable engine holds at once
+
+
+def contract(
+    a: Any,
+    b: Any,
+    arithmetic: str | Arithmetic,
+    c: Any = None,
+    rows: Any = None,
+    columns: Any = None,
+    engine: Literal["fast", "readable"] = "fast",
+) -> np.ndarray:
+    """Return the fp32 accumulator [..., M, N] of a[..., M, K] . b[..., N, K]^T; leading axes broadcast.
+
+    `rows` and `columns` select outputs, so that a sample costs only its own products. C has the full output's shape.
+    Memory stays bounded by tiles: operands are decoded as they are needed. NaN comes out as 0x7FFFFFFF.
+    """
+    arithmetic = resolve(arithmetic)
+    a, b = _rounded(as_scaled(a), arithmetic.round_a), _rounded(as_scaled(b), arithmetic.round_b)
+    batch = _check_shapes(a, b, engine)
+    m, n = _selection(rows, a.shape[-2], "rows"), _selection(columns, b.shape[-2], "columns")
+    result = np.zeros((*batch, m.size, n.size), np.float32)
+    for index in np.ndindex(*batch):
+        left = Operand(a, arithmetic.tensor_core, _within(index, a.shape), "a").select(m)
+        right = Operand(b, arithmetic.tensor_core, _within(index, b.shape), "b").select(n)
+        addend = (
+            None if c is None else np.asarray(to_numpy(c, "c")[_within(index, np.shape(c))], np.float32)[np.ix_(m, n)]
+        )
+        result[index] = _matrix(left, right, arithmetic, addend, _CHAINS[engine])
+    factor = _global_factor(a, b)
+    if factor is not None:
+        result *= factor
+    result[np.isnan(result)] = CANONICAL_NAN
+    return result
+
+
+def finish(accumulator: np.ndarray, c: Any = None, out: str = "bfloat16", alpha: float | None = None) -> np.ndarray:
+    """Return fp32(alpha * accumulator) + c in fp32, rounded once to nearest even to the output format's native array."""
+    value = accumulator if alpha is None else np.float32(alpha) * accumulator
+    if c is not None:
+        value = value + np.asarray(to_numpy(c, "c"), np.float32)
+    if out == "float32":
+        return value
+    row = FORMATS[out]
+    codes = row.encode(value, nan="positive")
+    if row.storage_bits == 16:
+        codes[np.isnan(value)] = 0x7FFF  # what cvt.rn writes for every NaN
+    return as_native(codes, row)
+
+
+def _matrix(a: Operand, b: Operand, arithmetic: Arithmetic, c: np.ndarray | None, run: Any) -> np.ndarray:
+    ranges = arithmetic.ranges(a.codes.shape[1])
+    for side in (a, b):
+        side.check(arithmetic.scales, arithmetic.interval, [low for low, _ in ranges])
+    result = np.empty((a.codes.shape[0], b.codes.shape[0]), np.float32)
+    for top in range(0, result.shape[0], _TILE_ROWS):
+        strip = a.select(np.arange(top, min(top + _TILE_ROWS, result.shape[0])))
+        for left in range(0, result.shape[1], _TILE_COLUMNS):
+            tile = np.s_[top : top + _TILE_ROWS, left : left + _TILE_COLUMNS]
+            columns = b.select(np.arange(left, min(left + _TILE_COLUMNS, result.shape[1])))
+            result[tile] = _tile(strip, columns, arithmetic, ranges, None if c is None else c[tile], run)
+    return result
+
+
+def _tile(a: Operand, b: Operand, arithmetic: Arithmetic, ranges: Any, c: np.ndarray | None, run: Any) -> np.ndarray:
+    seed = c if arithmetic.c == "core" else None
+    partials = [_split(a, b, arithmetic, span, seed if span[0] == 0 else None, run) for span in ranges]
+    total = reduce_splits(partials, arithmetic)
+    if arithmetic.scales == "epilogue":
+        total = (a.scale(0)[:, None] * b.scale(0)) * total
+    return total + c if c is not None and seed is None else total
+
+
+def _split(
+    a: Operand, b: Operand, arithmetic: Arithmetic, span: tuple[int, int], seed: np.ndarray | None, run: Any
+) -> np.ndarray:
+    """Return one split's fp32 total: its chains, promoted one after the other."""
+    total = None
+    for start, stop in arithmetic.chains(*span):
+        chain = np.zeros((a.codes.shape[0], b.codes.shape[0]), np.float32) if seed is None else seed.copy()
+        run(arithmetic.tensor_core, a.part(start, stop), b.part(start, stop), chain, seed is not None)
+        total, seed = _promote(total, chain, a.scale(start), b.scale(start), arithmetic), None
+    return np.zeros((a.codes.shape[0], b.codes.shape[0]), np.float32) if total is None else total
+
+
+def _promote(
+    total: np.ndarray | None, chain: np.ndarray, rows: np.ndarray, columns: np.ndarray, arithmetic: Arithmetic
+) -> np.ndarray:
+    """Add a chain's result to the total, scaled and rounded as the arithmetic says."""
+    if arithmetic.scales not in ("product", "each"):
+        return chain if total is None else total + chain
+    if arithmetic.scales == "each":
+        chain, rows = chain * rows[:, None], np.ones_like(rows)
+    total = np.zeros_like(chain) if total is None else total
+    if arithmetic.promotion == "fma":
+        fast_engine.fused_scale_add(total, chain, rows, columns)
+        return total
+    return total + chain * (rows[:, None] * columns)
+
+
+def reduce_splits(partials: list[np.ndarray], arithmetic: Arithmetic) -> np.ndarray:
+    """Add the splits' fp32 totals in the declared order, each rounded to the format that partials are kept in."""
+    if arithmetic.partial != "float32":
+        row = FORMATS[arithmetic.partial]
+        partials = [row.decode(row.encode(partial)) for partial in partials]
+    if arithmetic.reduction == "descending":
+        partials = partials[::-1]
+    if arithmetic.reduction == "tree":
+        return _tree(partials)
+    total = partials[0]
+    for partial in partials[1:]:
+        total = total + partial
+    return total
+
+
+def _tree(partials: list[np.ndarray]) -> np.ndarray:
+    """Add neighbours pairwise until one is left; an odd last one waits for the next round."""
+    while len(partials) > 1:
+        pairs = [low + high for low, high in zip(partials[::2], partials[1::2], strict=False)]
+        partials = pairs + partials[len(partials) - len(partials) % 2 :]
+    return partials[0]
+
+
+def _chain_readable(core: TensorCore, a: Part, b: Part, accumulator: np.ndarray, seeded: bool) -> None:
+    """Run the instruction over K by `TensorCore.dot`, a few rows at a time."""
+    left, right = a.payload(), b.payload()
+    height = max(1, _READABLE_ELEMENTS // max(1, right.shape[0] * core.k))
+    for top in range(0, left.shape[0], height):
+        strip = slice(top, top + height)
+        for start in range(0, left.shape[1], core.k):
+            part = np.s_[..., start : start + core.k]
+            block = np.s_[..., start // max(a.block, 1) : -(-(start + core.k) // max(a.block, 1))]
+            scale_a = None if a.scales is None else a.scales[strip, None][block]
+            scale_b = None if b.scales is None else b.scales[None][block]
+            accumulator[strip] = core.dot(
+                left[strip, None][part],
+                right[None][part],
+                accumulator[strip],
+                scale_a,
+                scale_b,
+                formats=(a.seen, b.seen),
+            )
+
+
+_CHAINS = {"fast": fast_engine.chain, "readable": _chain_readable}
+
+
+def _rounded(tensor: ScaledTensor, format: str | None) -> ScaledTensor:
+    """Return the operand with its payload rounded to a format, to nearest even, where that loses anything."""
+    if format is None or FORMATS[tensor.format].mantissa_bits <= FORMATS[format].mantissa_bits:
+        return tensor
+    codes = FORMATS[format].encode(to_numpy(tensor.values(), "operand"))
+    return ScaledTensor(codes, format, tensor.scale, tensor.scaling, tensor.global_scale)
+
+
+def _check_shapes(a: ScaledTensor, b: ScaledTensor, engine: str) -> tuple[int, ...]:
+    if engine not in _CHAINS:
+        raise InputError(expected("engine", repr(engine), " or ".join(_CHAINS)))
+    for name, operand in (("a", a), ("b", b)):
+        if len(operand.shape) < 2:
+            raise ShapeError(expected(name, f"shape {operand.shape}", "at least two axes: rows and K"))
+    if a.shape[-1] != b.shape[-1]:
+        raise ShapeError(expected("K", f"a of shape {a.shape} and b of shape {b.shape}", "equal last axes"))
+    try:
+        return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ShapeError(
+            expected("leading axes", f"{a.shape[:-2]} and {b.shape[:-2]}", "axes that broadcast")
+        ) from None
+
+
+def _selection(chosen: Any, extent: int, name: str) -> np.ndarray:
+    if chosen is None:
+        return np.arange(extent)
+    chosen = np.arange(extent)[chosen] if isinstance(chosen, slice) else np.asarray(chosen, np.int64).reshape(-1)
+    if chosen.size and not (0 <= chosen.min() and chosen.max() < extent):
+        raise InputError(expected(name, f"{chosen.min()}..{chosen.max()}", f"indices below {extent}"))
+    return chosen
+
+
+def _within(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a batch index as it applies to an operand whose leading axes broadcast."""
+    leading = shape[:-2]
+    return tuple(i if size > 1 else 0 for i, size in zip(index[len(index) - len(leading) :], leading, strict=True))
+
+
+def _global_factor(a: ScaledTensor, b: ScaledTensor) -> np.ndarray | None:
+    """Return the product of the global scales as one fp32 factor, shaped to the result's leading axes."""
+    factors = [t.global_factor() for t in (a, b) if t.global_scale is not None]
+    if not factors:
+        return None
+    return np.prod(np.broadcast_arrays(*factors), axis=0).astype(np.float32)[..., None, None]
