@@ -14,39 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, expected
-from dgref.formats.element import FORMATS
+from dgref.errors import ShapeError, expected
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import exact_engine as engine
+from dgref.reference.exact_logits import exact_weighted_relu_sum
 from dgref.reference.exact_operand import Planes, as_tensor, exact_planes
+from dgref.reference.exact_sum import ExactSum, exact_dot, exact_sum_of_squares
+from dgref.reference.exact_target import Target, target
+
+__all__ = ["ExactSum", "contract_exact", "exact_dot", "exact_sum_of_squares", "exact_weighted_relu_sum"]
 
 ROW_TILE, COLUMN_TILE = 512, 2048  # bounds memory to (ROW_TILE + COLUMN_TILE) * K + ROW_TILE * COLUMN_TILE float64
-
-
-@dataclass(frozen=True)
-class Target:
-    """The format that a result is rounded to."""
-
-    dtype: np.dtype
-    precision: int
-    emin: int
-    largest: float
-
-    @property
-    def rounding(self) -> tuple[int, int, float]:
-        """Return what the engine's rounding functions need."""
-        return self.precision, self.emin, self.largest
-
-
-def target(out: str) -> Target:
-    """Return the rounding target of an output format's name."""
-    if out == "float64":
-        return Target(np.dtype(np.float64), 53, -1022, float(np.finfo(np.float64).max))
-    row = FORMATS[out]
-    if not row.infinity or row.native_dtype is None:
-        raise FormatError(expected("out", row.name, "bfloat16, float16, float32 or float64"))
-    return Target(row.native_dtype, row.mantissa_bits + 1, row.emin, row.max)
 
 
 def contract_exact(
