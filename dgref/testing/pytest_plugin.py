@@ -1,0 +1,88 @@
+"""`pytest --dgref-backend torch --dgref-suite gemm`: every case of the suites on every backend is a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the two options; without them the plugin does nothing."""
+    group = parser.getgroup("dgref", "conformance of low-precision kernels")
+    group.addoption(
+        "--dgref-suite", action="append", default=[], metavar="SUITE", help="suite (name or TOML file); repeatable"
+    )
+    group.addoption("--dgref-backend", action="append", default=[], metavar="NAME", help="backend; repeatable")
+    group.addoption("--dgref-timeout", type=float, default=120.0, metavar="SECONDS", help="time limit of a case")
+
+
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add one test for each case and backend."""
+    suites, backends = config.getoption("--dgref-suite"), config.getoption("--dgref-backend")
+    if bool(suites) != bool(backends):
+        raise pytest.UsageError("--dgref-suite and --dgref-backend go together")
+    if suites:
+        items.extend(_items(session, suites, backends))
+
+
+def _items(session: pytest.Session, suites: list[str], names: list[str]) -> Iterator[pytest.Item]:
+    from dgref.backends import select
+    from dgref.errors import DgrefError
+    from dgref.runner import load_suites
+
+    try:
+        pairs = [(case, row.name) for row in select(names) for suite in load_suites(suites) for case in suite.cases]
+    except DgrefError as error:
+        raise pytest.UsageError(str(error)) from error
+    for case, backend in pairs:
+        yield ConformanceItem.from_parent(session, name=f"{backend}::{case.name}", case=case, backend=backend)
+
+
+class ConformanceItem(pytest.Item):
+    """One case on one backend."""
+
+    def __init__(self, *, case: Any, backend: str, **options: Any):
+        super().__init__(**options)
+        self.case, self.backend = case, backend
+
+    def runtest(self) -> None:
+        """Run the case in a worker process shared by all cases, and raise for what is wrong."""
+        from dgref import waivers
+        from dgref.errors import ConformanceError
+        from dgref.trial import Settings
+
+        settings = Settings(timeout=self.config.getoption("--dgref-timeout"))
+        result = waivers.apply(_worker(self.config).run(self.case, self.backend, settings), waivers.load())
+        if not result.ran:
+            pytest.skip(result.reason)
+        if result.bad:
+            cause = (result.diagnosis or {}).get("sentence", "")
+            raise ConformanceError("\n".join(filter(None, [result.reason, cause, f"again: {result.reproduce}"])))
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
+        """Show a conformance failure as its sentences, anything else as a traceback."""
+        from dgref.errors import ConformanceError
+
+        if isinstance(excinfo.value, ConformanceError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Say where the test is from: the case's name."""
+        return self.path, None, self.name
+
+
+def _worker(config: pytest.Config) -> Any:
+    from dgref.worker import Worker
+
+    if not hasattr(config, "_dgref_worker"):
+        config._dgref_worker = Worker()
+    return config._dgref_worker
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the worker process."""
+    if hasattr(config, "_dgref_worker"):
+        config._dgref_worker.stop()
