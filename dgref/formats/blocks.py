@@ -28,12 +28,9 @@ def from_blocks(blocks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def beside_blocks(grid: np.ndarray) -> np.ndarray:
     """Return a scale grid [..., row block, column block] shaped to broadcast against blocks."""
-    matrix = grid if grid.ndim > 1 else grid[np.newaxis]
-    return matrix[..., :, np.newaxis, :, np.newaxis]
+    return grid[..., :, np.newaxis, :, np.newaxis]
 
 
-def block_amax(blocks: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """Return each block's largest magnitude as float32; NaN propagates, an empty tensor has no blocks."""
-    if blocks.size == 0:
-        return np.zeros(grid, np.float32)
-    return np.abs(blocks).max(axis=(-3, -1)).reshape(grid)
+def block_amax(blocks: np.ndarray) -> np.ndarray:
+    """Return each block's largest magnitude [..., row block, column block]; NaN propagates."""
+    return np.abs(blocks).max(axis=(-3, -1), initial=0)

@@ -1,7 +1,8 @@
 """Payload arithmetic: how an element is divided by its scale, rounding by rounding, before it is encoded.
 
-Every row takes float32 elements, their float32 scales and the stored global scale (broadcast alike); each operation
-rounds to float32. Where a scale is zero the quotient is zero, unless the row says otherwise.
+Every row takes float32 elements, their float32 scales and the global scale (broadcast alike); each operation rounds to
+float32. Where a scale is zero the quotient is zero, unless the row says otherwise. A global scale that is stored as an
+amax arrives here as the encode scale that is made of it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgref.formats.element import FORMATS
-from dgref.formats.rules import FLOAT32_MAX, ONE, encode_scale
+from dgref.formats.rules import FLOAT32_MAX, ONE
 from dgref.registry import Registry
 
 Apply = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
@@ -79,12 +79,12 @@ def multiply_reciprocal_global_over_scale(x: np.ndarray, scale: np.ndarray, stor
     return _or_zero(x, scale, x * ((ONE / stored) / scale))
 
 
-@payload("x * (1 / (s * (1 / global)))")
+@payload("x * min(1 / (s * (1 / global)), fp32 max): a scale that rounded to zero saturates its block")
 def multiply_reciprocal_of_scale_over_global(x: np.ndarray, scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    return _or_zero(x, scale, x * (ONE / (scale * (ONE / stored))))
+    return x * np.minimum(ONE / (scale * (ONE / stored)), FLOAT32_MAX)
 
 
-@payload("x * min(1 / (s * (1 / encode)), fp32 max), encode = fp32(6 * 448 / global amax); s = 0 saturates")
-def multiply_reciprocal_of_scale_over_encode(x: np.ndarray, scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    decode = ONE / encode_scale(FORMATS["float4_e2m1fn"], stored)
-    return x * np.minimum(ONE / (scale * decode), FLOAT32_MAX)
+@payload("x * rcp.ftz(s): a scale of 2^-127 flushes, its reciprocal is Inf, and NaN (0 * Inf) becomes +max")
+def multiply_flushed_reciprocal(x: np.ndarray, scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    flushed = np.where(scale < np.float32(2.0**-126), np.float32(0), scale)
+    return np.fmin(x * (ONE / flushed), FLOAT32_MAX)

@@ -1,16 +1,16 @@
-"""Quantise and dequantise: the readable truth; fast paths are tested equal to it."""
+"""Quantise to a recipe and back: what comes in, what is refused, and the global scale of a whole tensor."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected
-from dgref.formats.blocks import beside_blocks, block_amax, from_blocks, to_blocks
-from dgref.formats.element import FORMATS, Array, Format
+from dgref.errors import FormatError, ShapeError, expected
+from dgref.formats import fast_quantize
+from dgref.formats.blockwise import quantize_blocks
+from dgref.formats.element import FORMATS, Array
+from dgref.formats.hadamard import rotate
 from dgref.formats.native import format_of, like, to_numpy
-from dgref.formats.payloads import PAYLOADS
 from dgref.formats.recipes import RECIPES, Recipe
-from dgref.formats.rules import RULES
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor, expand, global_range
 
@@ -26,78 +26,54 @@ def quantize(
 ) -> ScaledTensor:
     """Return x under a recipe; NumPy in, NumPy out, torch in, torch out.
 
-    Blocks lie along `axis` (-1, or -2 for the transposed scaling). A NaN makes its whole block NaN, as far as the
-    scale format can say so. `global_scale` is in the convention that the recipe stores; without it, it comes from x.
+    Blocks lie along `axis`: the last one, or the one before for the transposed scaling. A NaN makes its whole block
+    NaN wherever the scale format can say so. `global_scale` is in the convention that the recipe stores, a scalar or
+    one per leading index; without it, it comes from x, which must then be finite. `seed` belongs to recipes that draw.
     """
     row = RECIPES[recipe] if isinstance(recipe, str) else recipe
     source = to_numpy(x, name)
     scaling = row.along(axis, source.ndim, name)
+    _check_seed(row, seed)
     if scaling is None:
-        return ScaledTensor(like(row.encode(source, seed), x), row.format)
+        _check_global(scaling, global_scale)
+        return ScaledTensor(like(FORMATS[row.format].encode(source), x), row.format)
     values = _as_float32(source, name)
-    stored = _global_scale(values, row.format, scaling, global_scale, name)
-    data, scale = quantize_blocks(values, FORMATS[row.format], scaling, stored, seed)
-    beside = None if stored is None else like(np.asarray(stored), x)
+    if scaling.hadamard != "no":
+        values = _rotated(values, scaling, axis, seed)
+    stored = _stored_global(values, row.format, scaling, global_scale, name)
+    drawn = seed if scaling.rounding == "stochastic" else None
+    data, scale = fast_quantize.quantize(values, FORMATS[row.format], scaling, stored) or quantize_blocks(
+        values, FORMATS[row.format], scaling, stored, drawn
+    )
+    beside = None if stored is None else like(stored, x)
     return ScaledTensor(like(data, x), row.format, like(scale, x), scaling, beside)
 
 
-def quantize_blocks(
-    values: np.ndarray, format: Format, scaling: Scaling, stored: np.ndarray | None, seed: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (codes, scales as stored) of float32 values: amax, rule, rounding of the scale, division, encoding."""
+def dequantize(t: ScaledTensor) -> Array:
+    """Return payload * scale * global scale as float32: the exact product, rounded once.
+
+    A rotated tensor stays rotated; `hadamard.rotate_back` undoes that.
+    """
+    wide = np.asarray(to_numpy(t.values()), np.float64)
     with np.errstate(all="ignore"):
-        blocks = to_blocks(values, scaling)
-        amax = block_amax(blocks, scaling.grid(values.shape))
-        beside = None if stored is None else over_grid(stored, amax)
-        scale = store_scale(find_scale(amax, format, scaling, beside), scaling)
-        quotient = divided(blocks, scale_values(scale, scaling), scaling, beside)
-    return encode_payload(from_blocks(quotient, values.shape), format, scaling, seed), scale
+        if t.scale is not None:
+            # E2M1 * E4M3 * float32 or E4M3 * float32: at most 30 significant bits, exact in float64
+            wide = wide * expand(np.asarray(to_numpy(t.scale_values()), np.float64), t.scaling, t.shape)
+        if t.global_scale is not None:
+            numerator, denominator = t.global_fraction()
+            wide = wide * _beside(numerator, wide) / _beside(denominator, wide)
+        return like(wide.astype(np.float32), t.data)
 
 
-def find_scale(amax: np.ndarray, format: Format, scaling: Scaling, stored: np.ndarray | None) -> np.ndarray:
-    """Return the wanted scales of blocks, before they are rounded to the scale format."""
-    floored = np.where(amax < np.float32(scaling.amax_floor), np.float32(scaling.amax_floor), amax)
-    wanted = RULES[scaling.rule].find(floored, format, stored)
-    if scaling.zero_quotient:
-        wanted = np.where(wanted == 0, wanted.dtype.type(scaling.zero_quotient), wanted)
-    return wanted if scaling.scale_range is None else np.clip(wanted, *map(wanted.dtype.type, scaling.scale_range))
+def _beside(factor: np.ndarray, wide: np.ndarray) -> np.ndarray:
+    return factor.reshape(factor.shape + (1,) * (wide.ndim - factor.ndim)) if factor.ndim else factor
 
 
-def store_scale(wanted: np.ndarray, scaling: Scaling) -> np.ndarray:
-    """Return scales as a ScaledTensor holds them: float32 values, or codes of the scale format."""
-    if scaling.scale_format == "float32":
-        return wanted.astype(np.float32)
-    format = FORMATS[scaling.scale_format]
-    codes = format.encode(wanted)
-    if scaling.zero_scale:
-        codes = np.where(codes == 0, format.encode(np.float32(scaling.zero_scale)), codes)
-    return codes
-
-
-def scale_values(scale: np.ndarray, scaling: Scaling) -> np.ndarray:
-    """Return stored scales as float32."""
-    return scale if scaling.scale_format == "float32" else FORMATS[scaling.scale_format].decode(scale)
-
-
-def divided(blocks: np.ndarray, scale: np.ndarray, scaling: Scaling, stored: np.ndarray | None) -> np.ndarray:
-    """Return blocks divided by their scales, as the scaling's payload arithmetic does it."""
-    beside = None if stored is None else beside_blocks(stored)
-    return PAYLOADS[scaling.payload].apply(blocks, beside_blocks(scale), beside)
-
-
-def encode_payload(quotient: np.ndarray, format: Format, scaling: Scaling, seed: int | None) -> np.ndarray:
-    """Return the codes of quotients under the scaling's rounding or convention."""
-    if (scaling.rounding == "stochastic") != (seed is not None or scaling.rounding == "stochastic"):
-        raise InputError(expected("seed", seed, "none", f"{scaling.rounding} rounding draws no random numbers"))
-    if scaling.convention is not None:
-        return format.encode(quotient, convention=scaling.convention)
-    return format.encode(quotient, scaling.rounding, overflow="saturate", seed=seed)
-
-
-def over_grid(stored: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return a global scale (scalar, or one per leading index) broadcast to the scale grid."""
-    shape = stored.shape + (1,) * (grid.ndim - stored.ndim) if stored.ndim else ()
-    return np.broadcast_to(stored.reshape(shape), grid.shape)
+def _check_seed(row: Recipe, seed: int | None) -> None:
+    draws = row.scaling is not None and (row.scaling.rounding == "stochastic" or row.scaling.hadamard == "seeded")
+    if draws != (seed is not None):
+        need = "an integer: what it draws is reproducible or an error" if draws else "None: it draws nothing"
+        raise FormatError(expected("seed", seed, need, f"recipe {row.name}"))
 
 
 def _as_float32(source: np.ndarray, name: str) -> np.ndarray:
@@ -106,50 +82,46 @@ def _as_float32(source: np.ndarray, name: str) -> np.ndarray:
         return source
     need = "float32, bfloat16 or float16"
     if source.dtype.kind not in "fV" or source.dtype == np.float64 or format_of(source).bits < 16:
-        raise FormatError(
-            expected(name, source.dtype, need, "scales are computed in float32")
-        )
+        raise FormatError(expected(name, source.dtype, need, "scales are computed in float32"))
     return source.astype(np.float32)
 
 
-def _global_scale(
+def _rotated(values: np.ndarray, scaling: Scaling, axis: int, seed: int | None) -> np.ndarray:
+    drawn = seed if scaling.hadamard == "seeded" else None
+    last = np.ascontiguousarray(np.moveaxis(values, axis, -1))
+    return np.moveaxis(rotate(last, scaling.hadamard, drawn), -1, axis)
+
+
+def _check_global(scaling: Scaling | None, given: Array | float | None) -> None:
+    if given is not None and (scaling is None or not scaling.has_global):
+        raise FormatError(expected("global_scale", given, "None", "this recipe has no global scale"))
+
+
+def _stored_global(
     values: np.ndarray, format: str, scaling: Scaling, given: Array | float | None, name: str
 ) -> np.ndarray | None:
+    _check_global(scaling, given)
     if not scaling.has_global:
-        if given is not None:
-            raise FormatError(expected("global_scale", given, "None", "this recipe has no global scale"))
         return None
     if given is None:
-        return _global_scale_of(values, format, scaling, name)
+        return _global_of(values, format, scaling, name)
     stored = np.asarray(to_numpy(given, "global_scale"), np.float32)
     if stored.ndim and stored.shape != values.shape[:-2]:
         need = f"a scalar or one per leading index {values.shape[:-2]}"
         raise ShapeError(expected("global_scale", f"shape {stored.shape}", need))
-    if not (np.isfinite(stored).all() and (stored >= 0).all()):
-        raise FormatError(expected("global_scale", stored, "finite, not negative"))
+    lowest = stored >= 0 if scaling.global_scale == "amax" else stored > 0
+    if not (np.isfinite(stored) & lowest).all():
+        raise FormatError(expected("global_scale", stored, "finite and positive"))
     return stored
 
 
-def _global_scale_of(values: np.ndarray, format: str, scaling: Scaling, name: str) -> np.ndarray:
-    """Return the global scale of x itself; a tensor of zeros gets 1 (or the amax 0 where the amax is stored)."""
+def _global_of(values: np.ndarray, format: str, scaling: Scaling, name: str) -> np.ndarray:
+    """Return the global scale of a whole tensor: 1 where amax is zero or so small that the scale overflows."""
     amax = np.float32(np.abs(values).max() if values.size else 0)
     if not np.isfinite(amax):
         raise FormatError(expected(name, f"an amax of {amax}", "finite values, or an explicit global_scale"))
     span = np.float32(global_range(scaling, format))
-    with np.errstate(divide="ignore", over="ignore"):
-        stored = {"multiply": amax / span, "divide": span / amax, "amax": amax}[scaling.global_scale]
-    usable = scaling.global_scale == "amax" or (0 < stored < np.inf)
-    return np.asarray(stored if usable else 1, np.float32)
-
-
-def dequantize(t: ScaledTensor) -> Array:
-    """Return payload * scale * global scale as float32: the exact product, rounded once."""
-    wide = np.asarray(to_numpy(t.values()), np.float64)
     with np.errstate(all="ignore"):
-        if t.scale is not None:
-            # at most 11 + 24 + 24 significant bits meet here only for FP16 payloads; every recipe stays within 53
-            wide = wide * expand(np.asarray(to_numpy(t.scale_values()), np.float64), t.scaling, t.shape)
-        factor = t.global_factor()
-        if factor is not None:
-            wide = wide * factor.reshape(factor.shape + (1,) * (wide.ndim - factor.ndim) if factor.ndim else ())
-        return like(wide.astype(np.float32), t.data)
+        stored = {"multiply": amax / span, "divide": span / amax, "amax": amax}[scaling.global_scale]
+    usable = scaling.global_scale == "amax" or 0 < stored < np.inf
+    return np.asarray(stored if usable else 1, np.float32)

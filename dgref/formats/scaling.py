@@ -20,8 +20,8 @@ class Scaling:
     `payload` (a row of PAYLOADS) says how an element is divided by it, rounding by rounding.
 
     `global_scale` says what the one FP32 number beside the scales is: `multiply` stores amax / (max * scale_max) and
-    dequantising multiplies by it, `divide` stores the reciprocal and divides, `amax` stores the amax itself.
-    `scale_max` is the largest scale that a global scale leaves, the scale format's own largest value by default.
+    dequantising multiplies by it, `divide` stores the reciprocal and dequantising divides, `amax` stores the amax.
+    `scale_max` is the block scale that the largest block gets, the scale format's own largest value by default.
     """
 
     block: tuple[int, int]
@@ -36,9 +36,8 @@ class Scaling:
     scale_max: float | None = None
     convention: str | None = None  # a row of CONVENTIONS for the payload's own rounding
     rounding: str = "nearest_even"  # of the payload, where no convention says it
-    candidates: tuple[float, ...] = ()  # 4-over-6: the grid maxima that a block may be scaled to
-    choose: Literal["mae", "mse"] = "mse"  # the error by which a candidate wins
-    hadamard: int = 0  # points of a random Hadamard transform along the columns before everything else
+    four_over_six: Literal["no", "mae", "mse"] = "no"  # each block scaled to 6 or to 4, whichever errs less by this
+    hadamard: Literal["no", "sylvester", "seeded", "transformer_engine"] = "no"  # signs of a 16-point transform first
 
     def __post_init__(self) -> None:
         if len(self.block) != 2 or any(extent < 0 for extent in self.block):

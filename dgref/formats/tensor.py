@@ -53,15 +53,20 @@ class ScaledTensor:
         scale = to_numpy(self.scale_values(), "scale")
         return like(expand(scale, self.scaling, self.shape), self.scale)
 
-    def global_factor(self) -> np.ndarray | None:
-        """Return what multiplies everything, as float64 shaped to the leading axes; None where there is none."""
+    def global_fraction(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return (numerator, denominator) of the global factor as float64, each a scalar or one per leading index."""
         if self.global_scale is None:
             return None
         stored = np.asarray(to_numpy(self.global_scale, "global_scale"), np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if self.scaling.global_scale == "divide":
-                return 1.0 / stored
-            return stored / global_range(self.scaling, self.format) if self.scaling.global_scale == "amax" else stored
+        if self.scaling.global_scale == "divide":
+            return np.asarray(1.0), stored
+        denominator = global_range(self.scaling, self.format) if self.scaling.global_scale == "amax" else 1.0
+        return stored, np.asarray(denominator)
+
+    def global_factor(self) -> np.ndarray | None:
+        """Return what multiplies everything as float64, a scalar or one per leading index; None where nothing does."""
+        fraction = self.global_fraction()
+        return None if fraction is None else fraction[0] / fraction[1]
 
     def packed(self) -> Array:
         """Return the payload as bytes in memory order: two FP4 codes a byte, the even index in the low nibble."""
@@ -94,7 +99,7 @@ class ScaledTensor:
             return f"ScaledTensor({shape} {self.format}, unscaled)"
         rows, columns = (extent or "all" for extent in self.scaling.block)
         scaling = f"{rows}x{columns} {self.scaling.scale_format} {self.scaling.rule}"
-        beside = f", {self.scaling.global_scale} by a global scale" if self.scaling.has_global else ""
+        beside = f", global scale ({self.scaling.global_scale})" if self.scaling.has_global else ""
         return f"ScaledTensor({shape} {self.format}, {scaling}{beside})"
 
 

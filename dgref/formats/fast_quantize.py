@@ -1,0 +1,5 @@
+"""Fast paths (filled in below)."""
+
+
+def quantize(values, format, scaling, stored):
+    return None
