@@ -1,4 +1,4 @@
-"""Codes to values and back: the readable truth that every faster path is tested against."""
+"""What `Format.decode` and `Format.encode` do: check what came in, then take the fast path or the readable one."""
 
 from __future__ import annotations
 
@@ -6,36 +6,53 @@ import numpy as np
 
 from dgref.errors import FormatError, expected
 from dgref.formats.conversion import Conversion
-from dgref.formats.element import FORMATS, Array, Format
+from dgref.formats.element import Array, Format
 from dgref.formats.native import format_of, like, to_numpy
-from dgref.formats.philox import random_words
-from dgref.formats.rounding import ROUNDINGS, Position, overflows_to_max
+from dgref.formats.readable import decode_readable, encode_readable
 
-# ---- codes to values ----------------------------------------------------------------------------------------------
+_FAST_FROM = 1 << 15  # elements; below, the fast path's tables and its import cost more than they save
 
 
 def decode(format: Format, codes: Array) -> Array:
     """Return the float32 values of codes, exactly."""
-    return like(decode_readable(format, checked_codes(format, codes)), codes)
+    integers = checked_codes(format, codes)
+    if integers.size < _FAST_FROM:
+        return like(decode_readable(format, integers), codes)
+    from dgref.formats import fast_codec
+
+    return like(fast_codec.decode(format, integers), codes)
 
 
-def decode_readable(format: Format, codes: np.ndarray) -> np.ndarray:
-    """Return the float32 values of checked codes: the finite ones computed, then Inf and NaN put in."""
-    if format.name == "float32":
-        return codes.view(np.float32)
-    with np.errstate(over="ignore"):  # the codes of Inf and NaN, which get their values below
-        values = np.array(finite_values(format, codes), np.float32)
-    for code, value in zip(format.infinity_codes, (np.inf, -np.inf), strict=False):
-        values[codes == code] = value
-    where = format.is_nan(codes)
-    values.view(np.uint32)[where] = _nan_bits(format, codes[where])
-    return values
+def encode(format: Format, values: Array, conversion: Conversion) -> Array:
+    """Return the codes of values under a conversion."""
+    source = checked_values(values)
+    codes = None
+    if source.size >= _FAST_FROM:
+        from dgref.formats import fast_codec
+
+        codes = fast_codec.encode(format, source, conversion)
+    if codes is None:
+        with np.errstate(invalid="ignore"):  # a signalling NaN turns quiet
+            codes = encode_readable(format, source.astype(np.float64), conversion)
+    return like(codes, values)
+
+
+def checked_values(values: Array) -> np.ndarray:
+    """Return values as an array of a float format or of integers that float64 holds exactly."""
+    source = to_numpy(values, "values")
+    if source.dtype.kind in "iub":
+        if source.size and np.abs(source.astype(np.float64)).max() > 2.0**53:
+            raise FormatError(expected("values", f"{source.dtype} beyond 2**53", "integers within 2**53"))
+    elif source.dtype != np.float64:
+        format_of(source)  # an unknown dtype is an error here
+    return source
 
 
 def checked_codes(format: Format, codes: Array) -> np.ndarray:
     """Return codes as the format's own unsigned integers; a code out of range is an error."""
     integers = to_numpy(codes, "codes")
-    if integers.dtype == format.code_dtype and format.storage_bits == 8 * format.code_dtype.itemsize:
+    every_code_fits = format.storage_bits == 8 * format.code_dtype.itemsize
+    if integers.dtype == format.code_dtype and (every_code_fits or _largest(integers) < 1 << format.storage_bits):
         return integers
     if integers.dtype == format.native_dtype:
         return integers.view(format.code_dtype)
@@ -52,152 +69,5 @@ def checked_codes(format: Format, codes: Array) -> np.ndarray:
     return integers.astype(format.code_dtype)
 
 
-def finite_values(format: Format, codes: np.ndarray) -> np.ndarray:
-    """Return the float64 values of codes as if every one were finite."""
-    magnitude = format.magnitude(codes).astype(np.int64)
-    if format.power_of_two:
-        return np.ldexp(1.0, magnitude - format.bias)
-    exponent = magnitude >> format.mantissa_bits
-    fraction = magnitude & ((1 << format.mantissa_bits) - 1)
-    significand = fraction + np.where(exponent > 0, 1 << format.mantissa_bits, 0)
-    values = np.ldexp(significand.astype(np.float64), np.maximum(exponent, 1) - format.bias - format.mantissa_bits)
-    return np.where(_is_negative(format, codes), -values, values)
-
-
-def _is_negative(format: Format, codes: np.ndarray) -> np.ndarray:
-    return (codes & format.code_dtype.type(format.sign_mask)) != 0
-
-
-def _nan_bits(format: Format, codes: np.ndarray) -> np.ndarray:
-    """Return the float32 bits of NaN codes: sign and payload kept where the format has them."""
-    payload = np.full(codes.shape, 1 << 22, np.uint32)
-    if format.nan_style == "ieee":
-        fraction = format.magnitude(codes).astype(np.uint32) & np.uint32((1 << format.mantissa_bits) - 1)
-        payload = fraction << np.uint32(23 - format.mantissa_bits)
-    signs = _is_negative(format, codes) & format.has_negative_zero
-    return np.uint32(0x7F800000) | payload | (signs.astype(np.uint32) << np.uint32(31))
-
-
-# ---- values to codes ----------------------------------------------------------------------------------------------
-
-
-def encode(format: Format, values: Array, conversion: Conversion) -> Array:
-    """Return the codes of values under a conversion."""
-    return like(encode_readable(format, widened(to_numpy(values, "values")), conversion), values)
-
-
-def widened(source: np.ndarray) -> np.ndarray:
-    """Return values as float64, which holds every accepted input exactly."""
-    if source.dtype.kind in "iub":
-        wide = source.astype(np.float64)
-        if source.size and np.abs(wide).max() > 2.0**53:
-            raise FormatError(expected("values", f"integers up to {np.abs(wide).max():g}", "integers within 2**53"))
-        return wide
-    if source.dtype != np.float64:
-        format_of(source)  # an unknown dtype is an error here
-    with np.errstate(invalid="ignore"):  # a signalling NaN turns quiet
-        return source.astype(np.float64)
-
-
-def encode_readable(format: Format, values: np.ndarray, conversion: Conversion) -> np.ndarray:
-    """Return the codes of float64 values: the finite ones rounded onto the grid, then the special ones put in."""
-    values = _prepared(format, values, conversion)
-    negative = np.signbit(values) & format.signed
-    codes = _finite_codes(format, values, negative, conversion)
-    over = codes > format.max_code
-    back = over & overflows_to_max(conversion.rounding, negative)
-    codes = np.where(back, format.max_code, codes)
-    codes |= np.where(_zero_signs(format, conversion, values, negative, codes), format.sign_mask, 0)
-    over &= ~back
-    if over.any():
-        codes = np.where(over, _beyond(format, conversion, conversion.overflow, negative), codes)
-    infinite = np.isinf(values)
-    if infinite.any():
-        rule = conversion.infinity or conversion.overflow
-        codes = np.where(infinite, _beyond(format, conversion, rule, negative), codes)
-    codes = np.where(_unrepresentable(format, conversion, values), _nan_codes(format, conversion, values), codes)
-    return codes.astype(format.code_dtype)
-
-
-def _prepared(format: Format, values: np.ndarray, conversion: Conversion) -> np.ndarray:
-    """Return the values that are rounded: after an intermediate format, and after losing a sign nobody can hold."""
-    if conversion.nan == "refuse":
-        _refuse(format, "NaN", np.isnan(values))
-    if conversion.infinity == "refuse":
-        _refuse(format, "an infinity", np.isinf(values))
-    if conversion.through is not None:
-        middle = FORMATS[conversion.through]
-        codes = encode_readable(middle, values, Conversion(overflow="inf"))
-        values = decode_readable(middle, codes).astype(np.float64)
-    return np.abs(values) if not format.signed and conversion.negative == "magnitude" else values
-
-
-def _refuse(format: Format, what: str, where: np.ndarray) -> None:
-    if where.any():
-        first = tuple(int(i) for i in np.argwhere(where)[0])
-        raise FormatError(expected("values", f"{what} at {first}", "none", f"{format.name} under this convention"))
-
-
-def _finite_codes(format: Format, values: np.ndarray, negative: np.ndarray, conversion: Conversion) -> np.ndarray:
-    """Return codes without sign; a grid index that runs past its binade carries into the exponent by itself."""
-    magnitude = np.where(np.isfinite(values), np.abs(values), 0.0)
-    exponent = np.where(magnitude == 0, format.emin, np.frexp(magnitude)[1].astype(np.int64) - 1)
-    binade = np.maximum(exponent, format.emin)
-    q = np.ldexp(magnitude, format.mantissa_bits - binade)
-    below = np.floor(q)
-    # Code 0 is the smallest power of two where there is no zero, and zero where there is.
-    base = ((binade - format.emin) << format.mantissa_bits) + below.astype(np.int64) - format.power_of_two
-    words = random_words(conversion.seed, values.shape) if conversion.rounding == "stochastic" else None
-    position = Position(q, below, (base & 1) != 0, negative, words)
-    away = ROUNDINGS[conversion.rounding](position)
-    if conversion.lowest_binade is not None:
-        away = np.where(binade == format.emin, ROUNDINGS[conversion.lowest_binade](position), away)
-    return np.maximum(base + away, conversion.lowest_code) << format.storage_shift
-
-
-def _zero_signs(
-    format: Format, conversion: Conversion, values: np.ndarray, negative: np.ndarray, codes: np.ndarray
-) -> np.ndarray:
-    """Return which codes get the sign bit; conventions differ only where the magnitude is zero."""
-    if not format.has_negative_zero:
-        return negative & (codes != 0)
-    kept = {
-        "keep": negative,
-        "never": np.zeros_like(negative),
-        "inexact": negative & (values != 0),
-        "exact": negative | (values == 0),
-    }[conversion.zero_sign]
-    return np.where(codes == 0, kept, negative)
-
-
-def _beyond(format: Format, conversion: Conversion, rule: str, negative: np.ndarray) -> np.ndarray:
-    """Return the codes of what lies beyond the largest finite value; the sign is kept wherever there is one."""
-    code = {"saturate": format.max_code, "inf": format.infinity_code, "nan": _nan_code(format, conversion)}[rule]
-    return code | np.where(negative, format.sign_mask, 0)
-
-
-def _unrepresentable(format: Format, conversion: Conversion, values: np.ndarray) -> np.ndarray:
-    wrong = np.isnan(values)
-    if not format.signed:  # a rule for infinities covers the negative one too
-        wrong |= (values < 0) & ~(np.isinf(values) & (conversion.infinity is not None))
-    if not format.has_zero and conversion.zero == "nan":
-        wrong |= values == 0
-    if not format.has_zero and conversion.zero == "nan_below":
-        wrong |= values < 0.75 * format.min_subnormal
-    return wrong
-
-
-def _nan_code(format: Format, conversion: Conversion) -> int | None:
-    return conversion.nan if isinstance(conversion.nan, int) else format.nan_code
-
-
-def _nan_codes(format: Format, conversion: Conversion, values: np.ndarray) -> np.ndarray:
-    """Return the codes that NaN values get; only IEEE formats have a payload to keep."""
-    bits = np.array(values, np.float64).view(np.uint64)
-    codes = np.full(values.shape, _nan_code(format, conversion) or 0, np.int64)
-    if conversion.nan == "quiet" and format.nan_style == "ieee":
-        payload = (bits >> np.uint64(52 - format.mantissa_bits)).astype(np.int64) & ((1 << format.mantissa_bits) - 1)
-        codes |= np.where(np.isnan(values), payload << format.storage_shift, 0)
-    if not conversion.nan_sign or not format.has_negative_zero:
-        return codes
-    return codes ^ np.where(bits >> np.uint64(63) != 0, format.sign_mask, 0)
+def _largest(integers: np.ndarray) -> int:
+    return int(integers.max(initial=0))

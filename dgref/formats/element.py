@@ -177,7 +177,7 @@ class Format:
         return np.where(np.isfinite(magnitude), step, np.nan)
 
     def _value(self, code: int) -> float:
-        from dgref.formats.codec import finite_values
+        from dgref.formats.readable import finite_values
 
         return float(finite_values(self, np.array([code], self.code_dtype))[0])
 
