@@ -1,9 +1,10 @@
-"""Arithmetics: the order and width in which an implementation adds up one output, as data that a backend can declare."""
+"""Arithmetics: the order and width in which an implementation adds up one output, as data a backend can declare."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from dgref.errors import InputError, expected
@@ -18,19 +19,23 @@ Start = Literal["core", "after"]
 
 @dataclass(frozen=True)
 class Lanes:
-    """How the lanes of a warp share a sum and put it together.
+    """How the lanes of a warp share a sum over elements and put it together.
 
-    Element i belongs to lane (i % `stride`) // `run`. A lane keeps `sums` running sums, one for each element of its
-    run, or a single one; `start` says how a sum takes its first elements, `step` how it takes the others. The lanes
-    meet by butterfly adds over `shuffles`.
+    Of every `stride` elements, element e belongs to lane (e // `run`) % `lanes`; a lane has stride / lanes of them and
+    keeps one running sum for each. `step` fma: each sum takes its element by one fused multiply-add. `step` pairs: the
+    lane's elements of a stride are added first, and their sum is added to a single running sum. `start` second: the
+    compiler fused the first product onto the rounded second one. A lane's sums meet by butterfly adds at the
+    distances `sums`, the lanes at the distances `shuffles`; a scale multiplies before or after the lanes meet.
     """
 
     lanes: int
-    run: int
     stride: int
-    start: Literal["fma", "product", "zero"] = "zero"
-    step: Literal["fma", "add", "pair_fma"] = "fma"
-    shuffles: tuple[int, ...] = (1, 2)
+    run: int
+    step: Literal["fma", "pairs"] = "fma"
+    start: Literal["zero", "second"] = "zero"
+    sums: tuple[int, ...] = ()
+    shuffles: tuple[int, ...] = ()
+    scale: Literal["before", "after"] = "after"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Arithmetic:
             low = 0 if field == "interval" else 1
             if getattr(self, field) < low:
                 raise InputError(expected(f"arithmetic {self.name}: {field}", getattr(self, field), f"at least {low}"))
-        if any(low >= high for low, high in zip((0, *self.boundaries), self.boundaries, strict=False)):
+        if any(low >= high for low, high in pairwise((0, *self.boundaries))):
             raise InputError(expected(f"arithmetic {self.name}: boundaries", self.boundaries, "ascending K positions"))
 
     @property
@@ -87,7 +92,7 @@ class Arithmetic:
         """Return the K range of each split; the first ranges are one unit longer where units do not divide evenly."""
         inner = [b for b in self.boundaries if b < k] if self.boundaries else self._equal_boundaries(k)
         edges = [0, *inner, k]
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(pairwise(edges))
 
     def _equal_boundaries(self, k: int) -> list[int]:
         units = -(-k // self.split_unit)
@@ -107,8 +112,7 @@ class Arithmetic:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: only the fields that differ from their defaults, JSON-ready."""
         plain = asdict(self)
-        changed = {f.name: plain[f.name] for f in fields(self) if plain[f.name] != f.default}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+        return _plain({f.name: plain[f.name] for f in fields(self) if plain[f.name] != f.default})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Arithmetic:
@@ -119,9 +123,16 @@ class Arithmetic:
         values = dict(data)
         values["boundaries"] = tuple(values.get("boundaries", ()))
         if values.get("lanes"):
-            lanes = dict(values["lanes"])
-            values["lanes"] = Lanes(**{**lanes, "shuffles": tuple(lanes.get("shuffles", (1, 2)))})
+            lanes = values["lanes"].items()
+            values["lanes"] = Lanes(**{key: tuple(v) if isinstance(v, list) else v for key, v in lanes})
         return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    """Return the same data with lists for tuples, as JSON gives it back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def resolve(arithmetic: str | Arithmetic) -> Arithmetic:
@@ -150,7 +161,11 @@ _FP8, _FP4 = "float8_e4m3fn", "float4_e2m1fn"
 _BLOCKS = {"interval": 128, "promotion": "fma", "scales": "product"}
 _REPLAYED = {"status": "hardware", "source": "recorded outputs of an H200, every bit equal"}
 _READ = {"status": "published", "source": "DeepGEMM 2.6.1 source with the published tcgen05 model"}
-_TF32_B = {"round_b": "tfloat32"}
+_HC = {"round_b": "tfloat32", "split_unit": 64}
+_HOPPER_SQUARES = Lanes(4, stride=8, run=1, step="pairs", shuffles=(2, 1))
+_BLACKWELL_SQUARES = Lanes(4, stride=8, run=2, sums=(1,), shuffles=(2, 1))
+_HOPPER_HEADS = Lanes(4, stride=8, run=2, start="second", sums=(1,), shuffles=(1, 2), scale="before")
+_BLACKWELL_HEADS = Lanes(1, stride=4, run=4, sums=(2, 1))
 
 ARITHMETICS: Registry[Arithmetic] = Registry(
     "arithmetic",
@@ -158,13 +173,13 @@ ARITHMETICS: Registry[Arithmetic] = Registry(
         Arithmetic("deep_gemm.sm90.fp8_1d2d", f"sm90.wgmma.{_FP8}", **_BLOCKS, **_REPLAYED),
         Arithmetic("deep_gemm.sm90.fp8_1d1d", f"sm90.wgmma.{_FP8}", **_BLOCKS, **_REPLAYED),
         Arithmetic("deep_gemm.sm90.bf16", "sm90.wgmma.bfloat16", **_REPLAYED),
-        Arithmetic("deep_gemm.sm90.hc_prenorm", "sm90.wgmma.tfloat32", **_TF32_B, split_unit=64, **_REPLAYED),
-        Arithmetic("deep_gemm.sm90.mqa_logits", f"sm90.wgmma.{_FP8}", **_REPLAYED),
+        Arithmetic("deep_gemm.sm90.hc_prenorm", "sm90.wgmma.tfloat32", lanes=_HOPPER_SQUARES, **_HC, **_REPLAYED),
+        Arithmetic("deep_gemm.sm90.mqa_logits", f"sm90.wgmma.{_FP8}", lanes=_HOPPER_HEADS, **_REPLAYED),
         Arithmetic("deep_gemm.sm100.fp8_1d1d", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", **_READ),
         Arithmetic("deep_gemm.sm100.fp8_fp4", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", **_READ),
         Arithmetic("deep_gemm.sm100.bf16", "sm100.tcgen05.bfloat16", **_READ),
-        Arithmetic("deep_gemm.sm100.hc_prenorm", "sm100.tcgen05.tfloat32", **_TF32_B, split_unit=64, **_READ),
-        Arithmetic("deep_gemm.sm100.mqa_logits", f"sm100.tcgen05.{_FP8}", **_READ),
+        Arithmetic("deep_gemm.sm100.hc_prenorm", "sm100.tcgen05.tfloat32", lanes=_BLACKWELL_SQUARES, **_HC, **_READ),
+        Arithmetic("deep_gemm.sm100.mqa_logits", f"sm100.tcgen05.{_FP8}", lanes=_BLACKWELL_HEADS, **_READ),
         Arithmetic("cublaslt.fp8_fast", f"sm90.wgmma.{_FP8}", scales="epilogue", **_REPLAYED),
         Arithmetic("cublaslt.fp8_promote128", f"sm90.wgmma.{_FP8}", 128, scales="epilogue", **_REPLAYED),
         Arithmetic("cublaslt.sm100.mxfp8", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", status="assumed"),

@@ -36,6 +36,9 @@ def contract(
     arithmetic = resolve(arithmetic)
     a, b = _rounded(as_scaled(a), arithmetic.round_a), _rounded(as_scaled(b), arithmetic.round_b)
     batch = _check_shapes(a, b, engine)
+    if rows is None and c is None and _folds(a, b):
+        folded = contract(_fold(a), b, arithmetic, columns=columns, engine=engine)
+        return folded.reshape(*a.shape[:-1], folded.shape[-1])
     m, n = _selection(rows, a.shape[-2], "rows"), _selection(columns, b.shape[-2], "columns")
     result = np.zeros((*batch, m.size, n.size), np.float32)
     for index in np.ndindex(*batch):
@@ -53,7 +56,7 @@ def contract(
 
 
 def finish(accumulator: np.ndarray, c: Any = None, out: str = "bfloat16", alpha: float | None = None) -> np.ndarray:
-    """Return fp32(alpha * accumulator) + c in fp32, rounded once to nearest even to the output format's native array."""
+    """Return fp32(alpha * accumulator) + c as the output format's native array, rounded once to nearest even."""
     value = accumulator if alpha is None else np.float32(alpha) * accumulator
     if c is not None:
         value = value + np.asarray(to_numpy(c, "c"), np.float32)
@@ -187,11 +190,24 @@ def _check_shapes(a: ScaledTensor, b: ScaledTensor, engine: str) -> tuple[int, .
         ) from None
 
 
+def _folds(a: ScaledTensor, b: ScaledTensor) -> bool:
+    """Whether leading axes of a are only more rows of one matrix, because b has none and no scale spans rows."""
+    per_row = a.scale is None or a.scaling.block[0] == 1
+    return len(a.shape) > 2 and len(b.shape) == 2 and per_row and a.global_scale is None
+
+
+def _fold(a: ScaledTensor) -> ScaledTensor:
+    data = to_numpy(a.data, "a")
+    scale = None if a.scale is None else to_numpy(a.scale, "a.scale")
+    flat = None if scale is None else scale.reshape(-1, scale.shape[-1])
+    return ScaledTensor(data.reshape(-1, data.shape[-1]), a.format, flat, a.scaling)
+
+
 def _selection(chosen: Any, extent: int, name: str) -> np.ndarray:
     if chosen is None:
         return np.arange(extent)
     chosen = np.arange(extent)[chosen] if isinstance(chosen, slice) else np.asarray(chosen, np.int64).reshape(-1)
-    if chosen.size and not (0 <= chosen.min() and chosen.max() < extent):
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= extent):
         raise InputError(expected(name, f"{chosen.min()}..{chosen.max()}", f"indices below {extent}"))
     return chosen
 

@@ -9,7 +9,7 @@ their sum exactly: float32 for F = 13 (32 terms below 2^15), float64 for every o
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, prange, types, vectorize
 from numba.extending import intrinsic
 
 from dgref.reference.operand import Part
@@ -54,13 +54,19 @@ def _transposed(array: np.ndarray) -> np.ndarray:
 
 
 @intrinsic
-def fused_multiply_add(typing_context, a, b, c):  # noqa: ANN001, ANN201 (numba prescribes the signature)
+def fused_multiply_add(typing_context, a, b, c):
     """Compute a * b + c in float32 with a single rounding."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), generate
+
+
+@vectorize(["float32(float32, float32, float32)"], cache=True)
+def fma(a, b, c):
+    """Compute a * b + c in float32 with a single rounding; a ufunc, so operands broadcast."""
+    return fused_multiply_add(a, b, c)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

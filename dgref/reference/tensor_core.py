@@ -67,8 +67,8 @@ class TensorCore:
         """Return the format that the multiplier sees: the operand's own, or this row's where it widens exactly."""
         if format in (None, self.format) or format in self.mixes:
             return format or self.format
-        if _widens(format, self.format):
-            return self.format
+        if _widens(format, self.format) or (format, self.format) == ("float32", "tfloat32"):
+            return self.format  # TF32 hardware reads float32 words and ignores their low 13 bits
         raise FormatError(expected("operand", format, f"one of {', '.join((self.format, *self.mixes))}", self.name))
 
     def dot(
