@@ -120,8 +120,21 @@ def _global_of(values: np.ndarray, format: str, scaling: Scaling, name: str) -> 
     amax = np.float32(np.abs(values).max() if values.size else 0)
     if not np.isfinite(amax):
         raise FormatError(expected(name, f"an amax of {amax}", "finite values, or an explicit global_scale"))
-    span = np.float32(global_range(scaling, format))
     with np.errstate(all="ignore"):
-        stored = {"multiply": amax / span, "divide": span / amax, "amax": amax}[scaling.global_scale]
+        stored = _global_from(amax, np.float32(global_range(scaling, format)), scaling)
     usable = scaling.global_scale == "amax" or 0 < stored < np.inf
     return np.asarray(stored if usable else 1, np.float32)
+
+
+def _global_from(amax: np.float32, span: np.float32, scaling: Scaling) -> np.ndarray:
+    """Return a global scale in the form it is stored, each step rounded to the scaling's `global_format`."""
+    step = FORMATS[scaling.global_format]
+
+    def rounded(value: np.float32) -> np.ndarray:
+        return step.decode(step.encode(np.asarray(value)))
+
+    if scaling.global_scale == "amax":
+        return amax
+    if scaling.global_scale == "multiply":
+        return rounded(amax / span)
+    return rounded(span * rounded(np.float32(1) / amax)) if scaling.global_rule == "product" else rounded(span / amax)

@@ -200,17 +200,22 @@ def _nvfp4_checkpoints(base: Recipe) -> Iterator[Recipe]:
     )
     compressed = base.varied(
         "nvfp4/compressed_tensors",
-        "global is 6 * 448 / amax; a scale that rounds to zero becomes 0.125; x / (scale / global)",
+        "global is 2688 * fp32(1 / amax); a scale that rounds to zero becomes 0.125; x / (scale / global)",
         f"{_COMPRESSED}/helpers.py",
         rule="global_times_amax_over_max",
         global_scale="divide",
+        global_rule="product",
         zero_scale=0.125,
         payload="divide_by_scale_over_global",
         convention="compressed_tensors",
     )
     yield compressed
-    rounded = "as nvfp4/compressed_tensors, amax / 6 rounded to bfloat16: what bfloat16 weights get"
-    yield compressed.varied(f"{compressed.name}_bfloat16", rounded, rule="global_times_bfloat16_amax_over_max")
+    yield compressed.varied(
+        f"{compressed.name}_bfloat16",
+        "as nvfp4/compressed_tensors, amax / 6 and each step of the global in bfloat16: what bfloat16 weights get",
+        rule="global_times_bfloat16_amax_over_max",
+        global_format="bfloat16",
+    )
     torchao = base.varied(
         "nvfp4/torchao",
         "(amax / 6) / global, between 2^-6 and 448; x * ((1 / global) / scale)",

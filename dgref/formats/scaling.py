@@ -34,6 +34,8 @@ class Scaling:
     scale_range: tuple[float, float] | None = None  # scales are clamped to this before they are rounded
     zero_scale: float = 0.0  # what a scale that rounds to zero becomes
     scale_max: float | None = None
+    global_rule: Literal["quotient", "product"] = "quotient"  # range / amax at once, or range * (1 / amax)
+    global_format: str = "float32"  # what each step of that is rounded to
     convention: str | None = None  # a row of CONVENTIONS for the payload's own rounding
     rounding: str = "nearest_even"  # of the payload, where no convention says it
     four_over_six: Literal["no", "mae", "mse"] = "no"  # each block scaled to 6 or to 4, whichever errs less by this
