@@ -31,6 +31,7 @@ class Op:
     out_formats: tuple[str, ...] = ()  # what a case's `out` may be; empty: the outputs have formats of their own
     undefined: Callable[[Problem, Inputs], dict[str, np.ndarray]] | None = None
     takes_arithmetic: bool = True
+    extents_as_options: tuple[str, ...] = ()  # axes whose extent the reference takes as a keyword
     notes: str = ""
 
     def problem(self, case: CaseLike) -> Problem:
@@ -44,7 +45,7 @@ class Op:
             name: param.check(case.params.get(name, param.default), self.name, case.id) for name, param in known.items()
         }
         for name, derive in self.derived.items():
-            extents[name] = derive(Problem(extents, params))
+            extents[name] = derive(Problem(extents, params, case=case))
         return Problem(extents, params, case.out if self.out_formats else None, case)
 
     def _extents(self, shape: Mapping[str, int], context: str) -> dict[str, int]:
@@ -109,6 +110,7 @@ class Op:
         """Return the reference's outputs by name, under an arithmetic or exactly."""
         problem = self.problem(case)
         options = {param.name: problem[param.name] for param in self.params if not param.shapes_inputs_only}
+        options |= {axis: problem[axis] for axis in self.extents_as_options}
         if self.takes_arithmetic:
             options["arithmetic"] = arithmetic
         if self.out_formats:

@@ -1,19 +1,34 @@
 """The one place that chooses between the exact oracle and the model of an implementation.
 
-Operations are written once on `product`; they never ask which arithmetic they run under.
+Operations are written once on `product`; they never ask which arithmetic they run under, nor on which path.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import numpy as np
 
-from dgref.errors import UnsupportedError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.tensor import ScaledTensor
+from dgref.reference.operands import values
 
 EXACT = "exact"
+Path = Literal["fast", "readable"]
+_PATH: ContextVar[Path] = ContextVar("path", default="fast")
+
+
+@contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Compute on the slow, readable path: the short tensor-core model, and fractions for the exact result."""
+    token = _PATH.set(path)
+    try:
+        yield
+    finally:
+        _PATH.reset(token)
 
 
 def resolve(arithmetic: Any) -> Any:
@@ -39,23 +54,42 @@ def product(
     """Return alpha * a @ b.T + c for a [..., m, k] and b [..., n, k], in the native dtype of `out`."""
     out = FORMATS[out].name
     model = resolve(arithmetic)
+    c = None if c is None else values(c, "c")
     if 0 in (*a.shape, *b.shape):
         return _nothing_to_add(_result_shape(a, b, rows, columns), c, out)
+    if model is None and _PATH.get() == "readable":
+        return _by_fractions(a, b, c, alpha, out)[..., _all(rows), :][..., _all(columns)]
     if model is None:
         from dgref.reference.exact import contract_exact
 
         return contract_exact(a, b, c, alpha=alpha, out=out, rows=rows, columns=columns)
-    if alpha != 1.0:
-        raise UnsupportedError(expected("alpha", alpha, "1: the order in which a model scales its sum is not declared"))
     from dgref.reference.contraction import contract, finish
 
-    return finish(contract(a, b, model, rows=rows, columns=columns), c, out)
+    if alpha == 1.0:
+        return finish(contract(a, b, model, c, rows=rows, columns=columns, engine=_PATH.get()), out=out)
+    start = None if c is None else c[..., _all(rows), :][..., _all(columns)]
+    return finish(contract(a, b, model, rows=rows, columns=columns, engine=_PATH.get()), start, out, alpha)
+
+
+def _by_fractions(a: ScaledTensor, b: ScaledTensor, c: Any, alpha: float, out: str) -> np.ndarray:
+    from dgref.reference.operands import take
+    from dgref.reference.rational import contract_rational
+
+    if len(a.shape) > 2:
+        parts = [
+            (take(a, i), take(b, i) if len(b.shape) > 2 else b, None if c is None else c[i]) for i in range(a.shape[0])
+        ]
+        return np.stack([_by_fractions(*part, alpha, out) for part in parts])
+    dtype = FORMATS[out].native_dtype
+    return contract_rational(a, b, c, alpha, out).astype(np.float32).astype(dtype)  # both steps exact
+
+
+def _all(chosen: Any) -> Any:
+    return slice(None) if chosen is None else chosen
 
 
 def _nothing_to_add(shape: tuple[int, ...], c: Any, out: str) -> np.ndarray:
-    from dgref.reference.operands import values
-
-    return rounded(np.zeros(shape, np.float32) if c is None else values(c, "c"), out)
+    return rounded(np.zeros(shape, np.float32) if c is None else c, out)
 
 
 def _result_shape(a: ScaledTensor, b: ScaledTensor, rows: Any, columns: Any) -> tuple[int, ...]:
@@ -64,9 +98,8 @@ def _result_shape(a: ScaledTensor, b: ScaledTensor, rows: Any, columns: Any) -> 
     return (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), m, n)
 
 
-def rounded(values: np.ndarray, out: str) -> np.ndarray:
-    """Return float32 values rounded to nearest even in the native dtype of `out`; overflow is Inf, as GPUs store."""
-    row = FORMATS[out]
-    if row.name == "float32":
-        return np.asarray(values, np.float32)
-    return row.encode(np.asarray(values, np.float32), overflow="inf").view(row.native_dtype)
+def rounded(array: np.ndarray, out: str) -> np.ndarray:
+    """Return float32 values rounded to nearest even in the native dtype of `out`, as the last step of a kernel."""
+    from dgref.reference.contraction import finish
+
+    return finish(np.asarray(array, np.float32), out=out)

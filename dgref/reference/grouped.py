@@ -16,7 +16,7 @@ from dgref.formats.element import FORMATS
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.dispatch import EXACT, product
-from dgref.reference.operands import bind, integers, operation, scaled, take, take_columns, take_rows
+from dgref.reference.operands import bind, integers, operation, scaled, take, take_columns, take_rows, values
 
 
 @operation
@@ -78,6 +78,7 @@ def gemm_grouped_k(
     a, b = scaled(a, "a"), scaled(b, "b")
     extents = bind({"a": ("m k", a), "b": ("n k", b), "grouped_layout": ("g", grouped_layout), "c": ("g m n", c)})
     d = np.empty((extents["g"], extents["m"], extents["n"]), FORMATS[out].native_dtype)
+    c = None if c is None else values(c, "c")
     spans = list(k_spans(grouped_layout, extents["k"], psum, alignment))
     scale_a, scale_b = (scale_spans(t, spans, name) for t, name in ((a, "a"), (b, "b")))
     for group, span in enumerate(spans):

@@ -1,0 +1,47 @@
+"""The row of three-axis products named by an expression."""
+
+from __future__ import annotations
+
+from dgref.ops.gemm import accumulate, start_operand
+from dgref.ops.op import Op
+from dgref.ops.problem import MATRIX_FORMATS, OUT_FORMATS, Operand, Param, Problem
+from dgref.reference.einsum import einsum, roles
+
+EXPRESSIONS = ("bmk,bnk->mn", "bhr,hdr->bhd", "bhd,hdr->bhr", "bhd,bhr->hdr")
+
+
+def _axes(which: str):
+    """Return a function from a problem to the axes of an operand, by the place of each letter in the expression."""
+
+    def axes(p: Problem) -> str:
+        role = roles(p["expression"])
+        names = {letter: name for name, part in _parts(role).items() for letter in part}
+        names |= dict(zip(role.summed, ("k",) if len(role.summed) == 1 else ("batch", "k"), strict=True))
+        return " ".join(names[letter] for letter in getattr(role, which))
+
+    return axes
+
+
+def _parts(role) -> dict[str, str]:
+    return {"batch": role.batch, "m": role.rows, "n": role.columns}
+
+
+EINSUM = Op(
+    name="einsum",
+    summary="products of three-axis tensors: batched over heads, or summed over the batch too",
+    equation="out = sum over the axes that the output lacks of a * b, such as d[b,h,d] = sum_r a[b,h,r] * b[h,d,r]",
+    axes="batch m n k",
+    inputs=(
+        Operand("a", _axes("a_last"), formats=MATRIX_FORMATS, meaning="axes in the order batch, own, summed over"),
+        Operand("b", _axes("b_last"), formats=MATRIX_FORMATS, meaning="axes in the order batch, own, summed over"),
+        start_operand(_axes("out")),
+    ),
+    outputs=(Operand("d", _axes("out"), "plain", OUT_FORMATS),),
+    reference=einsum,
+    multiply_adds=lambda p, inputs: p["batch"] * p["m"] * p["n"] * p["k"],
+    params=(Param("expression", EXPRESSIONS[1], "what is multiplied and summed", EXPRESSIONS), accumulate),
+    out_formats=OUT_FORMATS,
+    notes="`batch` is the letter that both operands have and the output keeps (h), or that is summed over beside k "
+    "(b of `bmk,bnk->mn`); `m` and `n` are the letters of one operand alone.",
+)
+ROWS = (EINSUM,)
