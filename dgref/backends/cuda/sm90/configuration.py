@@ -123,7 +123,7 @@ def ceil_div(a: int, b: int) -> int:
 def stage_bytes(shape: Shape, tile: Tile) -> int:
     """Return the shared memory of one stage: a block of A, of B, and their scales, as `Plan` in mainloop.cuh has it."""
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(tile.rows_copied * 4, 128) * 128
-    scale_b = ceil_div(tile.block_n * 4, 128) * 128 if shape.scaling == "VECTOR" else 0
+    scale_b = {"NONE": 0, "BLOCK": 16, "VECTOR": ceil_div(tile.block_n * 4, 128) * 128}[shape.scaling]
     return (tile.rows_copied + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
 
 

@@ -14,22 +14,14 @@ __device__ __forceinline__ bool slab_is_valid(const Tile& tile, int slab_top) {
 template <class P>
 __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
                                                   Cursor<P::STAGES>& cursor, const Tile& tile,
-                                                  const BlockScales<P>& scales, const unsigned char* shared, u32 group,
-                                                  u32 thread) {
+                                                  const unsigned char* shared, u32 group, u32 thread) {
   float sum[P::ACCUMULATORS];
-  float ahead[2] = {}, scale_b[2];
+  const int boundary = 128 - tile.column % 128;  // first column of the tile that the second block of scales covers
   const u32 lane = thread % 32;
   const int first_row = group * P::SLABS * 64 + thread / 32 * 16 + lane / 4;
   const bool valid = slab_is_valid<P>(tile, group * P::SLABS * 64);
-  if constexpr (P::SCALING == Scaling::BLOCK) {
-    if (tile.block_begin < tile.block_end) scales.load(tile.block_begin, ahead);
-  }
   for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
     const u32 stage = cursor.stage;
-    scale_b[0] = ahead[0], scale_b[1] = ahead[1];
-    if constexpr (P::SCALING == Scaling::BLOCK) {
-      if (block + 1 < tile.block_end) scales.load(block + 1, ahead);
-    }
     ptx::barrier_wait(ring.full(stage), cursor.phase);
     if (!valid) {
       ring.release(stage, lane);
@@ -40,6 +32,7 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
       const float scale_a[2] = {shared_a[first_row + slab * 64], shared_a[first_row + slab * 64 + 8]};
+      const float scale_b[2] = {shared_b[0], P::ONE_BLOCK ? 0.0f : shared_b[1]};
       pin_all(sum);
       wgmma_fence();
       multiply_slab<P>(sum, ring.a(stage) + (group * P::SLABS + slab) * 8192, ring.b(stage), false);
@@ -48,7 +41,7 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       wgmma_wait<0>();
       if constexpr (P::SCALING == Scaling::BLOCK) {
         if (slab + 1 == P::SLABS) ring.release(stage, lane);
-        promote_block<P>(total[slab], sum, scale_a, scale_b, scales.boundary);
+        promote_block<P>(total[slab], sum, scale_a, scale_b, boundary);
       } else {
         promote_vector<P>(total[slab], sum, scale_a, shared_b + lane % 4 * 2);
         if (slab + 1 == P::SLABS) ring.release(stage, lane);
@@ -88,22 +81,17 @@ __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACC
 }
 
 template <class P>
-__device__ __forceinline__ void copy_all(const Ring<P>& ring, const Maps<P>& maps, const Problem& problem, u32 rank) {
+__device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& from, const Problem& problem, u32 rank) {
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
   Tile tile;
-  while (scheduler.next(tile)) copy_tile<P>(ring, cursor, maps, tile, problem, rank);
+  while (scheduler.next(tile)) copy_tile<P>(ring, cursor, from, tile, problem, rank);
   ptx::allow_next_grid();
 }
 
-struct ScaleStrides {
-  const float* scales;
-  int n, k, group;
-};
-
 template <class P, Output OUTPUT, bool ACCUMULATE>
 __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
-                                             const ScaleStrides& b, const Destination& to, const Reduction& reduction,
+                                             const Destination& to, const Reduction& reduction,
                                              u32 rank) {
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
@@ -119,8 +107,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
       for (int i = 0; i < P::ACCUMULATORS; ++i) total[slab][i] = 0.0f;
     }
     if constexpr (P::SCALED) {
-      const BlockScales<P> scales(b.scales, problem, tile, b.n, b.k, b.group);
-      accumulate_scaled<P>(total, ring, cursor, tile, scales, shared, group, thread);
+      accumulate_scaled<P>(total, ring, cursor, tile, shared, group, thread);
     } else {
       accumulate_chain<P>(total, ring, cursor, tile, group, thread);
     }
@@ -171,13 +158,15 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   ptx::wait_for_previous_grid();
   if (threadIdx.x < 128) {
     if constexpr (MATH_GROUPS > 1) ptx::registers_release<MATH_GROUPS == 2 ? 40 : 32>();
-    if (threadIdx.x == 0) copy_all<P>(ring, {&map_a, &map_b, &map_scale_a, &map_scale_b}, problem, rank);
+    if (threadIdx.x == 0) {
+      const Sources from{&map_a, &map_b, &map_scale_a, &map_scale_b, scale_b, scale_b_n, scale_b_k, scale_b_group};
+      copy_all<P>(ring, from, problem, rank);
+    }
     __syncwarp();
     leave_cluster<P>();
   } else {
     if constexpr (MATH_GROUPS > 1) ptx::registers_claim<MATH_GROUPS == 2 ? 232 : 160>();
-    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {scale_b, scale_b_n, scale_b_k, scale_b_group},
-                                        {d, c, row_stride, group_stride, left, middle, right}, {partials, arrivals}, rank);
+    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {d, c, row_stride, group_stride, left, middle, right}, {partials, arrivals}, rank);
     leave_cluster<P>();
   }
 }

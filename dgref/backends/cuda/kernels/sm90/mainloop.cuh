@@ -27,7 +27,10 @@ struct Plan {
 
   static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
-  static constexpr int SCALE_B_BYTES = SCALING == Scaling::VECTOR ? (BLOCK_N * 4 + 127) / 128 * 128 : 0;
+  static constexpr int SCALE_B_BYTES =
+      SCALING == Scaling::VECTOR ? (BLOCK_N * 4 + 127) / 128 * 128 : (SCALING == Scaling::BLOCK ? 16 : 0);
+  static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
+  static constexpr int FILLS = SCALING == Scaling::BLOCK ? 2 : 1;  // arrivals that fill a stage: bulk copies, block scales
   static constexpr int COPIED_BYTES =
       A_BYTES + B_BYTES + (SCALED ? LOAD_M * 4 : 0) + (SCALING == Scaling::VECTOR ? BLOCK_N * 4 : 0);
   static constexpr int STAGING_ROW = 40;  // floats: 32 columns and a pad that keeps 8-byte stores free of bank conflicts
@@ -77,7 +80,7 @@ struct Ring {
 
   __device__ void initialise() const {
     for (int stage = 0; stage < P::STAGES; ++stage) {
-      ptx::barrier_init(full(stage), 1);
+      ptx::barrier_init(full(stage), P::FILLS);
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
     }
     ptx::barrier_init_fence();
@@ -112,15 +115,36 @@ __device__ __forceinline__ void copy_operand(u32 target, const TensorMap* map, u
   }
 }
 
-template <class P>
-struct Maps {
+// Where the copying warp reads: tensor maps, and the 128 x 128 scales by pointer.
+struct Sources {
   const TensorMap *a, *b, *scale_a, *scale_b;
+  const float* block_scale;
+  int block_scale_n, block_scale_k, block_scale_group;  // strides
+};
+
+// The block scales that one tile meets: a tile is at most one step wider than a block, so there are two at most.
+template <class P>
+struct BlockScales {
+  const float *first, *second;
+  int stride_k;
+
+  __device__ BlockScales(const Sources& from, const Problem& problem, const Tile& tile) : stride_k(from.block_scale_k) {
+    first = from.block_scale + i64(tile.group) * from.block_scale_group + i64(tile.column / 128) * from.block_scale_n;
+    second = tile.column / 128 + 1 < ceil_div(problem.n, 128) ? first + from.block_scale_n : first;
+  }
+
+  __device__ __forceinline__ void copy(int block, u32 target, u32 barrier) const {
+    ptx::copy_4_bytes(target, first + i64(block) * stride_k);
+    if constexpr (!P::ONE_BLOCK) ptx::copy_4_bytes(target + 4, second + i64(block) * stride_k);
+    ptx::barrier_arrive_after_copies(barrier);
+  }
 };
 
 // The copying warp's share of one tile.
 template <class P>
-__device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Maps<P>& maps,
+__device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Sources& from,
                                           const Tile& tile, const Problem& problem, u32 rank) {
+  const BlockScales<P> scales(from, problem, tile);
   const int group_k = is_k_grouped(P::SCHEDULE) ? tile.k_origin : tile.group * problem.k;
   const int a_row = P::MAJOR_A == Major::K ? tile.a_row : tile.row;
   const int b_row = P::MAJOR_B == Major::K ? tile.b_row : tile.column;
@@ -131,15 +155,16 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
     const int k = block * P::BLOCK_K;
     const int a_k = k + (P::MAJOR_A == Major::K ? tile.k_origin : group_k);
     const int b_k = k + (P::MAJOR_B == Major::K ? tile.k_origin : group_k);
-    copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage), maps.a, full, a_row, a_k, rank, ptx::EVICT_NORMAL);
-    copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), maps.b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
+    copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage), from.a, full, a_row, a_k, rank, ptx::EVICT_NORMAL);
+    copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), from.b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
     if constexpr (P::SCALED) {
       const int row = tile.scale_a_row + block;
-      ptx::load_tile(ring.scale_a(stage), maps.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
+      ptx::load_tile(ring.scale_a(stage), from.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
     }
+    if constexpr (P::SCALING == Scaling::BLOCK) scales.copy(block, ring.scale_b(stage), full);
     if constexpr (P::SCALING == Scaling::VECTOR) {
       const int row = tile.scale_b_row + block;
-      ptx::load_tile(ring.scale_b(stage), maps.scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
+      ptx::load_tile(ring.scale_b(stage), from.scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
     }
   }
 }
@@ -162,45 +187,20 @@ __device__ __forceinline__ void pin_all(float (&values)[COUNT]) {
   for (int i = 0; i < COUNT; ++i) pin(values[i]);
 }
 
-// The 128 x 128 scales of B that one tile meets: a tile is at most one step wider than a block, so there are two.
-template <class P>
-class BlockScales {
- public:
-  __device__ BlockScales(const float* scales, const Problem& problem, const Tile& tile, int stride_n, int stride_k,
-                         int stride_group)
-      : first_(scales + i64(tile.group) * stride_group + i64(tile.column / 128) * stride_n), stride_k_(stride_k) {
-    const bool crosses = tile.column / 128 + 1 < ceil_div(problem.n, 128);
-    second_ = first_ + (crosses ? stride_n : 0);
-    boundary = ALIGNED ? P::BLOCK_N : 128 - tile.column % 128;
-  }
-
-  __device__ __forceinline__ void load(int block, float (&scale)[2]) const {
-    scale[0] = __ldg(first_ + i64(block) * stride_k_);
-    if constexpr (!ALIGNED) scale[1] = __ldg(second_ + i64(block) * stride_k_);
-  }
-
-  static constexpr bool ALIGNED = 128 % P::BLOCK_N == 0;
-  int boundary;  // first column of the tile that belongs to the second block
-
- private:
-  const float *first_, *second_;
-  int stride_k_;
-};
-
 // total = fma(scale_a * scale_b rounded, sum of this block of K, total), element by element.
 template <class P>
 __device__ __forceinline__ void promote_block(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
-                                              const float (&scale_a)[2], const float (&scale_b)[2], int boundary) {
+                                              const float (&scale_a)[2], const float* scale_b, int boundary) {
   float low[2], high[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     low[half] = __fmul_rn(scale_a[half], scale_b[0]);
-    high[half] = BlockScales<P>::ALIGNED ? low[half] : __fmul_rn(scale_a[half], scale_b[1]);
+    high[half] = P::ONE_BLOCK ? low[half] : __fmul_rn(scale_a[half], scale_b[1]);
   }
 #pragma unroll
   for (int i = 0; i < P::ACCUMULATORS; ++i) {
     const int half = (i / 2) % 2;
-    const float scale = BlockScales<P>::ALIGNED || i / 4 * 8 < boundary ? low[half] : high[half];
+    const float scale = P::ONE_BLOCK || i / 4 * 8 < boundary ? low[half] : high[half];
     total[i] = __fmaf_rn(scale, sum[i], total[i]);
   }
 }

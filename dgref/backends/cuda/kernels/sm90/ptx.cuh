@@ -100,6 +100,15 @@ __device__ __forceinline__ void load_tile_multicast(u32 target, const TensorMap*
       : "memory");
 }
 
+__device__ __forceinline__ void copy_4_bytes(u32 target, const void* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(target), "l"(source) : "memory");
+}
+
+// Arrives once this thread's copies so far have landed; the arrival is one of those that the barrier was told to expect.
+__device__ __forceinline__ void barrier_arrive_after_copies(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 template <u32 COUNT>
 __device__ __forceinline__ void registers_release() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
