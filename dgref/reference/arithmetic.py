@@ -98,7 +98,7 @@ class Arithmetic:
         units = -(-k // self.split_unit)
         each, longer = divmod(units, self.splits)
         starts = [split * each + min(split, longer) for split in range(1, self.splits)]
-        return sorted({start * self.split_unit for start in starts} - {0} - set(range(k, k + 1)))
+        return sorted({start * self.split_unit for start in starts if 0 < start * self.split_unit < k})
 
     def chains(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return the K ranges that one chain of instructions covers within a split."""

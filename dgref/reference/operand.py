@@ -44,7 +44,8 @@ class Part:
 
     def values(self, dtype: type) -> np.ndarray:
         """Return the payload times its scale; exact, for a scale is a power of two here."""
-        return self._scaled(self.payload().astype(dtype, copy=False))
+        with np.errstate(invalid="ignore"):
+            return self._scaled(self.payload().astype(dtype, copy=False))
 
     def powers(self, dtype: type) -> np.ndarray:
         """Return 2^exponent of every element, the scale's exponent included; 0 for zero, Inf and NaN."""

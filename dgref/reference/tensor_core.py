@@ -126,7 +126,7 @@ class TensorCore:
         result = self._rounded(np.ldexp(total.astype(np.float64), top - self.fraction_bits), out)
         if not aligned:
             result = (result + c).astype(out)
-        special = np.where(np.isnan(ieee), CANONICAL_NAN, ieee.astype(np.float32))
+        special = np.where(np.isnan(ieee), CANONICAL_NAN, np.copysign(np.float32(np.inf), ieee))
         return np.where(np.isfinite(ieee), result, special).astype(out)
 
     def _terms(self, operands: Any, scales: Any, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, int]:
