@@ -1,0 +1,40 @@
+"""Recorded outputs of real GPUs as backends: one for each machine and library, replayed on any machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dgref.arch import Architecture
+from dgref.backends.base import BackendBase, FunctionKernel, Inputs, Kernel
+from dgref.errors import FileError, expected
+from dgref.recordings import Recording, input_hash, recordings
+from dgref.reference.arithmetic import Arithmetic
+from dgref.suite import Case
+
+
+class RecordedBackend(BackendBase):
+    """What one library once computed on one machine."""
+
+    def __init__(self, recording: Recording):
+        self.name = recording.name
+        self._recording = recording
+
+    def unsupported(self, case: Case, architecture: Architecture | None) -> str | None:
+        return None if self._recording.entry(case) else "not among the recorded cases"
+
+    def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | str | None:
+        claim = self._recording.entry(case)["arithmetic"]
+        return Arithmetic.from_dict(claim) if isinstance(claim, dict) else claim
+
+    def prepare(self, case: Case, inputs: Inputs) -> Kernel:
+        if input_hash(case, inputs) != self._recording.entry(case)["inputs"]:
+            need = "the inputs that were recorded: the case or a generator has changed since"
+            raise FileError(expected(f"inputs of {case.name}", "other bits", need))
+        outputs = self._recording.outputs(case)
+        return FunctionKernel(lambda: outputs)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"recorded on": self._recording.index["machine"]}
+
+
+BACKENDS = [RecordedBackend(recording) for recording in recordings()]

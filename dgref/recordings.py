@@ -1,0 +1,140 @@
+"""Outputs of real GPUs, kept small beside the suites, so that any machine can judge them again.
+
+suites/recorded/<machine>/<backend>.json   the machine, and for each case: arithmetic, provenance, input hash
+suites/recorded/<machine>/<backend>.npz    the bits of every output, as unsigned integers
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from dgref.buffers import buffers_of, sha256
+from dgref.errors import FileError, expected
+from dgref.formats import FORMATS, format_of
+from dgref.results import write_atomically
+from dgref.suite import Case, folder
+
+SCHEMA = "dgref.recording/1"
+LARGEST_BYTES = 1 << 19  # outputs above this are not worth their place in a repository
+
+
+def recorded_folder() -> Path:
+    """Return the folder of the recordings that ship with dgref."""
+    return folder() / "recorded"
+
+
+def input_hash(case: Case, inputs: Any) -> str:
+    """Return one hash over every buffer of a case's inputs: a recording is of these bits and no others."""
+    parts = [f"{name}:{sha256(part.array)}" for name, part in sorted(buffers_of(case, inputs).items())]
+    return sha256(np.frombuffer("\n".join(parts).encode(), np.uint8))
+
+
+def save_part(
+    target: Path,
+    backend: str,
+    case: Case,
+    inputs: Any,
+    outputs: dict[str, np.ndarray],
+    claim: Any,
+    provenance: dict[str, Any],
+) -> None:
+    """Write one case's outputs; `pack` later joins the parts of a run."""
+    if sum(array.nbytes for array in outputs.values()) > LARGEST_BYTES:
+        return
+    stem = _file_name(case.name)
+    entry = {
+        "case": case.name,
+        "inputs": input_hash(case, inputs),
+        "arithmetic": claim if isinstance(claim, str | None) else claim.to_dict(),
+        "provenance": provenance,
+        "outputs": {name: _describe(array) for name, array in outputs.items()},
+    }
+    parts = target / "parts" / _file_name(backend)
+    parts.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(parts / f"{stem}.npz", **{name: _unsigned(array) for name, array in outputs.items()})
+    write_atomically(parts / f"{stem}.json", json.dumps({"backend": backend, **entry}))
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    return {
+        "format": str(array.dtype) if array.dtype.kind in "iu" else format_of(array).name,
+        "dtype": str(array.dtype),
+    }
+
+
+def _unsigned(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype.kind in "iu" else np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "__")
+
+
+def pack(target: Path, machine: dict[str, Any]) -> list[Path]:
+    """Join the parts of a run into one pair of files a backend, and remove them."""
+    import shutil
+
+    written = []
+    for parts in sorted((target / "parts").glob("*")):
+        entries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(parts.glob("*.json"))]
+        arrays = {}
+        for path in sorted(parts.glob("*.npz")):
+            with np.load(path) as stored:
+                arrays.update({f"{path.stem}/{name}": stored[name] for name in stored.files})
+        np.savez_compressed(target / f"{parts.name}.npz", **arrays)
+        index = {"schema": SCHEMA, "backend": entries[0]["backend"], "machine": machine}
+        index["cases"] = {entry.pop("case"): {k: v for k, v in entry.items() if k != "backend"} for entry in entries}
+        written.append(write_atomically(target / f"{parts.name}.json", json.dumps(index, indent=1)))
+    shutil.rmtree(target / "parts", ignore_errors=True)
+    return written
+
+
+class Recording:
+    """The outputs of one backend on one machine."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.index = _read_index(path)
+        self.name = f"recorded/{path.parent.name}/{self.index['backend']}"
+
+    def entry(self, case: Case) -> dict[str, Any] | None:
+        """Return what was recorded of a case, or None."""
+        return self.index["cases"].get(case.name)
+
+    def outputs(self, case: Case) -> dict[str, np.ndarray]:
+        """Return the recorded outputs as native arrays."""
+        entry, stored = self.index["cases"][case.name], self.path.with_suffix(".npz")
+        try:
+            with np.load(stored) as arrays:
+                return {
+                    name: _native(arrays[f"{_file_name(case.name)}/{name}"], row)
+                    for name, row in entry["outputs"].items()
+                }
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
+            raise FileError(expected(str(stored), f"unreadable ({error})", f"the outputs of {case.name}")) from error
+
+
+def _native(bits: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    if row["dtype"] == str(bits.dtype):
+        return bits
+    return bits.view(FORMATS[row["format"]].native_dtype)
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(expected(str(path), f"unreadable ({error})", "a recording's index")) from error
+    if not isinstance(index, dict) or index.get("schema") != SCHEMA:
+        raise FileError(expected(str(path), "another file", f"a recording of schema {SCHEMA}"))
+    return index
+
+
+def recordings(root: Path | None = None) -> list[Recording]:
+    """Return every recording under a folder, by default those that ship with dgref."""
+    return [Recording(path) for path in sorted((root or recorded_folder()).glob("*/*.json"))]
