@@ -4,6 +4,7 @@ from dgref.formats.conventions import CONVENTIONS, Convention
 from dgref.formats.element import FORMATS, Format
 from dgref.formats.layouts import LAYOUTS, Layout
 from dgref.formats.native import as_codes, as_native, format_of, native_dtype
+from dgref.formats.packing import PACKINGS, Packing, pack, unpack
 from dgref.formats.quantize import dequantize, quantize
 from dgref.formats.recipes import RECIPES, Recipe
 from dgref.formats.scaling import FULL, Scaling
@@ -14,10 +15,12 @@ __all__ = [
     "FORMATS",
     "FULL",
     "LAYOUTS",
+    "PACKINGS",
     "RECIPES",
     "Convention",
     "Format",
     "Layout",
+    "Packing",
     "Recipe",
     "ScaledTensor",
     "Scaling",
@@ -26,5 +29,7 @@ __all__ = [
     "dequantize",
     "format_of",
     "native_dtype",
+    "pack",
     "quantize",
+    "unpack",
 ]

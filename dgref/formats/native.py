@@ -28,8 +28,9 @@ def _formats_by_dtype() -> dict[np.dtype, Format]:
 
 
 def format_of(array: Any) -> Format:
-    """Return the format that an array's dtype names; integers have none by themselves."""
-    name = str(getattr(array, "dtype", array)).removeprefix("torch.")
+    """Return the format that an array's dtype (or a dtype) names; integers have none by themselves."""
+    dtype = array.__name__ if isinstance(array, type) else getattr(array, "dtype", array)
+    name = str(dtype).removeprefix("torch.")
     for dtype, row in _formats_by_dtype().items():
         if name == str(dtype):
             return row
@@ -48,15 +49,17 @@ def to_numpy(array: Any, subject: str = "array") -> np.ndarray:
         return np.asarray(array)
     if array.device.type != "cpu":
         raise InputError(expected(subject, f"a tensor on {array.device}", "a CPU tensor: pass tensor.cpu()"))
-    array = array.detach()
+    array = array.detach().resolve_neg()
     name = str(array.dtype).removeprefix("torch.")
+    if name == "float4_e2m1fn_x2":  # two codes a byte: packed, so bytes
+        return array.view(_torch_integer(np.dtype(np.uint8))).numpy()
     if name not in FORMATS or name in _NUMPY_NATIVE:
         return array.numpy()
     return array.view(_torch_integer(FORMATS[name].code_dtype)).numpy().view(FORMATS[name].native_dtype)
 
 
 def like(result: np.ndarray, array: Any) -> Array:
-    """Return a result as the kind of array that came in: torch for torch, NumPy otherwise; never a copy."""
+    """Return a result as the kind of array that came in: torch for torch (sharing memory), NumPy otherwise."""
     if not is_torch(array):
         return result
     import torch
@@ -85,7 +88,7 @@ def as_native(codes: Array, format: Format | str) -> Array:
         raise FormatError(
             expected("native dtype", row.name, f"one of {', '.join(str(d) for d in _formats_by_dtype())}")
         )
-    if values.dtype.itemsize != row.native_dtype.itemsize:
+    if values.dtype.kind not in "ui" or values.dtype.itemsize != row.native_dtype.itemsize:
         raise FormatError(expected("codes", values.dtype, row.code_dtype, row.name))
     return like(values.view(row.native_dtype), codes)
 

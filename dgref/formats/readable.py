@@ -131,7 +131,7 @@ def _unrepresentable(format: Format, conversion: Conversion, values: np.ndarray)
     if not format.has_zero and conversion.zero == "nan":
         wrong |= values == 0
     if not format.has_zero and conversion.zero == "nan_below":
-        wrong |= values < 0.75 * format.min_subnormal
+        wrong |= np.abs(values) < 0.75 * format.min_subnormal
     return wrong
 
 
