@@ -126,17 +126,15 @@ def _encode_wide(format: Format, values: np.ndarray, conversion: Conversion) -> 
     plain = Conversion(overflow="inf", nan=conversion.nan, nan_sign=conversion.nan_sign, through=conversion.through)
     if conversion != plain or conversion.through not in (None, "float32"):
         return None
-    if format.native_dtype is not None and conversion.through is None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            codes = values.astype(format.native_dtype).view(format.code_dtype)
-    elif format.native_dtype is not None:
-        codes = _as_float32(values, conversion).astype(format.native_dtype).view(format.code_dtype)
-    else:
-        codes = _drop_fraction(format, _as_float32(values, conversion).view(np.uint32))
-    wrong = np.isnan(values)
-    if wrong.any():
-        with np.errstate(invalid="ignore"):
-            codes[wrong] = encode_readable(format, values[wrong].astype(np.float64), conversion)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if format.native_dtype is None:
+            codes = _drop_fraction(format, _as_float32(values, conversion).view(np.uint32))
+        else:
+            source = values if conversion.through is None else _as_float32(values, conversion)
+            codes = source.astype(format.native_dtype).view(format.code_dtype)
+        nan = np.isnan(values)
+        if nan.any():
+            codes[nan] = encode_readable(format, values[nan].astype(np.float64), conversion)
     return codes
 
 
