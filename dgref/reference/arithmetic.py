@@ -26,6 +26,7 @@ class Lanes:
     lane's elements of a stride are added first, and their sum is added to a single running sum. `start` second: the
     compiler fused the first product onto the rounded second one. A lane's sums meet by butterfly adds at the
     distances `sums`, the lanes at the distances `shuffles`; a scale multiplies before or after the lanes meet.
+    Every result is rounded to `precision`. `relu_drops_nan`: fmaxf(NaN, 0) is 0, where x + |x| keeps NaN.
     """
 
     lanes: int
@@ -36,6 +37,8 @@ class Lanes:
     sums: tuple[int, ...] = ()
     shuffles: tuple[int, ...] = ()
     scale: Literal["before", "after"] = "after"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    relu_drops_nan: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,11 @@ _READ = {"status": "published", "source": "DeepGEMM 2.6.1 source with the publis
 _HC = {"round_b": "tfloat32", "split_unit": 64}
 _HOPPER_SQUARES = Lanes(4, stride=8, run=1, step="pairs", shuffles=(2, 1))
 _BLACKWELL_SQUARES = Lanes(4, stride=8, run=2, sums=(1,), shuffles=(2, 1))
-_HOPPER_HEADS = Lanes(4, stride=8, run=2, start="second", sums=(1,), shuffles=(1, 2), scale="before")
+_HOPPER_HEADS = Lanes(
+    4, stride=8, run=2, start="second", sums=(1,), shuffles=(1, 2), scale="before", relu_drops_nan=True
+)
 _BLACKWELL_HEADS = Lanes(1, stride=4, run=4, sums=(2, 1))
+_BLACKWELL_HEADS_BF16 = replace(_BLACKWELL_HEADS, precision="bfloat16")
 
 ARITHMETICS: Registry[Arithmetic] = Registry(
     "arithmetic",
@@ -180,6 +186,14 @@ ARITHMETICS: Registry[Arithmetic] = Registry(
         Arithmetic("deep_gemm.sm100.bf16", "sm100.tcgen05.bfloat16", **_READ),
         Arithmetic("deep_gemm.sm100.hc_prenorm", "sm100.tcgen05.tfloat32", lanes=_BLACKWELL_SQUARES, **_HC, **_READ),
         Arithmetic("deep_gemm.sm100.mqa_logits", f"sm100.tcgen05.{_FP8}", lanes=_BLACKWELL_HEADS, **_READ),
+        Arithmetic(
+            "deep_gemm.sm100.mqa_logits_fp4",
+            f"sm100.tcgen05.mxf4.{_FP4}",
+            scales="core",
+            lanes=_BLACKWELL_HEADS,
+            **_READ,
+        ),
+        Arithmetic("deep_gemm.sm100.mqa_logits_bf16", f"sm100.tcgen05.{_FP8}", lanes=_BLACKWELL_HEADS_BF16, **_READ),
         Arithmetic("cublaslt.fp8_fast", f"sm90.wgmma.{_FP8}", scales="epilogue", **_REPLAYED),
         Arithmetic("cublaslt.fp8_promote128", f"sm90.wgmma.{_FP8}", 128, scales="epilogue", **_REPLAYED),
         Arithmetic("cublaslt.sm100.mxfp8", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", status="assumed"),

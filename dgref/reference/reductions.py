@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from dgref.errors import InputError, ShapeError, expected
@@ -21,9 +23,11 @@ def mqa_reduce(
     The order over heads h, its fused multiply-adds and the place of the scale are those of the arithmetic's lanes.
     """
     lanes = _lanes(arithmetic)
-    scores = np.maximum(np.asarray(to_numpy(scores, "scores"), np.float32), np.float32(0))
-    weights = np.asarray(to_numpy(weights, "weights"), np.float32)[..., None]
-    scale = None if kv_scale is None else np.asarray(to_numpy(kv_scale, "kv_scale"), np.float32)
+    rounded = _ROUND[lanes.precision]
+    relu = np.fmax if lanes.relu_drops_nan else np.maximum
+    scores = rounded(relu(np.asarray(to_numpy(scores, "scores"), np.float32), np.float32(0)))
+    weights = rounded(np.asarray(to_numpy(weights, "weights"), np.float32)[..., None])
+    scale = None if kv_scale is None else rounded(np.asarray(to_numpy(kv_scale, "kv_scale"), np.float32))
     if scores.shape[-2] != weights.shape[-2]:
         raise ShapeError(expected("weights", f"{weights.shape[-2]} heads", f"{scores.shape[-2]}, as scores have"))
     return lane_sum(np.moveaxis(scores, -2, 0), np.moveaxis(weights, -2, 0), lanes, scale)
@@ -40,13 +44,14 @@ def hc_square_sum(a: Any, arithmetic: str | Arithmetic = "deep_gemm.sm90.hc_pren
 
 def lane_sum(left: np.ndarray, right: np.ndarray, lanes: Lanes, scale: np.ndarray | None = None) -> np.ndarray:
     """Return sum(left * right) over the first axis in fp32, as the lanes of a warp compute it."""
+    rounded = _ROUND[lanes.precision]
     steps = zip(_dealt(left, lanes), _dealt(right, lanes), strict=True)
     total = _pairs(steps) if lanes.step == "pairs" else _fused(list(steps), lanes)
-    total = _butterfly(total, lanes.sums, axis=1)
+    total = _butterfly(total, lanes.sums, 1, rounded)
     if scale is not None and lanes.scale == "before":
-        total = total * scale
-    total = _butterfly(total, lanes.shuffles, axis=0)
-    return total * scale if scale is not None and lanes.scale == "after" else total
+        total = rounded(total * scale)
+    total = _butterfly(total, lanes.shuffles, 0, rounded)
+    return rounded(total * scale) if scale is not None and lanes.scale == "after" else total
 
 
 def _dealt(elements: np.ndarray, lanes: Lanes) -> np.ndarray:
@@ -71,22 +76,46 @@ def _pairs(steps: Any) -> np.ndarray:
 
 def _fused(steps: list, lanes: Lanes) -> np.ndarray:
     """Chain fused multiply-adds, one sum for each element that a lane has in a stride."""
-    if lanes.start == "second" and len(steps) > 1:
-        total = fma(*steps[0], steps[1][0] * steps[1][1])
-        rest = steps[2:]
-    else:
-        total, rest = steps[0][0] * steps[0][1], steps[1:]
+    fused, rounded = _FMA[lanes.precision], _ROUND[lanes.precision]
+    total, rest = rounded(steps[0][0] * steps[0][1]), steps[1:]
+    if lanes.start == "second" and rest:
+        total, rest = fused(*steps[0], rounded(rest[0][0] * rest[0][1])), rest[1:]
     for left, right in rest:
-        total = fma(left, right, total)
+        total = fused(left, right, total)
     return total
 
 
-def _butterfly(sums: np.ndarray, distances: tuple[int, ...], axis: int) -> np.ndarray:
+def _butterfly(sums: np.ndarray, distances: tuple[int, ...], axis: int, rounded: Callable) -> np.ndarray:
     """Add across an axis by exchanges at the given distances, as every lane sees it; one result remains."""
     for distance in distances:
         partner = np.arange(sums.shape[axis]) ^ distance
-        sums = sums + np.take(sums, partner, axis)
+        sums = rounded(sums + np.take(sums, partner, axis))
     return np.take(sums, 0, axis)
+
+
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float32).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def _fma_bfloat16(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Compute a * b + c of bfloat16 values rounded once, through a float32 sum rounded to odd.
+
+    The product is exact in float32. An inexact sum whose last bit is even moves one step toward the exact one, so that
+    it never lies on a tie of the narrower format.
+    """
+    product = a * b
+    total = product + c
+    back = total - product
+    error = (product - (total - back)) + (c - back)  # Knuth's TwoSum: exact where nothing overflows
+    bits = total.view(np.uint32)
+    away = (error > 0) == (total > 0)
+    odd = np.where(away, bits + np.uint32(1), bits - np.uint32(1)).view(np.float32)
+    move = (error != 0) & np.isfinite(error) & (bits % 2 == 0)
+    return _to_bfloat16(np.where(move, odd, total))
+
+
+_ROUND: dict[str, Callable] = {"float32": lambda values: values, "bfloat16": _to_bfloat16}
+_FMA: dict[str, Callable] = {"float32": fma, "bfloat16": _fma_bfloat16}
 
 
 def _lanes(arithmetic: str | Arithmetic) -> Lanes:

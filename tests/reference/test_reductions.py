@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import ml_dtypes
 import numpy as np
 import pytest
 
 from dgref.errors import InputError, ShapeError
 from dgref.reference.engine import fma
-from dgref.reference.reductions import hc_square_sum, mqa_reduce
+from dgref.reference.reductions import _fma_bfloat16, hc_square_sum, mqa_reduce
 
 
 def hopper_logit(scores, weights, scale):
@@ -50,6 +53,44 @@ def test_blackwell_logits_equal_four_interleaved_sums():
         sums.append(total)
     expected = (sums[0] + sums[2]) + (sums[1] + sums[3])
     assert mqa_reduce(scores[:, None], weights, arithmetic="deep_gemm.sm100.mqa_logits")[0] == expected
+
+
+def test_bfloat16_logits_round_every_step_once():
+    rng = np.random.default_rng(6)
+    narrow = ml_dtypes.bfloat16
+    scores = rng.standard_normal((16, 40)).astype(np.float32)
+    weights = rng.standard_normal(16).astype(narrow)
+    scale = rng.uniform(0.5, 2, 40).astype(np.float32)
+    logits = mqa_reduce(scores, weights, scale, "deep_gemm.sm100.mqa_logits_bf16")
+    for key in range(40):
+        relu = np.maximum(scores[:, key], 0).astype(narrow)
+        sums = []
+        for residue in range(4):
+            total = Fraction(0)
+            for head in range(residue, 16, 4):
+                exact = Fraction(float(relu[head])) * Fraction(float(weights[head])) + total
+                total = Fraction(float(np.float64(float(exact)).astype(narrow)))
+            sums.append(float(total))
+        low, high = (narrow(np.float32(sums[i]) + np.float32(sums[i + 2])) for i in (0, 1))
+        expected = narrow(np.float32(narrow(np.float32(low) + np.float32(high))) * np.float32(narrow(scale[key])))
+        assert logits[key] == np.float32(expected)
+
+
+def test_a_bfloat16_fma_on_a_tie_looks_at_what_float32_lost():
+    a, b = np.float32([1 + 2.0**-7]), np.float32([1 + 2.0**-7])
+    tie = np.float32([2.0**-8 - 2.0**-14])  # a * b + tie = 1 + 2^-6 + 2^-8: halfway between two bfloat16
+    tiny = np.float32([2.0**-60])
+    assert _fma_bfloat16(a, b, tie)[0] == 1 + 2.0**-6
+    wide = np.float32([2.0**-8 * (1 + 2.0**-7)])
+    assert _fma_bfloat16(np.float32([1]), np.float32([1]), wide)[0] == 1 + 2.0**-7
+    product = _fma_bfloat16(np.float32([257 / 256]), np.float32([1]), tiny)
+    assert product[0] == 1 + 2.0**-7
+
+
+def test_relu_of_nan_is_zero_on_hopper_and_nan_on_blackwell():
+    scores, weights = np.full((8, 1), np.nan, np.float32), np.ones(8, np.float32)
+    assert mqa_reduce(scores, weights)[0] == 0
+    assert np.isnan(mqa_reduce(scores, weights, arithmetic="deep_gemm.sm100.mqa_logits")[0])
 
 
 def test_squares_pair_elements_four_apart_and_lanes_meet_two_then_one():
