@@ -151,16 +151,21 @@ def _unique(ids: list[str], where: str) -> None:
 
 
 def expand(grid: dict[str, Any], context: str = "grid") -> Iterator[dict[str, Any]]:
-    """Yield one case for every combination of the grid's list values; `{a.b}` in its id stands for the chosen value."""
+    """Yield one case for every combination of the grid's list values; `{a.b}` in its id stands for the chosen value.
+
+    A choice may be a table that holds lists itself: they are choices in turn.
+    """
     choices = dict(_choices(grid))
+    if not choices:
+        yield {**grid, "id": _fill(str(grid.get("id", "")), grid, context)}
+        return
     for picks in product(*choices.values()):
         row: dict[str, Any] = {}
         for path, value in _leaves(grid):
             _put(row, path, value)
         for path, value in zip(choices, picks, strict=True):
             _put(row, path, value)
-        row["id"] = _fill(str(grid.get("id", "")), row, context)
-        yield row
+        yield from expand(row, context)
 
 
 def _leaves(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

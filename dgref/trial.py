@@ -43,7 +43,7 @@ def blank(case: Case, backend: str, settings: Settings) -> Result:
         status="error",
         op=case.op,
         shape=dict(case.shape),
-        recipes={name: choice.recipe for name, choice in case.operands.items()},
+        recipes=OPS[case.op].recipes(case),
         layouts={name: choice.layout for name, choice in case.operands.items() if choice.layout},
         out=case.out,
         why=case.why,

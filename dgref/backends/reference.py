@@ -53,21 +53,27 @@ class _Reference(BackendBase):
             return op.compute(case, inputs, arithmetic)
 
 
-_BY_OP = {"hc_prenorm": "deep_gemm.sm90.hc_prenorm", "mqa_logits": "deep_gemm.sm90.mqa_logits"}
+_BY_OP = {
+    "hc_prenorm": "deep_gemm.{}.hc_prenorm",
+    "mqa_logits": "deep_gemm.{}.mqa_logits",
+    "paged_mqa_logits": "deep_gemm.{}.mqa_logits",
+}
+NO_BLOCKS = 1 << 30  # a scale that spans all of K
 _BY_SCALE_FORMAT = {"float8_e8m0fnu": "deep_gemm.sm100.fp8_fp4", "float8_e4m3fn": "cublaslt.sm100.nvfp4"}
 
 
 def default_arithmetic(case: Case) -> Arithmetic:
     """Return the arithmetic of the hardware and library that most likely runs a case."""
-    rows = [RECIPES[case.operands[name].recipe] for name in sorted(case.operands) if name != "c"]
-    if case.op in _BY_OP and rows[0].format == "float8_e4m3fn":
-        return ARITHMETICS[_BY_OP[case.op]]
-    scaling = next((row.scaling for row in rows if row.scaling is not None), None)
-    if scaling is None:
+    rows = [RECIPES[recipe] for recipe in OPS[case.op].recipes(case).values()]
+    if case.op in _BY_OP:
+        return ARITHMETICS[_BY_OP[case.op].format("sm100" if rows[0].format == "float4_e2m1fn" else "sm90")]
+    scalings = [row.scaling for row in rows if row.scaling is not None]
+    if not scalings:
         return Arithmetic(f"sm90.{rows[0].format}", f"sm90.wgmma.{rows[0].format}")
-    if scaling.scale_format in _BY_SCALE_FORMAT and scaling.block[1] < 128:
-        return ARITHMETICS[_BY_SCALE_FORMAT[scaling.scale_format]]
-    return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if scaling.block[1] == 128 else "cublaslt.fp8_promote128"]
+    finest = min(scalings, key=lambda scaling: scaling.block[1] or NO_BLOCKS)
+    if finest.scale_format in _BY_SCALE_FORMAT and finest.block[1] < 128:
+        return ARITHMETICS[_BY_SCALE_FORMAT[finest.scale_format]]
+    return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if finest.block[1] == 128 else "cublaslt.fp8_promote128"]
 
 
 BACKENDS = [

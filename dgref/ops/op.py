@@ -92,6 +92,11 @@ class Op:
         """Yield the inputs that this problem has."""
         return (operand for operand in self.inputs if operand.when(problem))
 
+    def recipes(self, case: CaseLike) -> dict[str, str]:
+        """Return the recipe of every tensor operand that the case has, defaults filled in."""
+        problem = self.problem(case)
+        return {row.name: row.recipe(problem) for row in self.present(problem) if row.kind != "index"}
+
     def make_inputs(self, case: CaseLike) -> dict[str, Any]:
         """Return the case's logical inputs by operand name: a ScaledTensor, or integers for an index operand."""
         problem = self.problem(case)
