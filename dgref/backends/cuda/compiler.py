@@ -129,10 +129,12 @@ def _nvrtc_version() -> tuple[int, int]:
 
 
 def described(cubin: bytes, lowered_name: str, log: str, ptx: str = "") -> CompiledObject:
-    """Read the resource report that ptxas leaves in the log."""
+    """Read what ptxas reports about one kernel (and the functions it calls) in the log."""
+    reports = log.split("Compiling entry function ")
+    report = next((text for text in reports if text.startswith(f"'{lowered_name}'")), log)
 
     def total(pattern: str) -> int:
-        return sum(int(number) for number in re.findall(pattern, log))
+        return sum(int(number) for number in re.findall(pattern, report))
 
     return CompiledObject(
         cubin=cubin,

@@ -5,45 +5,57 @@
 
 namespace dgref {
 
+// Reads no block of a tile that has no valid row for this warpgroup, and lets the copies go on.
 template <class P>
-__device__ __forceinline__ bool slab_is_valid(const Tile& tile, int slab_top) {
-  return slab_top < tile.valid;
+__device__ __forceinline__ void skip_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Tile& tile, u32 lane) {
+#pragma unroll 1
+  for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+    ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+    ring.release(cursor.stage, lane);
+  }
 }
 
 // FP8: the tensor core keeps 13 fraction bits, so every 128 of K is promoted to FP32.
+// Everything but the promotion happens while the tensor cores work; the next block is awaited before the promotion,
+// so that nothing but the promotion lies between two runs of wgmma.
 template <class P>
 __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
-                                                  Cursor<P::STAGES>& cursor, const Tile& tile,
-                                                  const unsigned char* shared, u32 group, u32 thread) {
+                                                  Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
   float sum[P::ACCUMULATORS];
-  const int boundary = 128 - tile.column % 128;  // first column of the tile that the second block of scales covers
   const u32 lane = thread % 32;
+  const int boundary = 128 - tile.column % 128;  // first column of the tile that the second block of scales covers
   const int first_row = group * P::SLABS * 64 + thread / 32 * 16 + lane / 4;
-  const bool valid = slab_is_valid<P>(tile, group * P::SLABS * 64);
-  for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+  const OperandDescriptors<P> descriptors(ring, group);
+  u32 a = descriptors.a(cursor.stage, 0), b = descriptors.b(cursor.stage);
+  bool ready = false;
+#pragma unroll 1
+  for (int block = tile.block_begin; block < tile.block_end; ++block) {
     const u32 stage = cursor.stage;
-    ptx::barrier_wait(ring.full(stage), cursor.phase);
-    if (!valid) {
-      ring.release(stage, lane);
-      continue;
-    }
-    const float* const shared_a = reinterpret_cast<const float*>(shared + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES);
-    const float* const shared_b = reinterpret_cast<const float*>(shared + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES);
+    ptx::barrier_wait_unless(ready, ring.full(stage), cursor.phase);
+    const u32 shared_a = ring.scale_a(stage) + first_row * 4, shared_b = ring.scale_b(stage);
+    cursor.advance();
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
-      const float scale_a[2] = {shared_a[first_row + slab * 64], shared_a[first_row + slab * 64 + 8]};
-      const float scale_b[2] = {shared_b[0], P::ONE_BLOCK ? 0.0f : shared_b[1]};
       pin_all(sum);
       wgmma_fence();
-      multiply_slab<P>(sum, ring.a(stage) + (group * P::SLABS + slab) * 8192, ring.b(stage), false);
+      multiply_slab<P>(sum, a + slab * (8192 / 16), b, false);
       wgmma_commit();
-      pin_all(sum);
-      wgmma_wait<0>();
+      if (slab + 1 == P::SLABS) a = descriptors.a(cursor.stage, 0), b = descriptors.b(cursor.stage);
+      const float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
       if constexpr (P::SCALING == Scaling::BLOCK) {
-        if (slab + 1 == P::SLABS) ring.release(stage, lane);
-        promote_block<P>(total[slab], sum, scale_a, scale_b, boundary);
+        const BlockProducts<P> products(scale_a, shared_b);
+        wgmma_wait<0>();
+        pin_all(sum);
+        if (slab + 1 == P::SLABS) {
+          ring.release(stage, lane);
+          ready = ptx::barrier_try_wait(ring.full(cursor.stage), cursor.phase);
+        }
+        promote_block<P>(total[slab], sum, products, boundary);
       } else {
-        promote_vector<P>(total[slab], sum, scale_a, shared_b + lane % 4 * 2);
+        wgmma_wait<0>();
+        pin_all(sum);
+        if (slab + 1 == P::SLABS) ready = ptx::barrier_try_wait(ring.full(cursor.stage), cursor.phase);
+        promote_vector<P>(total[slab], sum, scale_a, shared_b + lane % 4 * 8);
         if (slab + 1 == P::SLABS) ring.release(stage, lane);
       }
     }
@@ -55,7 +67,9 @@ template <class P>
 __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
                                                  Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
   const u32 lane = thread % 32;
+  const OperandDescriptors<P> descriptors(ring, group);
   u32 previous = 0;
+#pragma unroll 1
   for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
     const u32 stage = cursor.stage;
     ptx::barrier_wait(ring.full(stage), cursor.phase);
@@ -64,8 +78,7 @@ __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACC
     wgmma_fence();
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
-      multiply_slab<P>(total[slab], ring.a(stage) + (group * P::SLABS + slab) * 8192, ring.b(stage),
-                       block > tile.block_begin);
+      multiply_slab<P>(total[slab], descriptors.a(stage, slab), descriptors.b(stage), block > tile.block_begin);
     }
     wgmma_commit();
 #pragma unroll
@@ -96,7 +109,8 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
   Tile tile;
-  const u32 group = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+  // The shuffle tells the compiler that a warp agrees on its group: descriptors then live in uniform registers.
+  const u32 group = __shfl_sync(0xFFFFFFFF, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
   float* const staging = reinterpret_cast<float*>(shared + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES);
   u32* const counts = reinterpret_cast<u32*>(shared + P::BARRIER_OFFSET + P::STAGES * 16);
   while (scheduler.next(tile)) {
@@ -106,8 +120,10 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 #pragma unroll
       for (int i = 0; i < P::ACCUMULATORS; ++i) total[slab][i] = 0.0f;
     }
-    if constexpr (P::SCALED) {
-      accumulate_scaled<P>(total, ring, cursor, tile, shared, group, thread);
+    if (int(group) * P::SLABS * 64 >= tile.valid) {
+      skip_tile<P>(ring, cursor, tile, lane);
+    } else if constexpr (P::SCALED) {
+      accumulate_scaled<P>(total, ring, cursor, tile, group, thread);
     } else {
       accumulate_chain<P>(total, ring, cursor, tile, group, thread);
     }
@@ -142,7 +158,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, LOAD_M, MAJOR_A,
                  MAJOR_B>;
   extern __shared__ __align__(1024) unsigned char shared[];
-  const Ring<P> ring{ptx::shared_address(shared)};
+  const Ring<P> ring{ptx::kept(ptx::shared_address(shared))};
   const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};
   const u32 rank = P::CLUSTER > 1 ? ptx::cluster_rank() : 0;
   if (threadIdx.x == 0) {

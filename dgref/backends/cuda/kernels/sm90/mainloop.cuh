@@ -97,6 +97,20 @@ struct Ring {
   }
 };
 
+// The lower descriptor words of a stage's operands, as one warpgroup sees them.
+template <class P>
+struct OperandDescriptors {
+  u32 first_a, first_b;
+
+  __device__ OperandDescriptors(const Ring<P>& ring, u32 group)
+      : first_a(descriptor_lower(ring.a(0)) + group * P::SLABS * (8192 / 16)), first_b(descriptor_lower(ring.b(0))) {}
+
+  __device__ __forceinline__ u32 a(u32 stage, int slab) const {
+    return first_a + stage * (P::A_BYTES / 16) + slab * (8192 / 16);
+  }
+  __device__ __forceinline__ u32 b(u32 stage) const { return first_b + stage * (P::B_BYTES / 16); }
+};
+
 // Copies one operand's block of K; SHARE blocks of a cluster each fetch a part and send it to all.
 template <Major MAJOR, int ROWS, int SHARE>
 __device__ __forceinline__ void copy_operand(u32 target, const TensorMap* map, u32 barrier, int row, int k, u32 rank,
@@ -148,6 +162,7 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
   const int group_k = is_k_grouped(P::SCHEDULE) ? tile.k_origin : tile.group * problem.k;
   const int a_row = P::MAJOR_A == Major::K ? tile.a_row : tile.row;
   const int b_row = P::MAJOR_B == Major::K ? tile.b_row : tile.column;
+#pragma unroll 1  // the copying warp keeps few registers
   for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
     const u32 stage = cursor.stage, full = ring.full(stage);
     ptx::barrier_wait(ring.empty(stage), cursor.phase ^ 1);
@@ -169,16 +184,13 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
   }
 }
 
-// Issues the wgmma of one 64-row slab over one block of K.
+// Issues the wgmma of one 64-row slab over one block of K; a and b are the lower words of the descriptors.
 template <class P>
 __device__ __forceinline__ void multiply_slab(float (&sum)[P::ACCUMULATORS], u32 a, u32 b, bool keep) {
   using Instruction = Wgmma<P::ELEMENT, P::BLOCK_N, int(P::MAJOR_A), int(P::MAJOR_B)>;
-  constexpr u64 A_STEP = (P::MAJOR_A == Major::K ? 32 : 2048) / 16, B_STEP = (P::MAJOR_B == Major::K ? 32 : 2048) / 16;
-  const u64 first_a = matrix_descriptor(a, 8192, 1024), first_b = matrix_descriptor(b, 8192, 1024);
+  constexpr u32 A_STEP = (P::MAJOR_A == Major::K ? 32 : 2048) / 16, B_STEP = (P::MAJOR_B == Major::K ? 32 : 2048) / 16;
 #pragma unroll
-  for (int step = 0; step < P::STEPS; ++step) {
-    Instruction::issue(sum, first_a + step * A_STEP, first_b + step * B_STEP, keep || step > 0);
-  }
+  for (int step = 0; step < P::STEPS; ++step) Instruction::issue(sum, a + step * A_STEP, b + step * B_STEP, keep || step > 0);
 }
 
 template <int COUNT>
@@ -187,30 +199,39 @@ __device__ __forceinline__ void pin_all(float (&values)[COUNT]) {
   for (int i = 0; i < COUNT; ++i) pin(values[i]);
 }
 
-// total = fma(scale_a * scale_b rounded, sum of this block of K, total), element by element.
+// The products scale_a * scale_b, each rounded, of a thread's two rows with the one or two blocks of columns it meets.
+template <class P>
+struct BlockProducts {
+  float low[2], high[2];
+
+  __device__ __forceinline__ BlockProducts(const float (&scale_a)[2], u32 scale_b) {
+    const float first = ptx::load_shared(scale_b), second = P::ONE_BLOCK ? first : ptx::load_shared(scale_b + 4);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      low[half] = __fmul_rn(scale_a[half], first);
+      high[half] = P::ONE_BLOCK ? low[half] : __fmul_rn(scale_a[half], second);
+    }
+  }
+};
+
+// total = fma(scale_a * scale_b, sum of this block of K, total), element by element.
 template <class P>
 __device__ __forceinline__ void promote_block(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
-                                              const float (&scale_a)[2], const float* scale_b, int boundary) {
-  float low[2], high[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    low[half] = __fmul_rn(scale_a[half], scale_b[0]);
-    high[half] = P::ONE_BLOCK ? low[half] : __fmul_rn(scale_a[half], scale_b[1]);
-  }
+                                              const BlockProducts<P>& scale, int boundary) {
 #pragma unroll
   for (int i = 0; i < P::ACCUMULATORS; ++i) {
     const int half = (i / 2) % 2;
-    const float scale = P::ONE_BLOCK || i / 4 * 8 < boundary ? low[half] : high[half];
-    total[i] = __fmaf_rn(scale, sum[i], total[i]);
+    const bool first = P::ONE_BLOCK || i / 4 * 8 < boundary;
+    total[i] = __fmaf_rn(first ? scale.low[half] : scale.high[half], sum[i], total[i]);
   }
 }
 
 template <class P>
 __device__ __forceinline__ void promote_vector(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
-                                               const float (&scale_a)[2], const float* scale_b) {
+                                               const float (&scale_a)[2], u32 scale_b) {
 #pragma unroll
   for (int i = 0; i < P::ACCUMULATORS; i += 4) {
-    const float2 scale = *reinterpret_cast<const float2*>(scale_b + i * 2);
+    const float2 scale = ptx::load_shared_2(scale_b + i * 8);
     total[i] = __fmaf_rn(__fmul_rn(scale_a[0], scale.x), sum[i], total[i]);
     total[i + 1] = __fmaf_rn(__fmul_rn(scale_a[0], scale.y), sum[i + 1], total[i + 1]);
     total[i + 2] = __fmaf_rn(__fmul_rn(scale_a[1], scale.x), sum[i + 2], total[i + 2]);

@@ -20,6 +20,24 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+// The compiler cannot see through this, so it keeps the value instead of computing it anew in every loop.
+__device__ __forceinline__ u32 kept(u32 value) {
+  asm volatile("mov.u32 %0, %0;" : "+r"(value));
+  return value;
+}
+
+__device__ __forceinline__ float load_shared(u32 address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ float2 load_shared_2(u32 address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address) : "memory");
+  return value;
+}
+
 __device__ __forceinline__ u32 cluster_rank() {
   u32 rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -66,9 +84,30 @@ __device__ __forceinline__ bool barrier_try_wait(u32 barrier, u32 parity) {
   return done != 0;
 }
 
+// The loop is spelled in PTX: a C++ loop costs convergence barriers that cost more than the wait.
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
-  while (!barrier_try_wait(barrier, parity)) {
-  }
+  asm volatile(
+      "{ .reg .pred p;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra done;\n"
+      "bra again;\n"
+      "done: }" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// As above, after a first look that has already succeeded or not.
+__device__ __forceinline__ void barrier_wait_unless(bool ready, u32 barrier, u32 parity) {
+  asm volatile(
+      "{ .reg .pred p;\n"
+      "setp.ne.u32 p, %2, 0;\n"
+      "@p bra done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra done;\n"
+      "bra again;\n"
+      "done: }" ::"r"(barrier),
+      "r"(parity), "r"(u32(ready))
+      : "memory");
 }
 
 __device__ __forceinline__ void named_barrier(u32 identifier, u32 threads) {

@@ -17,10 +17,10 @@ __device__ __forceinline__ void wgmma_wait() {
 __device__ __forceinline__ void pin(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
 // The matrix descriptor of PTX ISA "asynchronous warpgroup level matrix shared memory layout", 128-byte swizzle.
-// K-major: eight rows of 128 bytes repeat every `stride` bytes. MN-major: 64 elements repeat every `leading` bytes.
-__device__ __forceinline__ u64 matrix_descriptor(u32 address, u32 leading, u32 stride) {
-  return (u64(1) << 62) | (u64(stride >> 4) << 32) | (u64(leading >> 4) << 16) | u64((address & 0x3FFFF) >> 4);
-}
+// K-major: eight rows of 128 bytes repeat every 1024 bytes. MN-major: 64 elements repeat every 8192 bytes.
+// Only the lower word depends on the address (in units of 16 bytes); the upper word is a constant.
+constexpr u32 DESCRIPTOR_UPPER = (1u << 30) | (1024 >> 4);
+__device__ __forceinline__ u32 descriptor_lower(u32 address) { return (u32(8192 >> 4) << 16) | (address >> 4); }
 
 enum class Element { E4M3, BF16 };
 
@@ -63,44 +63,46 @@ struct Wgmma;
 #define OUTPUTS_240 OUTPUTS_224, OUTPUTS_AT(112)
 #define OUTPUTS_256 OUTPUTS_240, OUTPUTS_AT(120)
 
-// A, B, S, X, Y number the operands that follow the N/2 registers.
-#define DEFINE_WGMMA(N, A, B, S, X, Y)                                                                              \
-  template <int TRANSPOSE_A, int TRANSPOSE_B>                                                                       \
-  struct Wgmma<Element::E4M3, N, TRANSPOSE_A, TRANSPOSE_B> {                                                        \
-    static_assert(TRANSPOSE_A == 0 && TRANSPOSE_B == 0, "8-bit operands are K-major");                              \
-    static __device__ __forceinline__ void issue(float (&d)[N / 2], u64 a, u64 b, int keep) {                       \
-      asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #S ", 0; wgmma.mma_async.sync.aligned.m64n" #N                \
-                   "k32.f32.e4m3.e4m3 {" REGISTERS_##N "}, %" #A ", %" #B ", p, 1, 1; }"                            \
-                   : OUTPUTS_##N                                                                                    \
-                   : "l"(a), "l"(b), "r"(keep));                                                                    \
-    }                                                                                                               \
-  };                                                                                                                \
-  template <int TRANSPOSE_A, int TRANSPOSE_B>                                                                       \
-  struct Wgmma<Element::BF16, N, TRANSPOSE_A, TRANSPOSE_B> {                                                        \
-    static __device__ __forceinline__ void issue(float (&d)[N / 2], u64 a, u64 b, int keep) {                       \
-      asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #S ", 0; wgmma.mma_async.sync.aligned.m64n" #N                \
-                   "k16.f32.bf16.bf16 {" REGISTERS_##N "}, %" #A ", %" #B ", p, 1, 1, %" #X ", %" #Y "; }"          \
-                   : OUTPUTS_##N                                                                                    \
-                   : "l"(a), "l"(b), "r"(keep), "n"(TRANSPOSE_A), "n"(TRANSPOSE_B));                                \
-    }                                                                                                               \
+// A, B, S, H, X, Y number the operands that follow the N/2 registers.
+#define DEFINE_WGMMA(N, A, B, S, H, X, Y)                                                                             \
+  template <int TRANSPOSE_A, int TRANSPOSE_B>                                                                         \
+  struct Wgmma<Element::E4M3, N, TRANSPOSE_A, TRANSPOSE_B> {                                                          \
+    static_assert(TRANSPOSE_A == 0 && TRANSPOSE_B == 0, "8-bit operands are K-major");                                \
+    static __device__ __forceinline__ void issue(float (&d)[N / 2], u32 a, u32 b, int keep) {                         \
+      asm volatile("{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %" #S ", 0; mov.b64 a, {%" #A ", %" #H "};"        \
+                   "mov.b64 b, {%" #B ", %" #H "}; wgmma.mma_async.sync.aligned.m64n" #N                              \
+                   "k32.f32.e4m3.e4m3 {" REGISTERS_##N "}, a, b, p, 1, 1; }"                                          \
+                   : OUTPUTS_##N                                                                                      \
+                   : "r"(a), "r"(b), "r"(keep), "r"(DESCRIPTOR_UPPER));                                               \
+    }                                                                                                                 \
+  };                                                                                                                  \
+  template <int TRANSPOSE_A, int TRANSPOSE_B>                                                                         \
+  struct Wgmma<Element::BF16, N, TRANSPOSE_A, TRANSPOSE_B> {                                                          \
+    static __device__ __forceinline__ void issue(float (&d)[N / 2], u32 a, u32 b, int keep) {                         \
+      asm volatile("{ .reg .pred p; .reg .b64 a, b; setp.ne.b32 p, %" #S ", 0; mov.b64 a, {%" #A ", %" #H "};"        \
+                   "mov.b64 b, {%" #B ", %" #H "}; wgmma.mma_async.sync.aligned.m64n" #N                              \
+                   "k16.f32.bf16.bf16 {" REGISTERS_##N "}, a, b, p, 1, 1, %" #X ", %" #Y "; }"                        \
+                   : OUTPUTS_##N                                                                                      \
+                   : "r"(a), "r"(b), "r"(keep), "r"(DESCRIPTOR_UPPER), "n"(TRANSPOSE_A), "n"(TRANSPOSE_B));           \
+    }                                                                                                                 \
   };
 
-DEFINE_WGMMA(16, 8, 9, 10, 11, 12)
-DEFINE_WGMMA(32, 16, 17, 18, 19, 20)
-DEFINE_WGMMA(48, 24, 25, 26, 27, 28)
-DEFINE_WGMMA(64, 32, 33, 34, 35, 36)
-DEFINE_WGMMA(80, 40, 41, 42, 43, 44)
-DEFINE_WGMMA(96, 48, 49, 50, 51, 52)
-DEFINE_WGMMA(112, 56, 57, 58, 59, 60)
-DEFINE_WGMMA(128, 64, 65, 66, 67, 68)
-DEFINE_WGMMA(144, 72, 73, 74, 75, 76)
-DEFINE_WGMMA(160, 80, 81, 82, 83, 84)
-DEFINE_WGMMA(176, 88, 89, 90, 91, 92)
-DEFINE_WGMMA(192, 96, 97, 98, 99, 100)
-DEFINE_WGMMA(208, 104, 105, 106, 107, 108)
-DEFINE_WGMMA(224, 112, 113, 114, 115, 116)
-DEFINE_WGMMA(240, 120, 121, 122, 123, 124)
-DEFINE_WGMMA(256, 128, 129, 130, 131, 132)
+DEFINE_WGMMA(16, 8, 9, 10, 11, 12, 13)
+DEFINE_WGMMA(32, 16, 17, 18, 19, 20, 21)
+DEFINE_WGMMA(48, 24, 25, 26, 27, 28, 29)
+DEFINE_WGMMA(64, 32, 33, 34, 35, 36, 37)
+DEFINE_WGMMA(80, 40, 41, 42, 43, 44, 45)
+DEFINE_WGMMA(96, 48, 49, 50, 51, 52, 53)
+DEFINE_WGMMA(112, 56, 57, 58, 59, 60, 61)
+DEFINE_WGMMA(128, 64, 65, 66, 67, 68, 69)
+DEFINE_WGMMA(144, 72, 73, 74, 75, 76, 77)
+DEFINE_WGMMA(160, 80, 81, 82, 83, 84, 85)
+DEFINE_WGMMA(176, 88, 89, 90, 91, 92, 93)
+DEFINE_WGMMA(192, 96, 97, 98, 99, 100, 101)
+DEFINE_WGMMA(208, 104, 105, 106, 107, 108, 109)
+DEFINE_WGMMA(224, 112, 113, 114, 115, 116, 117)
+DEFINE_WGMMA(240, 120, 121, 122, 123, 124, 125)
+DEFINE_WGMMA(256, 128, 129, 130, 131, 132, 133)
 
 #undef DEFINE_WGMMA
 
