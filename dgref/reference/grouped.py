@@ -146,12 +146,9 @@ def check_group_labels(labels: Any, groups: int, alignment: int = 128) -> None:
     labels = integers(labels, "grouped_layout", -1, groups - 1)
     for start in range(0, len(labels), alignment):
         tile = labels[start : start + alignment]
-        wrong = np.flatnonzero((tile != tile[0]) & (tile != -1))
-        padding = np.flatnonzero(tile == -1)
-        if len(padding):
-            after = padding[0] + np.flatnonzero(tile[padding[0] :] != -1)
-            wrong = np.union1d(wrong, after)
-        if len(wrong):
-            row = start + int(wrong[0])
-            need = f"{int(tile[0])}, as row {start}: rows {start}..{start + len(tile) - 1} are one tile of {alignment}"
-            raise InputError(expected(f"grouped_layout[{row}]", int(labels[row]), need))
+        used = tile != -1
+        last = int(np.flatnonzero(used)[-1]) if used.any() else -1
+        for row in np.flatnonzero((tile != tile[0]) & (np.arange(len(tile)) <= last)):
+            got, where = int(tile[row]), f"rows {start}..{start + len(tile) - 1} are one tile of {alignment}"
+            need = f"{int(tile[0])}, as row {start}" if got != -1 else "padding only after the last used row of a tile"
+            raise InputError(expected(f"grouped_layout[{start + row}]", got, need, where))

@@ -65,7 +65,7 @@ def bind(operands: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
     for name, (axes, array) in operands.items():
         if array is None:
             continue
-        shape = tuple(array.shape)
+        shape = tuple(np.shape(array)) if isinstance(array, list | tuple) else tuple(array.shape)
         if len(shape) != len(axes.split()):
             raise ShapeError(expected(f"{name} shape", list(shape), f"{len(axes.split())} axes [{axes}]"))
         for axis, extent in zip(axes.split(), shape, strict=True):
