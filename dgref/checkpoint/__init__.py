@@ -1,0 +1,21 @@
+"""Checkpoints: what convention a file follows, what is wrong with it, who can take it, and lossless conversion."""
+
+from dgref.checkpoint.conventions import CONVENTIONS, Convention
+from dgref.checkpoint.facts import FACTS
+from dgref.checkpoint.findings import Finding
+from dgref.checkpoint.header import Entry, Header, read_header
+from dgref.checkpoint.inspection import Inspection, inspect
+from dgref.checkpoint.render import render
+
+__all__ = [
+    "CONVENTIONS",
+    "FACTS",
+    "Convention",
+    "Entry",
+    "Finding",
+    "Header",
+    "Inspection",
+    "inspect",
+    "read_header",
+    "render",
+]

@@ -1,0 +1,107 @@
+"""Bytes of a checkpoint to values: scales whole, payloads in samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+import numpy as np
+
+from dgref.checkpoint.header import Entry
+from dgref.checkpoint.source import Reader
+from dgref.checkpoint.weights import Weight
+from dgref.formats import FORMATS
+from dgref.formats.scaling import FULL
+
+_ROWS = 128  # rows of one sample: as many as share a scale in any convention
+_SAMPLES = 4
+_COLUMNS = 16384  # columns of one sample at most: what bounds memory on very wide tensors
+_FORMATS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a weight: decoded payload, and the scale of every element without the global scale."""
+
+    payload: np.ndarray  # float32 [rows, columns]
+    scale: np.ndarray  # float32, broadcastable against the payload
+
+
+@cache
+def table(format: str) -> np.ndarray:
+    """Return the float32 value of every code of a format of 8 bits or fewer."""
+    return np.asarray(FORMATS[format].decode(np.arange(1 << FORMATS[format].bits, dtype=np.uint8)), np.float32)
+
+
+def float_values(raw: np.ndarray, dtype: str, format: str = "") -> np.ndarray:
+    """Return float32 values of raw bytes; `format` says what U8 means."""
+    if dtype == "F32":
+        return raw.view(np.float32)
+    if dtype == "BF16":
+        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if dtype in ("F16", "F64"):
+        with np.errstate(over="ignore"):
+            return raw.view(np.float16 if dtype == "F16" else np.float64).astype(np.float32)
+    name = _FORMATS.get(dtype, format)
+    if dtype in ("U8", "I8", *_FORMATS) and name in FORMATS:
+        return table(name)[raw]
+    return raw.astype(np.float32)
+
+
+def unpacked(raw: np.ndarray) -> np.ndarray:
+    """Return E2M1 codes of bytes along a last axis twice as long, low nibble first."""
+    return np.stack([raw & 15, raw >> 4], axis=-1).reshape(*raw.shape[:-1], -1)
+
+
+def scalar(entry: Entry | None, reader: Reader) -> float | None:
+    """Return the only value of a small float tensor; None where there is no such thing."""
+    if entry is None or entry.count != 1 or entry.dtype not in ("F32", "BF16", "F16", "F64"):
+        return None
+    return float(float_values(reader.read(entry), entry.dtype)[0])
+
+
+def grid_rows(weight: Weight, reader: Reader, start: int, count: int) -> np.ndarray:
+    """Return rows of the grid of scales, flattened over leading axes, as float32."""
+    scale = weight.scale
+    width = weight.convention.scale_shape(weight.shape, weight.block)[-1]
+    item = scale.size // max(scale.count, 1)
+    raw = reader.read(scale, start * width * item, count * width * item)
+    return float_values(raw, scale.dtype, weight.convention.scale_format).reshape(count, width)
+
+
+def samples(weight: Weight, reader: Reader) -> Iterator[Sample]:
+    """Yield a few stretches of rows, spread over the weight."""
+    if not weight.two_dimensional or weight.block is None:
+        return
+    rows, columns = weight.shape[-2], weight.shape[-1]
+    matrices = prod(weight.shape[:-2])
+    stretches = [(matrix, row) for matrix in _spread(matrices) for row in _spread(-(-rows // _ROWS))]
+    for matrix, stretch in stretches[:: max(1, len(stretches) // _SAMPLES)][:_SAMPLES]:
+        first = stretch * _ROWS
+        yield _sample(weight, reader, matrix, first, min(_ROWS, rows - first), min(columns, _COLUMNS))
+
+
+def _spread(count: int) -> list[int]:
+    """Return up to a few indices from the first to the last."""
+    return sorted({round(i * (count - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+
+
+def _sample(weight: Weight, reader: Reader, matrix: int, first: int, count: int, columns: int) -> Sample:
+    packing = weight.convention.packing
+    rows, width = weight.shape[-2], weight.shape[-1] // packing
+    start = (matrix * rows + first) * width
+    raw = np.stack([reader.read(weight.payload, start + row * width, columns // packing) for row in range(count)])
+    codes = unpacked(raw) if packing == 2 else raw
+    return Sample(table(weight.convention.format)[codes], _expanded(weight, reader, matrix, first, count, columns))
+
+
+def _expanded(weight: Weight, reader: Reader, matrix: int, first: int, count: int, columns: int) -> np.ndarray:
+    """Return the scale of every element of a sample."""
+    height, length = weight.block
+    grid_height = weight.convention.scale_shape(weight.shape, weight.block)[-2]
+    lines = (first + np.arange(count)) // height if height != FULL else np.zeros(count, np.int64)
+    unique = int(lines[-1] - lines[0]) + 1
+    grid = grid_rows(weight, reader, matrix * grid_height + int(lines[0]), unique)[lines - lines[0]]
+    return grid if length == FULL else np.repeat(grid, length, axis=1)[:, :columns]

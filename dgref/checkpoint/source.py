@@ -1,0 +1,164 @@
+"""A checkpoint on disk: one safetensors file, or a folder of shards with index and config."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgref.checkpoint.header import Entry, Header, read_header, strict_json
+from dgref.errors import FileError, expected
+
+CHUNK = 8 << 20  # bytes mapped and counted at a time: what bounds the memory of an inspection
+_MAX_JSON = 256 << 20
+_PAGE = mmap.ALLOCATIONGRANULARITY
+
+
+@dataclass
+class Source:
+    """Tensors by name, the configuration beside them, and what was wrong while they were found."""
+
+    path: Path
+    tensors: dict[str, Entry] = field(default_factory=dict)
+    headers: dict[str, Header] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] = field(default_factory=dict)  # hf_quant_config.json
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.size for entry in self.tensors.values())
+
+
+def open_source(path: str | Path) -> Source:
+    """Return the tensors at a path; a broken shard of a folder becomes a problem, a broken file an error."""
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.name.endswith(".index.json"):
+        return _open_folder(path.parent)
+    source = Source(path)
+    _add(source, read_header(path))
+    _read_configuration(source, path.parent)
+    return source
+
+
+def _open_folder(folder: Path) -> Source:
+    """Read every shard that the folder or its index names."""
+    source = Source(folder)
+    _read_configuration(source, folder)
+    shards = sorted(file.name for file in folder.glob("*.safetensors"))
+    index = _read_index(source, folder)
+    if not shards:
+        raise FileError(expected(str(folder), "no *.safetensors file", "a folder with a checkpoint"))
+    broken = []
+    for name in shards:
+        try:
+            _add(source, read_header(folder / name))
+        except FileError as error:
+            broken.append(str(error))
+    if len(broken) == len(shards):
+        raise FileError(broken[0])
+    source.problems += broken
+    _check_index(source, index)
+    return source
+
+
+def _add(source: Source, header: Header) -> None:
+    """Add a shard's tensors; a name in two shards is a problem."""
+    source.headers[header.file.name] = header
+    for name, entry in header.tensors.items():
+        if name in source.tensors:
+            other = source.tensors[name].file.name
+            source.problems.append(expected(name, f"two tensors, in {other} and {entry.file.name}", "one"))
+        else:
+            source.tensors[name] = entry
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON file beside the tensors, under the same strictness as a header."""
+    size = path.stat().st_size
+    if size > _MAX_JSON:
+        raise FileError(expected(str(path), f"{size} bytes", f"at most {_MAX_JSON}"))
+    return strict_json(path.read_bytes(), str(path))
+
+
+def _read_configuration(source: Source, folder: Path) -> None:
+    for name, attribute in (("config.json", "config"), ("hf_quant_config.json", "quantization")):
+        if (folder / name).is_file():
+            try:
+                setattr(source, attribute, read_json(folder / name))
+            except FileError as error:
+                source.problems.append(str(error))
+
+
+def _read_index(source: Source, folder: Path) -> dict[str, Any]:
+    """Return the weight map of the folder's index: tensor name to file name."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        found = sorted(folder.glob("*.safetensors.index.json"))
+        if not found:
+            return {}
+        path = found[0]
+    try:
+        weights = read_json(path).get("weight_map")
+    except FileError as error:
+        source.problems.append(str(error))
+        return {}
+    if isinstance(weights, dict) and all(isinstance(file, str) for file in weights.values()):
+        return weights
+    source.problems.append(expected(f"{path.name}: weight_map", type(weights).__name__, "a map of names to files"))
+    return {}
+
+
+def _check_index(source: Source, index: dict[str, str]) -> None:
+    """Hold the index against the shards, both ways."""
+    if not index:
+        return
+    for file in sorted(set(index.values()) - set(source.headers)):
+        source.problems.append(expected(f"index: file {file[:120]!r}", "no such readable shard", "one in the folder"))
+    for name, file in index.items():
+        if file in source.headers and name not in source.headers[file].tensors:
+            source.problems.append(expected(f"index: {name[:160]}", f"not in {file}", "the tensor in its shard"))
+    extra = sorted(set(source.tensors) - set(index))
+    if extra:
+        source.problems.append(expected("index", f"{len(extra)} tensors missing, such as {extra[0]}", "every tensor"))
+
+
+class Reader:
+    """Maps files lazily and gives pages back after use, so that memory stays bounded."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def _map(self, file: Path) -> mmap.mmap:
+        if file not in self._maps:
+            self._maps.clear()  # one file at a time: shards are visited in order
+            with file.open("rb") as stream:
+                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[file]
+
+    def chunks(self, entry: Entry, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Yield a tensor's bytes as uint8, at most CHUNK at a time, and no more than `limit` in all."""
+        if not entry.size:
+            return
+        mapped = self._map(entry.file)
+        stop = entry.start + min(entry.size, limit or entry.size)
+        for start in range(entry.start, stop, CHUNK):
+            count = min(CHUNK, stop - start)
+            yield np.frombuffer(mapped, np.uint8, count, start)
+            first = start // _PAGE * _PAGE
+            if hasattr(mapped, "madvise"):
+                mapped.madvise(mmap.MADV_DONTNEED, first, start + count - first)
+
+    def read(self, entry: Entry, start: int = 0, size: int | None = None) -> np.ndarray:
+        """Return a copy of part of a tensor's bytes."""
+        size = entry.size - start if size is None else size
+        if not size:
+            return np.empty(0, np.uint8)
+        return np.frombuffer(self._map(entry.file), np.uint8, size, entry.start + start).copy()

@@ -1,0 +1,116 @@
+"""From tensor names to quantised weights: which payload belongs to which scales, and under which convention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from dgref.checkpoint.conventions import CONVENTIONS, Block, Convention
+from dgref.checkpoint.header import Entry
+from dgref.checkpoint.source import Source
+from dgref.formats.scaling import FULL
+
+_ROWS_TRIED = (1, 128, FULL, 64, 32, 16)
+_COLUMNS_TRIED = (16, 32, 64, 128, FULL, 8, 256)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One quantised weight: its payload and what scales it."""
+
+    name: str
+    convention: Convention
+    payload: Entry
+    scale: Entry | None = None
+    global_scale: Entry | None = None
+    input_scale: Entry | None = None
+    block: Block | None = None  # None: the shape of the scales fits no block of the convention
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The logical shape, in elements."""
+        return self.convention.logical_shape(self.payload.shape)
+
+    @property
+    def two_dimensional(self) -> bool:
+        """Whether there are rows and columns, and something in them."""
+        return len(self.shape) >= 2 and prod(self.shape) > 0
+
+
+def find_weights(source: Source, claims: set[str]) -> tuple[list[Weight], list[str]]:
+    """Return the quantised weights in the order of their bytes, and the names of scales that scale nothing."""
+    weights, used = [], set()
+    for name in source.tensors:
+        weight = _best_reading(source, name, claims)
+        if weight is not None:
+            weights.append(weight)
+            parts = (weight.payload, weight.scale, weight.global_scale, weight.input_scale)
+            used |= {part.name for part in parts if part is not None}
+    weights.sort(key=lambda weight: (str(weight.payload.file), weight.payload.start))
+    suffixes = {suffix for row in CONVENTIONS.values() for suffix in (*row.scale, row.global_scale) if suffix}
+    suffixes -= {".scale", ".scales"}  # ordinary names: norms and buffers use them too
+    orphans = [name for name in source.tensors if name not in used and name.endswith(tuple(suffixes))]
+    return weights, orphans
+
+
+def _best_reading(source: Source, name: str, claims: set[str]) -> Weight | None:
+    """Return the reading of a tensor as a quantised weight that agrees with the most evidence."""
+    readings = [_reading(source, name, row, suffix) for row in CONVENTIONS.values() for suffix in row.payload]
+    found = [weight for weight in readings if weight is not None]
+    return max(found, key=lambda weight: _agreement(weight, claims), default=None)
+
+
+def _reading(source: Source, name: str, row: Convention, suffix: str) -> Weight | None:
+    """Read a tensor under one convention; None where its name or dtype cannot be."""
+    payload = source.tensors[name]
+    if not name.endswith(suffix) or payload.dtype not in row.payload_dtypes:
+        return None
+    stem = name.removesuffix(suffix)
+    scale = next((source.tensors[stem + s] for s in row.scale if stem + s in source.tensors), None)
+    if scale is None and payload.dtype in ("U8", "I8") and suffix == ".weight":
+        return None  # plain integers, or a convention that has no row here
+    return Weight(
+        stem,
+        row,
+        payload,
+        scale,
+        source.tensors.get(stem + row.global_scale) if row.global_scale else None,
+        source.tensors.get(stem + row.input_scale) if row.input_scale else None,
+        fitting_block(row.logical_shape(payload.shape), scale.shape, row.blocks) if scale else None,
+    )
+
+
+def _agreement(weight: Weight, claims: set[str]) -> int:
+    """Count the evidence for a reading; the scales' dtype weighs most."""
+    row, scale = weight.convention, weight.scale
+    points = 4 * (scale is not None) + 4 * (scale is not None and scale.dtype in row.scale_dtypes)
+    points += 2 * (weight.block is not None) + (weight.global_scale is not None) + (weight.input_scale is not None)
+    return points + bool(claims & set(row.signatures))
+
+
+def fitting_block(shape: tuple[int, ...], scales: tuple[int, ...], blocks: tuple[Block, ...]) -> Block | None:
+    """Return the first block whose grid is the shape of the scales; trailing ones may be missing."""
+    if len(shape) < 2:
+        return None
+    for rows, columns in blocks:
+        grid = (*shape[:-2], *_grid(shape[-2], rows), *_grid(shape[-1], columns))
+        if _squeezed(grid) == _squeezed(scales):
+            return rows, columns
+    return None
+
+
+def implied_block(shape: tuple[int, ...], scales: tuple[int, ...]) -> Block | None:
+    """Return any usual block that explains the shape of the scales."""
+    tried = tuple((rows, columns) for rows in _ROWS_TRIED for columns in _COLUMNS_TRIED)
+    return fitting_block(shape, scales, tried)
+
+
+def _grid(extent: int, size: int) -> tuple[int, ...]:
+    return (1,) if size == FULL else (-(-extent // size),)
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Drop trailing ones: [N, 1] and [N], [1] and [] are the same grid."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
