@@ -20,7 +20,7 @@ def quantize_blocks(
     with np.errstate(all="ignore"):
         blocks = to_blocks(values, scaling)
         amax = block_amax(blocks)
-        beside = None if stored is None else _over_grid(stored, amax)
+        beside = None if stored is None else over_grid(stored, amax)
         if scaling.four_over_six == "no":
             quotient, scale = _candidate(blocks, amax, format, scaling, beside)
         else:
@@ -30,14 +30,20 @@ def quantize_blocks(
 
 
 def _candidate(
-    blocks: np.ndarray, amax: np.ndarray, format: Format, scaling: Scaling, stored: np.ndarray | None, factor: float = 1
+    blocks: np.ndarray, amax: np.ndarray, format: Format, scaling: Scaling, stored: np.ndarray | None, widen: float = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (quotients, stored scales), the wanted scales multiplied by a factor first."""
+    """Return (quotients, stored scales)."""
+    scale, factor = scale_and_factor(amax, format, scaling, stored, widen)
+    return PAYLOADS[scaling.payload].apply(blocks, beside_blocks(factor)), scale
+
+
+def scale_and_factor(
+    amax: np.ndarray, format: Format, scaling: Scaling, stored: np.ndarray | None, widen: float = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (stored scales, the factors that elements are divided or multiplied by); wanted scales are widened."""
     worked = working_global(stored, format, scaling)
-    scale = store_scale(find_scale(amax, format, scaling, worked) * np.float32(factor), scaling)
-    beside = None if worked is None else beside_blocks(worked)
-    values = beside_blocks(scale_values(scale, scaling))
-    return PAYLOADS[scaling.payload].apply(blocks, values, beside).astype(np.float32), scale
+    scale = store_scale(find_scale(amax, format, scaling, worked) * np.float32(widen), scaling)
+    return scale, PAYLOADS[scaling.payload].factor(scale_values(scale, scaling), worked).astype(np.float32)
 
 
 def find_scale(amax: np.ndarray, format: Format, scaling: Scaling, worked: np.ndarray | None) -> np.ndarray:
@@ -90,8 +96,8 @@ def _four_over_six(
 ) -> tuple[np.ndarray, np.ndarray]:
     fraction = four_over_six.global_fraction(format, scaling, stored)
     candidates = []
-    for factor in (four_over_six.EXPANSION, 1.0):
-        quotient, scale = _candidate(blocks, amax, format, scaling, stored, factor)
+    for widen in (four_over_six.EXPANSION, 1.0):
+        quotient, scale = _candidate(blocks, amax, format, scaling, stored, widen)
         values = format.decode(encode_payload(quotient, format, scaling))
         decoded = scale_values(scale, scaling)
         error = four_over_six.block_errors(blocks, values, decoded, fraction, scaling.four_over_six)
@@ -99,7 +105,7 @@ def _four_over_six(
     return four_over_six.choose(*candidates)
 
 
-def _over_grid(stored: np.ndarray, grid: np.ndarray) -> np.ndarray:
+def over_grid(stored: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return a global scale (scalar, or one per leading index) broadcast to the scale grid."""
     shape = stored.shape + (1,) * (grid.ndim - stored.ndim) if stored.ndim else ()
     return np.broadcast_to(stored.reshape(shape), grid.shape)

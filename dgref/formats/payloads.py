@@ -1,90 +1,102 @@
 """Payload arithmetic: how an element is divided by its scale, rounding by rounding, before it is encoded.
 
-Every row takes float32 elements, their float32 scales and the global scale (broadcast alike); each operation rounds to
-float32. Where a scale is zero the quotient is zero, unless the row says otherwise. A global scale that is stored as an
-amax arrives here as the encode scale that is made of it.
+A row makes one float32 factor of a block's scale and the global scale, each operation rounded to float32, and says
+whether elements are divided or multiplied by it. Where a scale is zero the quotient is zero, unless the row says
+otherwise. A global scale that is stored as an amax arrives here as the encode scale that is made of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from dgref.formats.rules import FLOAT32_MAX, ONE
 from dgref.registry import Registry
 
-Apply = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+Factor = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+Operation = Literal["divide", "multiply", "multiply_and_clamp"]
 
 
 @dataclass(frozen=True)
 class Payload:
-    """One way to divide: `apply(elements, scale, stored_global_scale)`."""
+    """One way to divide: `factor(scale, global_scale)`, and what elements do with it."""
 
     name: str
-    apply: Apply
+    operation: Operation
+    factor: Factor
     description: str
+
+    def apply(self, x: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        """Return float32 elements divided or multiplied by their factors."""
+        if self.operation == "divide":
+            return x / factor
+        return x * factor if self.operation == "multiply" else np.fmin(x * factor, FLOAT32_MAX)
 
 
 PAYLOADS: Registry[Payload] = Registry("payload arithmetic")
 
 
-def payload(description: str, *aliases: str) -> Callable[[Apply], Apply]:
+def payload(operation: Operation, description: str) -> Callable[[Factor], Factor]:
     """Register a function as the payload arithmetic of its own name."""
 
-    def register(apply: Apply) -> Apply:
-        PAYLOADS.add(Payload(apply.__name__, apply, description), *aliases)
-        return apply
+    def register(factor: Factor) -> Factor:
+        PAYLOADS.add(Payload(factor.__name__, operation, factor, description))
+        return factor
 
     return register
 
 
-def _or_zero(x: np.ndarray, scale: np.ndarray, quotient: np.ndarray) -> np.ndarray:
-    return np.where(scale == 0, np.copysign(np.float32(0), x), quotient)
+def _or_infinity(scale: np.ndarray, divisor: np.ndarray) -> np.ndarray:
+    return np.where(scale == 0, np.float32(np.inf), divisor)
 
 
-@payload("x / s")
-def divide(x: np.ndarray, scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
-    return _or_zero(x, scale, x / scale)
+def _or_zero(scale: np.ndarray, multiplier: np.ndarray) -> np.ndarray:
+    return np.where(scale == 0, np.float32(0), multiplier)
 
 
-@payload("x * (1 / s)")
-def multiply_reciprocal(x: np.ndarray, scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
-    return _or_zero(x, scale, x * (ONE / scale))
+@payload("divide", "x / s")
+def divide(scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    return _or_infinity(scale, scale)
 
 
-@payload("x / max(s, 2^-126): the smallest E8M0 scale is a subnormal that some compilers flush")
-def divide_by_normal(x: np.ndarray, scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
-    return x / np.maximum(scale, np.float32(2.0**-126))
+@payload("multiply", "x * (1 / s)")
+def multiply_reciprocal(scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    return _or_zero(scale, ONE / scale)
 
 
-@payload("x * (1 / s), or x itself where s is 2^-127")
-def multiply_reciprocal_of_normal(x: np.ndarray, scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
-    return x * np.where(scale == np.float32(2.0**-127), ONE, ONE / scale)
+@payload("divide", "x / max(s, 2^-126): the smallest E8M0 scale is a subnormal that some compilers flush")
+def divide_by_normal(scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    return np.maximum(scale, np.float32(2.0**-126))
 
 
-@payload("x / (s * global)")
-def divide_by_scale_times_global(x: np.ndarray, scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    return _or_zero(x, scale, x / (scale * stored))
+@payload("multiply", "x * (1 / s), or x itself where s is 2^-127")
+def multiply_reciprocal_of_normal(scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    return np.where(scale == np.float32(2.0**-127), ONE, ONE / scale)
 
 
-@payload("x / (s / global)")
-def divide_by_scale_over_global(x: np.ndarray, scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    return _or_zero(x, scale, x / (scale / stored))
+@payload("multiply_and_clamp", "x * rcp.ftz(s): a scale of 2^-127 flushes, its reciprocal is Inf, NaN becomes +max")
+def multiply_flushed_reciprocal(scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
+    return ONE / np.where(scale < np.float32(2.0**-126), np.float32(0), scale)
 
 
-@payload("x * ((1 / global) / s)")
-def multiply_reciprocal_global_over_scale(x: np.ndarray, scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    return _or_zero(x, scale, x * ((ONE / stored) / scale))
+@payload("divide", "x / (s * global)")
+def divide_by_scale_times_global(scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return _or_infinity(scale, scale * stored)
 
 
-@payload("x * min(1 / (s * (1 / global)), fp32 max): a scale that rounded to zero saturates its block")
-def multiply_reciprocal_of_scale_over_global(x: np.ndarray, scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    return x * np.minimum(ONE / (scale * (ONE / stored)), FLOAT32_MAX)
+@payload("divide", "x / (s / global)")
+def divide_by_scale_over_global(scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return _or_infinity(scale, scale / stored)
 
 
-@payload("x * rcp.ftz(s): a scale of 2^-127 flushes, its reciprocal is Inf, and NaN (0 * Inf) becomes +max")
-def multiply_flushed_reciprocal(x: np.ndarray, scale: np.ndarray, stored: np.ndarray | None) -> np.ndarray:
-    flushed = np.where(scale < np.float32(2.0**-126), np.float32(0), scale)
-    return np.fmin(x * (ONE / flushed), FLOAT32_MAX)
+@payload("multiply", "x * ((1 / global) / s)")
+def multiply_reciprocal_global_over_scale(scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return _or_zero(scale, (ONE / stored) / scale)
+
+
+@payload("multiply", "x * min(1 / (s * (1 / global)), fp32 max): a scale that rounded to zero saturates its block")
+def multiply_reciprocal_of_scale_over_global(scale: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return np.minimum(ONE / (scale * (ONE / stored)), FLOAT32_MAX)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from dgref.errors import FormatError, ShapeError, expected
-from dgref.formats import fast_quantize
 from dgref.formats.blockwise import quantize_blocks
-from dgref.formats.element import FORMATS, Array
+from dgref.formats.element import FORMATS, Array, Format
 from dgref.formats.hadamard import rotate
 from dgref.formats.native import format_of, like, to_numpy
 from dgref.formats.recipes import RECIPES, Recipe
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor, expand, global_range
+
+_FAST_FROM = 1 << 15  # elements; below, importing the compiled loops costs more than they save
 
 
 def quantize(
@@ -42,11 +43,22 @@ def quantize(
         values = _rotated(values, scaling, axis, seed)
     stored = _stored_global(values, row.format, scaling, global_scale, name)
     drawn = seed if scaling.rounding == "stochastic" else None
-    data, scale = fast_quantize.quantize(values, FORMATS[row.format], scaling, stored) or quantize_blocks(
-        values, FORMATS[row.format], scaling, stored, drawn
-    )
+    data, scale = _quantize_blocks(values, FORMATS[row.format], scaling, stored, drawn)
     beside = None if stored is None else like(stored, x)
     return ScaledTensor(like(data, x), row.format, like(scale, x), scaling, beside)
+
+
+def _quantize_blocks(
+    values: np.ndarray, format: Format, scaling: Scaling, stored: np.ndarray | None, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if values.size >= _FAST_FROM:
+        from dgref.formats import fast_quantize
+
+        if fast_quantize.can_quantize(format, scaling):
+            fast = fast_quantize.quantize_blocks(values, format, scaling, stored)
+            if fast is not None:
+                return fast
+    return quantize_blocks(values, format, scaling, stored, seed)
 
 
 def dequantize(t: ScaledTensor) -> Array:
@@ -117,7 +129,7 @@ def _stored_global(
 
 def _global_of(values: np.ndarray, format: str, scaling: Scaling, name: str) -> np.ndarray:
     """Return the global scale of a whole tensor: 1 where amax is zero or so small that the scale overflows."""
-    amax = np.float32(np.abs(values).max() if values.size else 0)
+    amax = np.float32(max(values.max(), -values.min()) if values.size else 0)  # no temporary of the whole tensor
     if not np.isfinite(amax):
         raise FormatError(expected(name, f"an amax of {amax}", "finite values, or an explicit global_scale"))
     with np.errstate(all="ignore"):

@@ -245,6 +245,11 @@ def _nvfp4_kernels(base: Recipe) -> Iterator[Recipe]:
         payload="multiply_reciprocal_of_scale_over_global",
     )
     yield flashinfer
+    yield flashinfer.varied(
+        "nvfp4/flashinfer_fast_math",
+        "global is 6 * 448 / amax; global * (amax * rcp(6)); x * rcp(scale * rcp(global)), rcp.approx taken as exact",
+        rule="global_times_amax_times_reciprocal_max",
+    )
     engine = flashinfer.varied(
         "nvfp4/transformer_engine",
         "amax is stored; encode is 6 * 448 / amax; amax * (encode * fp32(1 / 6)); x * (1 / (scale * (1 / encode)))",

@@ -95,7 +95,7 @@ def floor_rounded(amax: np.ndarray, format: Format, mantissa_bits: int) -> np.nd
     half_ulp = np.uint32(1 << (22 - mantissa_bits))  # carries into the exponent field of the fp32 bits
     bits = np.where(np.isfinite(amax), amax, 0).astype(np.float32).view(np.uint32) + half_ulp
     rounded = (bits >> np.uint32(23)).astype(np.float64) - 127
-    return np.exp2(np.where(np.isfinite(amax), rounded, binade(amax)) - format.emax)
+    return np.exp2(np.where(np.isfinite(amax) & (amax > 0), rounded, binade(amax)) - format.emax)
 
 
 @rule("2^(floor(log2 amax') - emax), amax' rounded half up to the payload's mantissa", "even")
