@@ -53,6 +53,7 @@ class Arithmetic:
     sb, `core` adds their exponents inside the instruction, `epilogue` multiplies the finished sum. `promotion` says
     how a chain enters the total: `add` (after a rounded multiplication), or `fma` of scale, chain and total.
     `c` says whether C seeds the first chain (`core`) or is added in fp32 at the end (`after`).
+    `output_rounding` is how the finished sum becomes the output format.
     `round_a` and `round_b` name a format that the operand is rounded to beforehand, to nearest even.
     """
 
@@ -68,7 +69,8 @@ class Arithmetic:
     c: Start = "after"
     round_a: str | None = None
     round_b: str | None = None
-    partial: str = "float32"
+    partial: str = "float32"  # the format that a split's total is kept in until the splits are added
+    output_rounding: Literal["nearest_even", "toward_zero"] = "nearest_even"
     lanes: Lanes | None = None
     status: Literal["hardware", "published", "assumed", "inferred", "declared"] = "declared"
     source: str = ""

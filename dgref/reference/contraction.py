@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +13,10 @@ from dgref.formats.native import as_native, to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import engine as fast_engine
 from dgref.reference.arithmetic import Arithmetic, resolve
-from dgref.reference.operand import Operand, Part, as_scaled
+from dgref.reference.operand import Operand, as_scaled, seeded
 from dgref.reference.tensor_core import CANONICAL_NAN, TensorCore
 
+Chain = Callable[[TensorCore, Operand, Operand, tuple[int, int], "np.ndarray | None"], np.ndarray]
 _TILE_ROWS, _TILE_COLUMNS = 1024, 512  # one tile of partial sums and one slice of B stay in the caches
 _READABLE_ELEMENTS = 1 << 19  # products that the readable engine holds at once
 
@@ -47,7 +49,7 @@ def contract(
         addend = (
             None if c is None else np.asarray(to_numpy(c, "c")[_within(index, np.shape(c))], np.float32)[np.ix_(m, n)]
         )
-        result[index] = _matrix(left, right, arithmetic, addend, _CHAINS[engine])
+        result[index] = accumulate(left, right, arithmetic, addend, _CHAINS[engine])
     factor = _global_factor(a, b)
     if factor is not None:
         result *= factor
@@ -55,21 +57,30 @@ def contract(
     return result
 
 
-def finish(accumulator: np.ndarray, c: Any = None, out: str = "bfloat16", alpha: float | None = None) -> np.ndarray:
-    """Return fp32(alpha * accumulator) + c as the output format's native array, rounded once to nearest even."""
+def finish(
+    accumulator: np.ndarray,
+    c: Any = None,
+    out: str = "bfloat16",
+    alpha: float | None = None,
+    rounding: str = "nearest_even",
+) -> np.ndarray:
+    """Return fp32(alpha * accumulator) + c as the output format's native array, rounded once."""
     value = accumulator if alpha is None else np.float32(alpha) * accumulator
     if c is not None:
         value = value + np.asarray(to_numpy(c, "c"), np.float32)
     if out == "float32":
         return value
     row = FORMATS[out]
-    codes = row.encode(value, nan="positive")
+    codes = row.encode(value, rounding, nan="positive")
     if row.storage_bits == 16:
         codes[np.isnan(value)] = 0x7FFF  # what cvt.rn writes for every NaN
     return as_native(codes, row)
 
 
-def _matrix(a: Operand, b: Operand, arithmetic: Arithmetic, c: np.ndarray | None, run: Any) -> np.ndarray:
+def accumulate(
+    a: Operand, b: Operand, arithmetic: Arithmetic, c: np.ndarray | None = None, run: Chain = fast_engine.chain
+) -> np.ndarray:
+    """Return the fp32 sums of two matrices, tile by tile; `run` computes one chain of instructions."""
     ranges = arithmetic.ranges(a.codes.shape[1])
     for side in (a, b):
         side.check(arithmetic.scales, arithmetic.interval, [low for low, _ in ranges])
@@ -83,7 +94,7 @@ def _matrix(a: Operand, b: Operand, arithmetic: Arithmetic, c: np.ndarray | None
     return result
 
 
-def _tile(a: Operand, b: Operand, arithmetic: Arithmetic, ranges: Any, c: np.ndarray | None, run: Any) -> np.ndarray:
+def _tile(a: Operand, b: Operand, arithmetic: Arithmetic, ranges: Any, c: np.ndarray | None, run: Chain) -> np.ndarray:
     seed = c if arithmetic.c == "core" else None
     partials = [_split(a, b, arithmetic, span, seed if span[0] == 0 else None, run) for span in ranges]
     total = reduce_splits(partials, arithmetic)
@@ -93,13 +104,12 @@ def _tile(a: Operand, b: Operand, arithmetic: Arithmetic, ranges: Any, c: np.nda
 
 
 def _split(
-    a: Operand, b: Operand, arithmetic: Arithmetic, span: tuple[int, int], seed: np.ndarray | None, run: Any
+    a: Operand, b: Operand, arithmetic: Arithmetic, span: tuple[int, int], seed: np.ndarray | None, run: Chain
 ) -> np.ndarray:
     """Return one split's fp32 total: its chains, promoted one after the other."""
     total = None
     for start, stop in arithmetic.chains(*span):
-        chain = np.zeros((a.codes.shape[0], b.codes.shape[0]), np.float32) if seed is None else seed.copy()
-        run(arithmetic.tensor_core, a.part(start, stop), b.part(start, stop), chain, seed is not None)
+        chain = run(arithmetic.tensor_core, a, b, (start, stop), seed)
         total, seed = _promote(total, chain, a.scale(start), b.scale(start), arithmetic), None
     return np.zeros((a.codes.shape[0], b.codes.shape[0]), np.float32) if total is None else total
 
@@ -142,25 +152,20 @@ def _tree(partials: list[np.ndarray]) -> np.ndarray:
     return partials[0]
 
 
-def _chain_readable(core: TensorCore, a: Part, b: Part, accumulator: np.ndarray, seeded: bool) -> None:
+def _chain_readable(
+    core: TensorCore, a: Operand, b: Operand, span: tuple[int, int], seed: np.ndarray | None
+) -> np.ndarray:
     """Run the instruction over K by `TensorCore.dot`, a few rows at a time."""
-    left, right = a.payload(), b.payload()
-    height = max(1, _READABLE_ELEMENTS // max(1, right.shape[0] * core.k))
-    for top in range(0, left.shape[0], height):
+    chain = seeded(a, b, seed)
+    parts = a.part(*span), b.part(*span)
+    height = max(1, _READABLE_ELEMENTS // max(1, chain.shape[1] * core.k))
+    for top in range(0, chain.shape[0], height):
         strip = slice(top, top + height)
-        for start in range(0, left.shape[1], core.k):
-            part = np.s_[..., start : start + core.k]
-            block = np.s_[..., start // max(a.block, 1) : -(-(start + core.k) // max(a.block, 1))]
-            scale_a = None if a.scales is None else a.scales[strip, None][block]
-            scale_b = None if b.scales is None else b.scales[None][block]
-            accumulator[strip] = core.dot(
-                left[strip, None][part],
-                right[None][part],
-                accumulator[strip],
-                scale_a,
-                scale_b,
-                formats=(a.seen, b.seen),
-            )
+        for start in range(0, span[1] - span[0], core.k):
+            operands, scales = zip(*(part.instruction(start, core.k) for part in parts), strict=True)
+            left = [None if x is None else x[strip, None] for x in (operands[0], scales[0])]
+            chain[strip] = core.dot(left[0], operands[1], chain[strip], left[1], scales[1], formats=(a.seen, b.seen))
+    return chain
 
 
 _CHAINS = {"fast": fast_engine.chain, "readable": _chain_readable}

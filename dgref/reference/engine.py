@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange, types, vectorize
 from numba.extending import intrinsic
 
-from dgref.reference.operand import Part
+from dgref.reference.operand import Operand, Part, seeded
 from dgref.reference.tensor_core import OUTPUT_MANTISSA, TensorCore
 
 _ROWS = 8  # rows that pass over one slice of B while the cache holds it
@@ -22,18 +22,26 @@ _SMALLEST = np.float32(2.0**-126)
 _SINGLE_FLOOR = 2.0**-100  # lowest alignment of the float32 path; FP8 products stay above 2^-33
 
 
-def chain(core: TensorCore, a: Part, b: Part, accumulator: np.ndarray, seeded: bool) -> None:
-    """Run the instruction over K, from and into the accumulator [rows, columns]; `seeded` says it may hold any C."""
+def chain(core: TensorCore, a: Operand, b: Operand, span: tuple[int, int], seed: np.ndarray | None) -> np.ndarray:
+    """Return the accumulator [rows, columns] after the instruction has run over a range of K, from C = seed or zero."""
+    accumulator = seeded(a, b, seed)
+    left, right = a.part(*span), b.part(*span)
     if core.group > 1:
-        _chain_grouped(core, a, b, accumulator)
-        return
-    single = core.output == "e8m13" and not (seeded or core.scale_block or core.c == "added")
+        _chain_grouped(core, left, right, accumulator)
+        return accumulator
+    single = core.output == "e8m13" and seed is None and not core.scale_block and core.c == "aligned"
     dtype = np.float32 if single else np.float64
-    arrays = (a.values(dtype), a.powers(dtype), _transposed(b.values(dtype)), _transposed(b.powers(dtype)))
+    arrays = (
+        left.values(dtype),
+        left.powers(dtype),
+        _transposed(right.values(dtype)),
+        _transposed(right.powers(dtype)),
+    )
     if single:
         _chain_single(*arrays, accumulator, core.step, dtype(2.0**core.fraction_bits), dtype(_SINGLE_FLOOR))
     else:
         _chain_double(*arrays, accumulator, core.step, *_constants(core), core.c == "aligned")
+    return accumulator
 
 
 def _chain_grouped(core: TensorCore, a: Part, b: Part, accumulator: np.ndarray) -> None:

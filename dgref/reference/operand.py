@@ -42,6 +42,13 @@ class Part:
         values = _decoded(self.codes, self.format, self.seen)[0]
         return np.pad(values, [(0, 0), (0, padding)]) if padding else values
 
+    def instruction(self, start: int, k: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the payload of one instruction, and its block scales if there are any."""
+        values = _decoded(self.codes[:, start : start + k], self.format, self.seen)[0]
+        if self.scales is None:
+            return values, None
+        return values, self.scales[:, start // self.block : -(-(start + k) // self.block)]
+
     def values(self, dtype: type) -> np.ndarray:
         """Return the payload times its scale; exact, for a scale is a power of two here."""
         with np.errstate(invalid="ignore"):
@@ -141,13 +148,17 @@ class Operand:
             raise FormatError(expected(f"{self.name}.scale", worst[0] if worst.size else 0.0, need, self.core.name))
 
 
+def seeded(a: Operand, b: Operand, seed: np.ndarray | None) -> np.ndarray:
+    """Return a fresh accumulator for every pair of rows: C where there is one, else zero."""
+    return np.zeros((a.codes.shape[0], b.codes.shape[0]), np.float32) if seed is None else np.array(seed, np.float32)
+
+
 def _grid(tensor: ScaledTensor, index: tuple[int, ...]) -> np.ndarray:
     grid = np.asarray(to_numpy(tensor.scale_values(), "scale"), np.float32)
     need = tensor.scaling.grid(tensor.shape)
     if grid.shape != tuple(need):
         raise ShapeError(expected("scale", grid.shape, tuple(need), f"of a tensor of shape {tensor.shape}"))
-    grid = grid[index]
-    return np.repeat(grid, 1, axis=0)
+    return grid[index]
 
 
 def _decoded(codes: np.ndarray, format: str, seen: str) -> tuple[np.ndarray, np.ndarray]:
