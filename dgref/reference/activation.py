@@ -24,7 +24,8 @@ DIGITS = 60
 def swiglu(hidden: np.ndarray, gains: np.ndarray, clamp: float | None, *, exact: bool) -> np.ndarray:
     """Return silu(gate) * up * gain as float32, for BF16 [rows, gate then up] and one gain a row.
 
-    `clamp` bounds gate from above and up on both sides, in BF16, before the activation; NaN becomes the bound.
+    `clamp` bounds gate from above and up on both sides, in BF16, before the activation; a NaN becomes the
+    bound that it meets first: the upper one for gate, the lower one for up, as minimum and maximum instructions do.
     """
     values = np.asarray(hidden, np.float32)
     if values.shape[1] % 2:

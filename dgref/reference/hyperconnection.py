@@ -45,7 +45,7 @@ def _part(a: Any, b: Any, span: slice, arithmetic: Any) -> tuple[np.ndarray, np.
 
 
 def _square_sums(a: Any, arithmetic: Any) -> np.ndarray:
-    if a.shape[-1] == 0:
+    if 0 in a.shape:
         return np.zeros(a.shape[:-1], np.float32)
     model = resolve(arithmetic)
     if model is None:

@@ -140,10 +140,14 @@ def split_kv_cache(fused: Any, depth: int, format: str = "float8_e4m3fn") -> Sca
 def fuse_kv_cache(keys: ScaledTensor) -> np.ndarray:
     """Return the fused cache of keys [pages, page, d]: the inverse of `split_kv_cache`."""
     pages, page, depth = keys.shape
+    packed = FORMATS[keys.format].bits == 4
+    need = ((1, 32), "float8_e8m0fnu") if packed else ((1, FULL), "float32")
+    if keys.scale is None or (keys.scaling.block, keys.scaling.scale_format) != need:
+        raise FormatError(expected("keys scales", keys, f"{keys.format} with {need[1]} scales for {need[0]}"))
     codes = np.asarray(keys.data, np.uint8)
-    if FORMATS[keys.format].bits == 4:
+    if packed:
         codes = codes[..., 0::2] | codes[..., 1::2] << 4
-        scale = np.zeros((pages, page, 4), np.uint8)
+        scale = np.full((pages, page, 4), 127, np.uint8)  # 1.0 where a short key leaves bytes free
         scale[..., : depth // 32] = keys.scale
     else:
         scale = np.ascontiguousarray(keys.scale, np.float32).view(np.uint8)
