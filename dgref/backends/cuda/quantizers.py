@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from dgref.backends.cuda.jit import Kernel, compile_kernel
 from dgref.errors import FormatError, LayoutError, ShapeError, UnsupportedError, expected
 from dgref.formats.element import FORMATS
+from dgref.formats.payloads import PAYLOADS
 from dgref.formats.recipes import RECIPES, Recipe
+from dgref.formats.rules import RULES
 from dgref.formats.scaling import FULL, Scaling
 
 if TYPE_CHECKING:
@@ -59,8 +61,8 @@ def unsupported(recipe: str | Recipe) -> str | None:
         return f"payload {row.format}: there are kernels for " + ", ".join(_FORMATS)
     scaling = row.scaling
     for name, value, known in (
-        ("rule", scaling.rule, _RULES),
-        ("payload", scaling.payload, _PAYLOADS),
+        ("rule", RULES[scaling.rule].name, _RULES),
+        ("payload", PAYLOADS[scaling.payload].name, _PAYLOADS),
         ("scale_format", scaling.scale_format, _SCALES),
         ("global_scale", scaling.global_scale, ("none", "multiply")),
     ):
@@ -110,11 +112,13 @@ def constants(recipe: Recipe, dtype: str, vector: bool) -> tuple[str, dict[str, 
     """Return (entry, template arguments) of the kernel for a recipe."""
     scaling = recipe.scaling
     entry, extent = _shape_of(scaling)
-    payload = "DividePowerOfTwo" if scaling.scale_format == "float8_e8m0fnu" else _PAYLOADS[scaling.payload]
+    payload = (
+        "DividePowerOfTwo" if scaling.scale_format == "float8_e8m0fnu" else _PAYLOADS[PAYLOADS[scaling.payload].name]
+    )
     arguments = {
         "input": f"numbers::{_INPUTS[dtype]}",
         "format": f"numbers::{_FORMATS[recipe.format]}",
-        "rule": f"quantize::{_RULES[scaling.rule]}",
+        "rule": f"quantize::{_RULES[RULES[scaling.rule].name]}",
         "scale": f"quantize::{_SCALES[scaling.scale_format]}",
         "payload": f"quantize::{payload}",
     }

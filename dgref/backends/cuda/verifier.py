@@ -16,6 +16,7 @@ from dgref.reference.arithmetic import Arithmetic, resolve
 if TYPE_CHECKING:
     import torch
 
+SOURCE = "common/verifier.cu"
 _STAGE, _TILE = 32, 64
 _MODELS = {
     "sm90.wgmma.float8_e4m3fn": "verifier::Fp8<verifier::E4m3>",
@@ -102,7 +103,7 @@ def _launch(a, b, row, scale_a, scale_b, c, alpha, out) -> torch.Tensor:
 
     (m, k), n = a.shape, b.shape[0]
     ends = [-(-stop // _STAGE) for _, stop in row.ranges(k)]
-    kernel = compile_kernel("common/verifier.cu", "verify", model_constants(row, len(ends), out))
+    kernel = compile_kernel(SOURCE, "verify", model_constants(row, len(ends), out))
     d = torch.empty(m, n, dtype=getattr(torch, out), device=a.device)
     if row.scales != "product" and (scale_a is not None or scale_b is not None):
         raise InputError(expected("scale_a and scale_b", "given", f"None: {row.name} takes alpha instead"))

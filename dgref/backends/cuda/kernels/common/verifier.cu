@@ -116,7 +116,8 @@ __device__ __forceinline__ void write(const Sums& sums, const Problem& p, int m0
 }  // namespace verifier
 
 template <typename Model, int kPromotion, bool kSplit, typename Output>
-__global__ void __launch_bounds__(verifier::kThreads, Model::kBlocks) verify(const __grid_constant__ verifier::Problem p) {
+__global__ void __launch_bounds__(verifier::kThreads, kSplit ? 1 : Model::kBlocks)  // splits keep a third set of sums
+    verify(const __grid_constant__ verifier::Problem p) {
     using namespace verifier;
     __shared__ typename Model::Tile tiles[2];
     const int row = threadIdx.x / 4, chunk = threadIdx.x % 4 * 8;
