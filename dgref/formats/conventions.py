@@ -101,7 +101,10 @@ CONVENTIONS: Registry[Convention] = Registry(
     "convention",
     [
         Convention(
-            "cuda", _CUDA, "PTX ISA cvt.satfinite; cuda_fp8.hpp, cuda_fp6.hpp, cuda_fp4.hpp", "recorded H200 output"
+            "cuda",
+            _CUDA,
+            "PTX ISA cvt.satfinite; cuda_fp8.hpp, cuda_fp6.hpp, cuda_fp4.hpp",
+            "recorded H200 output; CUDA's headers on the host",
         ),
         Convention(
             "cuda_rz",
@@ -109,7 +112,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             "PTX ISA cvt.rz.satfinite.ue8m0x2",
             "recorded H200 output",
         ),
-        Convention("cuda_nosat", _CUDA_NOSAT, "cuda_fp8.hpp with __NV_NOSAT", _TRANSCRIBED),
+        Convention("cuda_nosat", _CUDA_NOSAT, "cuda_fp8.hpp with __NV_NOSAT", "CUDA's headers on the host"),
         Convention("torch>=2.13", _TORCH, "c10/util/Float8_*.h", _INSTALLED),
         Convention(
             "torch<=2.12",
