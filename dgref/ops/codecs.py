@@ -63,7 +63,7 @@ QUANTIZE = Op(
     ),
     reference=quantise,
     multiply_adds=lambda p, inputs: 0,
-    params=(Param("recipe", "", "which recipe"),),
+    params=(Param("recipe", "mxfp8", "which recipe"),),
     constraints=(
         Constraint(
             "recipe",

@@ -1,7 +1,7 @@
 """Rows of grouped products, and how their group boundaries are made.
 
 `groups` picks the shape of the boundaries: `balanced`, `skewed` (most rows in one group), `empty` (every other group
-has none), `single` (one group has everything) or `none` (all padding).
+of several has none), `single` (one group has everything) or `none` (all padding).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def weights(p: Problem, name: str) -> np.ndarray:
     shares = {
         "balanced": even,
         "skewed": np.where(np.arange(groups) == groups // 2, 100 * even, even),
-        "empty": np.where(np.arange(groups) % 2 == 0, 0, even),
+        "empty": np.where((np.arange(groups) % 2 == 0) & (groups > 1), 0, even),
         "single": np.where(np.arange(groups) == groups - 1, even, 0),
         "none": np.zeros(groups, np.int64),
     }

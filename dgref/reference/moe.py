@@ -106,7 +106,8 @@ def _combine(parts: np.ndarray, routes: np.ndarray, arithmetic: Any) -> np.ndarr
     parts = np.where((routes >= 0)[..., None], parts, np.float32(0))
     if resolve(arithmetic) is None:
         ranks, tokens, slots, hidden = parts.shape
-        by_slot = scaled(np.ascontiguousarray(np.swapaxes(parts, -1, -2)).reshape(-1, slots), "parts")
+        rows = np.ascontiguousarray(np.swapaxes(parts, -1, -2)).reshape(ranks * tokens * hidden, slots)
+        by_slot = scaled(rows, "parts")
         ones = scaled(np.ones((1, slots), np.float32), "ones")
         return product(by_slot, ones, arithmetic=EXACT, out="bfloat16").reshape(ranks, tokens, hidden)
     total = np.zeros((*parts.shape[:2], parts.shape[-1]), np.float32)

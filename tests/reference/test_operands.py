@@ -1,0 +1,97 @@
+"""What operations accept: native arrays, torch tensors and ScaledTensors, taken apart with the scales they had."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgref import reference
+from dgref.errors import FormatError, InputError, ShapeError
+from dgref.formats import quantize
+from dgref.reference.operands import bind, integers, permute, scaled, take, take_columns, take_rows, values
+from tests.reference import plain
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    block=st.sampled_from([(1, 4), (3, 4), (0, 4), (3, 0), (0, 0), (1, 1)]),
+    rows=st.lists(st.integers(0, 9), max_size=6),
+)
+def test_rows_keep_the_scales_that_governed_them(block, rows):
+    tensor = plain.integers(1, (10, 9), block=block)
+    taken = take_rows(tensor, np.array(rows, np.int64))
+    np.testing.assert_array_equal(plain.values(taken), plain.values(tensor)[rows])
+
+
+def test_groups_keep_their_scales_and_their_own_global_scale():
+    tensor = quantize(np.random.default_rng(0).standard_normal((3, 4, 32)).astype(np.float32), "nvfp4")
+    for group in range(3):
+        part = take(tensor, group)
+        np.testing.assert_array_equal(part.data, tensor.data[group])
+        own = np.asarray(tensor.global_scale)
+        np.testing.assert_array_equal(part.global_scale, own if own.ndim == 0 else own[group])
+
+
+def test_columns_come_with_a_range_of_scale_columns():
+    tensor = plain.integers(2, (4, 12), block=(1, 4))
+    part = take_columns(tensor, slice(4, 12), slice(1, 3))
+    np.testing.assert_array_equal(plain.values(part), plain.values(tensor)[:, 4:])
+
+
+def test_permuting_a_tensor_permutes_its_scale_grid():
+    tensor = plain.integers(3, (2, 3, 8), block=(1, 4))
+    turned = permute(tensor, (1, 0, 2))
+    np.testing.assert_array_equal(plain.values(turned), np.transpose(plain.values(tensor), (1, 0, 2)))
+
+
+def test_torch_scaled_tensors_give_torch_results_of_the_same_bits():
+    import torch
+
+    x, y = (np.random.default_rng(seed).standard_normal((5, 64)).astype(np.float32) for seed in (0, 1))
+    a, b = (quantize(v, "mxfp8") for v in (x, y))
+    ta, tb = (quantize(torch.from_numpy(v), "mxfp8") for v in (x, y))
+    d = reference.gemm(ta, tb, out="bfloat16")
+    assert isinstance(d, torch.Tensor) and d.dtype == torch.bfloat16
+    np.testing.assert_array_equal(d.view(torch.int16).numpy(), reference.gemm(a, b).view(np.int16))
+
+
+def test_several_torch_outputs_come_back_as_torch():
+    import torch
+
+    result = reference.hc_prenorm(torch.ones(2, 64, dtype=torch.bfloat16), torch.ones(3, 64))
+    assert {name: value.tolist() for name, value in result.items()} == {"d": [[64.0] * 3] * 2, "sqr_sum": [64.0, 64.0]}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+def test_the_dtype_of_a_plain_array_says_its_format(dtype):
+    array = np.ones((2, 3), dtype)
+    assert scaled(array, "x").format == str(np.dtype(dtype))
+    np.testing.assert_array_equal(values(array, "x"), np.ones((2, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: scaled(np.ones(3), "a"), FormatError, "float64"),
+        (
+            lambda: scaled(np.ones(3, np.int8), "a"),
+            FormatError,
+            "a: got an array of int8, need a ScaledTensor: integers do not say",
+        ),
+        (lambda: integers([[1, -2]], "table", 0), InputError, "table[0, 1]: got -2, need >= 0"),
+        (lambda: integers(np.ones(2), "ends"), InputError, "ends: got dtype float64, need an integer dtype"),
+        (lambda: bind({"a": ("m k", np.ones(3))}), ShapeError, "a shape: got [3], need 2 axes [m k]"),
+        (
+            lambda: bind({"a": ("m k", np.ones((3, 4))), "b": ("n k", np.ones((3, 5)))}),
+            ShapeError,
+            "b shape: got [3, 5], need k = 4, as in a [n k]",
+        ),
+    ],
+)
+def test_errors_name_the_operand(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)
