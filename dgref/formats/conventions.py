@@ -118,7 +118,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             "torch<=2.12",
             _TORCH | {"float8_e4m3fn": replace(_TORCH["float8_e4m3fn"], overflow="nan")},
             "c10/util/Float8_e4m3fn.h before saturation",
-            _TRANSCRIBED,
+            f"{_TRANSCRIBED}; torch 2.12.1 where that is the one installed",
         ),
         Convention("ml_dtypes", _ML_DTYPES, "ml_dtypes 0.6 include/float8.h, mxfloat.h", _INSTALLED),
         Convention("gfloat", _GFLOAT, "gfloat 0.5 round_float(sat=True), encode_float", _INSTALLED),

@@ -171,7 +171,9 @@ class Format:
 
     def ulp(self, values: Array) -> np.ndarray:
         """Return the distance from each value's magnitude to the next one up in its binade; NaN for Inf and NaN."""
-        magnitude = np.abs(np.asarray(values, np.float64))
+        from dgref.formats.native import to_numpy
+
+        magnitude = np.abs(to_numpy(values, "values").astype(np.float64))
         exponent = np.maximum(np.frexp(magnitude)[1] - 1, self.emin)
         step = np.ldexp(1.0, np.where(magnitude == 0, self.emin, exponent) - self.mantissa_bits)
         return np.where(np.isfinite(magnitude), step, np.nan)
