@@ -18,6 +18,8 @@ from dgref.formats.fast_codec import _encode_table as encode_table
 from dgref.formats.payloads import PAYLOADS
 from dgref.formats.scaling import Scaling
 
+_RUN = 16
+_MAGNITUDE = np.int32(0x7FFFFFFF)
 _CHUNK = 1 << 22  # elements whose scales are worked out at once: their temporaries stay in the cache
 
 
@@ -42,9 +44,8 @@ def quantize_blocks(
     """Return what `blockwise.quantize_blocks` returns, or None where only that knows the answer."""
     grid = scaling.grid(values.shape)
     columns = scaling.extents(values.shape)[1]
-    matrix = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
-    amax = np.empty((matrix.shape[0], grid[-1]), np.float32)
-    _block_amax(matrix.view(np.uint32), columns, amax.view(np.uint32))
+    matrix = _as_matrix(values)
+    amax = _block_amax(matrix, columns)
     with np.errstate(all="ignore"):
         beside = None if stored is None else over_grid(stored, amax.reshape(grid)).reshape(amax.shape)
         scale, factor = _by_chunks(amax, format, scaling, beside)
@@ -70,14 +71,58 @@ def _by_chunks(
     return np.concatenate(scales), np.concatenate(factors)
 
 
+def amax_of(values: np.ndarray) -> np.float32:
+    """Return the largest magnitude of a whole tensor; NaN propagates."""
+    return _block_amax(_as_matrix(values), _RUN).max(initial=0)
+
+
+def _as_matrix(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values).reshape(-1, values.shape[-1])
+
+
+def _block_amax(matrix: np.ndarray, columns: int) -> np.ndarray:
+    """Return each block's largest magnitude, [rows, blocks]: from runs of 16 where blocks are made of whole runs."""
+    runs_a_block, rest = divmod(columns, _RUN)
+    if rest:
+        amax = np.empty((len(matrix), -(-matrix.shape[1] // columns)), np.float32)
+        _amax_of_blocks(matrix.view(np.int32), columns, amax.view(np.int32))
+        return amax
+    runs = np.zeros((len(matrix), -(-matrix.shape[1] // columns) * runs_a_block), np.float32)
+    _amax_of_runs(matrix.view(np.int32), runs.view(np.int32))
+    while runs_a_block % 2 == 0:
+        runs, runs_a_block = np.maximum(runs[:, ::2], runs[:, 1::2]), runs_a_block // 2
+    return runs if runs_a_block == 1 else runs.reshape(len(runs), -1, runs_a_block).max(axis=-1)
+
+
+# Magnitude bits compare as integers, and NaN lies above everything there, so that it propagates.
+
+
 @numba.njit(parallel=True, cache=True)
-def _block_amax(bits, columns, amax):  # pragma: no cover - compiled
-    """Take the largest magnitude bits of each block: as integers, NaN lies above everything and so propagates."""
+def _amax_of_runs(bits, amax):  # pragma: no cover - compiled
+    """Take the amax of every 16 columns: a constant count, so that a run is one vector register."""
+    for row in numba.prange(bits.shape[0]):
+        line = bits[row]
+        whole = line.size // _RUN
+        for run in range(whole):
+            start = run * _RUN
+            a = b = c = d = np.int32(0)
+            for i in range(0, _RUN, 4):
+                a = max(a, line[start + i] & _MAGNITUDE)
+                b = max(b, line[start + i + 1] & _MAGNITUDE)
+                c = max(c, line[start + i + 2] & _MAGNITUDE)
+                d = max(d, line[start + i + 3] & _MAGNITUDE)
+            amax[row, run] = max(max(a, b), max(c, d))
+        for i in range(whole * _RUN, line.size):
+            amax[row, whole] = max(amax[row, whole], line[i] & _MAGNITUDE)
+
+
+@numba.njit(parallel=True, cache=True)
+def _amax_of_blocks(bits, columns, amax):  # pragma: no cover - compiled
     for row in numba.prange(bits.shape[0]):
         for block in range(amax.shape[1]):
-            largest = np.uint32(0)
+            largest = np.int32(0)
             for i in range(block * columns, min((block + 1) * columns, bits.shape[1])):
-                largest = max(largest, bits[row, i] & np.uint32(0x7FFFFFFF))
+                largest = max(largest, bits[row, i] & _MAGNITUDE)
             amax[row, block] = largest
 
 
@@ -92,8 +137,12 @@ def _encode(values, factor, columns, divide, table, shift, codes):  # pragma: no
             start = block * columns
             count = min(columns, values.shape[1] - start)
             by = factor[row, block]
-            for i in range(count):
-                quotients[i] = values[row, start + i] / by if divide else values[row, start + i] * by
+            if divide:
+                for i in range(count):
+                    quotients[i] = values[row, start + i] / by
+            else:
+                for i in range(count):
+                    quotients[i] = values[row, start + i] * by
             for i in range(count):
                 key = (bits[i] >> np.uint32(shift)) << np.uint32(1)
                 codes[row, start + i] = table[key | np.uint32((bits[i] & below) != 0)]

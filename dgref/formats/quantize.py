@@ -129,13 +129,21 @@ def _stored_global(
 
 def _global_of(values: np.ndarray, format: str, scaling: Scaling, name: str) -> np.ndarray:
     """Return the global scale of a whole tensor: 1 where amax is zero or so small that the scale overflows."""
-    amax = np.float32(max(values.max(), -values.min()) if values.size else 0)  # no temporary of the whole tensor
+    amax = _amax(values)
     if not np.isfinite(amax):
         raise FormatError(expected(name, f"an amax of {amax}", "finite values, or an explicit global_scale"))
     with np.errstate(all="ignore"):
         stored = _global_from(amax, np.float32(global_range(scaling, format)), scaling)
     usable = scaling.global_scale == "amax" or 0 < stored < np.inf
     return np.asarray(stored if usable else 1, np.float32)
+
+
+def _amax(values: np.ndarray) -> np.float32:
+    if values.size < _FAST_FROM:
+        return np.float32(np.abs(values).max(initial=0))
+    from dgref.formats.fast_quantize import amax_of
+
+    return amax_of(values)
 
 
 def _global_from(amax: np.float32, span: np.float32, scaling: Scaling) -> np.ndarray:

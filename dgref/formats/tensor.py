@@ -9,6 +9,7 @@ import numpy as np
 from dgref.errors import FormatError, ShapeError, expected
 from dgref.formats.element import FORMATS, Array
 from dgref.formats.native import like, to_numpy
+from dgref.formats.packing import pack
 from dgref.formats.scaling import Scaling
 
 
@@ -69,10 +70,11 @@ class ScaledTensor:
         return None if fraction is None else fraction[0] / fraction[1]
 
     def packed(self) -> Array:
-        """Return the payload as bytes in memory order: two FP4 codes a byte, the even index in the low nibble."""
-        from dgref.formats.packing import pack
+        """Return the payload as memory holds it: two FP4 codes a byte, the even index in the low nibble.
 
-        return pack(self.data, self.format)
+        FP6 codes fill 3 bytes by fours; wider codes are returned as they are. Other orders: `formats.packing`.
+        """
+        return self.data if FORMATS[self.format].storage_bits >= 8 else pack(self.data, self.format)
 
     def transposed(self) -> ScaledTensor:
         """Return the tensor with its last two axes swapped, its scale grid along with them; nothing is copied."""
