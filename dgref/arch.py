@@ -23,6 +23,11 @@ class Architecture:
         """Say whether the architecture has an instruction family such as `wgmma` or `tcgen05`."""
         return instruction in self.instructions
 
+    @property
+    def narrow_fp8(self) -> bool:
+        """Whether FP8 tensor cores add in 13 fraction bits (measured on Ada and Hopper)."""
+        return self.family in ("Ada", "Hopper")
+
 
 def _row(name: str, family: str, products: str, shared_kib: int, instructions: str, target: str = "") -> Architecture:
     digits = name.removeprefix("sm")

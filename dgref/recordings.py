@@ -34,30 +34,23 @@ def input_hash(case: Case, inputs: Any) -> str:
     return sha256(np.frombuffer("\n".join(parts).encode(), np.uint8))
 
 
-def save_part(
-    target: Path,
-    backend: str,
-    case: Case,
-    inputs: Any,
-    outputs: dict[str, np.ndarray],
-    claim: Any,
-    provenance: dict[str, Any],
-) -> None:
-    """Write one case's outputs; `pack` later joins the parts of a run."""
-    if sum(array.nbytes for array in outputs.values()) > LARGEST_BYTES:
+def save_part(target: Path, backend: str, attempt: Any) -> None:
+    """Write the outputs of one attempt of `trial`; `pack` later joins the parts of a run."""
+    if sum(array.nbytes for array in attempt.outputs.values()) > LARGEST_BYTES:
         return
-    stem = _file_name(case.name)
+    case, claim = attempt.case, attempt.claim
     entry = {
+        "backend": backend,
         "case": case.name,
-        "inputs": input_hash(case, inputs),
+        "inputs": input_hash(case, attempt.inputs),
         "arithmetic": claim if isinstance(claim, str | None) else claim.to_dict(),
-        "provenance": provenance,
-        "outputs": {name: _describe(array) for name, array in outputs.items()},
+        "provenance": attempt.provenance,
+        "outputs": {name: _describe(array) for name, array in attempt.outputs.items()},
     }
-    parts = target / "parts" / _file_name(backend)
-    parts.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(parts / f"{stem}.npz", **{name: _unsigned(array) for name, array in outputs.items()})
-    write_atomically(parts / f"{stem}.json", json.dumps({"backend": backend, **entry}))
+    path = target / "parts" / _file_name(backend) / _file_name(case.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(f"{path}.npz", **{name: _unsigned(array) for name, array in attempt.outputs.items()})
+    write_atomically(path.with_name(f"{path.name}.json"), json.dumps(entry))
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dgref import machine, suite, waivers
+from dgref import machine, recordings, suite, waivers
 from dgref.backends import select
 from dgref.errors import FileError, InputError, expected
 from dgref.results import SCHEMA, Result, Results, load_results, parse_results
@@ -121,6 +121,8 @@ def run(
             stopped = stopped or (fail_fast and result.bad)
             if progress:
                 progress(number, len(pairs), result)
+    if settings.record:
+        recordings.pack(Path(settings.record), results.machine)
     return results
 
 

@@ -7,16 +7,19 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dgref import machine
-from dgref.backends.base import Backend, Kernel
+from dgref import machine, recordings
+from dgref.backends.base import Backend, BackendBase, Kernel
 from dgref.compare.comparison import compare
+from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
 from dgref.errors import DgrefError, UnavailableError, UnsupportedError
-from dgref.formats.native import to_numpy as host
+from dgref.formats.native import is_torch
+from dgref.formats.native import to_numpy as host_view
 from dgref.ops import OPS, Op
 from dgref.results import Result
 from dgref.suite import Case
@@ -33,6 +36,20 @@ class Settings:
     repeats: int = 2
     diagnose: bool = True
     record: str | None = None  # folder into which outputs are saved for the backend `recorded`
+
+
+@dataclass
+class _Attempt:
+    """What is known of a trial once the kernel has run."""
+
+    case: Case
+    op: Op
+    inputs: dict[str, Any]
+    outputs: dict[str, np.ndarray]
+    differing: list[str]  # a sentence for each launch whose defined bits were not those of the first
+    claim: Any  # the arithmetic that the backend declares
+    limits: Any  # the arithmetic that bounds it
+    provenance: dict[str, Any]
 
 
 def blank(case: Case, backend: str, settings: Settings) -> Result:
@@ -55,19 +72,18 @@ def blank(case: Case, backend: str, settings: Settings) -> Result:
 def trial(case: Case, backend: Backend, settings: Settings) -> Result:
     """Return what became of one case on one backend; never raises for anything the backend did."""
     result = blank(case, backend.name, settings)
-    started = time.perf_counter()
-    try:
-        _fill(result, case, backend, settings)
-    except UnsupportedError as error:
-        result.status, result.reason = "unsupported", str(error)
-    except UnavailableError as error:
-        result.status, result.reason = "unavailable", str(error)
-    except MemoryError as error:
-        result.status, result.reason = "out_of_memory", str(error) or "memory ran out"
-    except Exception as error:
-        result.status, result.reason = _classified(error)
-        result.evidence["traceback"] = traceback.format_exc(limit=-6)
-    result.seconds["total"] = round(time.perf_counter() - started, 6)
+    with _timed(result, "total"):
+        try:
+            _fill(result, case, backend, settings)
+        except UnsupportedError as error:
+            result.status, result.reason = "unsupported", str(error)
+        except UnavailableError as error:
+            result.status, result.reason = "unavailable", str(error)
+        except MemoryError as error:
+            result.status, result.reason = "out_of_memory", str(error) or "memory ran out"
+        except Exception as error:
+            result.status, result.reason = _classified(error)
+            result.evidence["traceback"] = traceback.format_exc(limit=-6)
     return result
 
 
@@ -79,10 +95,30 @@ def _classified(error: Exception) -> tuple[str, str]:
 
 def _fill(result: Result, case: Case, backend: Backend, settings: Settings) -> None:
     here = machine.architecture()
-    for status, reason in (("unavailable", backend.unavailable()), ("unsupported", backend.unsupported(case, here))):
+    for status, refuse in (
+        ("unavailable", backend.unavailable),
+        ("unsupported", lambda: backend.unsupported(case, here)),
+    ):
+        reason = refuse()
         if reason is not None:
             result.status, result.reason = status, reason
             return
+    attempt = _launch(result, case, backend, settings)
+    if settings.record:
+        target = Path(settings.record)
+        recordings.save_part(
+            target, backend.name, case, attempt.inputs, attempt.outputs, attempt.claim, attempt.provenance
+        )
+    with _timed(result, "reference"):
+        verdict = _verdict(attempt)
+    _describe(result, attempt, verdict)
+    if result.bad and settings.diagnose:
+        with _timed(result, "diagnosis"):
+            result.diagnosis = _diagnosis(attempt)
+
+
+def _launch(result: Result, case: Case, backend: Backend, settings: Settings) -> _Attempt:
+    here = machine.architecture()
     op = OPS[case.op]
     with _timed(result, "inputs"):
         inputs = case.make_inputs()
@@ -92,7 +128,10 @@ def _fill(result: Result, case: Case, backend: Backend, settings: Settings) -> N
         outputs, differing = observe(kernel, settings.repeats, op, inputs, case)
     result.evidence.update(runs=len(POISONS) + settings.repeats, poisons=[f"0x{p:02X}" for p in POISONS])
     result.provenance = backend.provenance()
-    _judge(result, case, op, inputs, outputs, backend.arithmetic(case, here), differing, settings)
+    limits = getattr(backend, "limit_arithmetic", BackendBase().limit_arithmetic)
+    claim = backend.arithmetic(case, here)
+    limit = limits(case, here) if claim is None and op.takes_arithmetic else claim
+    return _Attempt(case, op, inputs, outputs, differing, claim, limit, result.provenance)
 
 
 @contextmanager
@@ -104,106 +143,92 @@ def _timed(result: Result, stage: str) -> Iterator[None]:
 
 def observe(kernel: Kernel, repeats: int, op: Op, inputs: Any, case: Case) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the outputs of the first launch, and a sentence for every later launch whose defined bits differ."""
-    first: dict[str, np.ndarray] | None = None
-    differing = []
     patterns = [*POISONS, *[POISONS[0]] * repeats]
-    for number, pattern in enumerate(patterns, 1):
-        kernel.poison(pattern)
-        kernel()
-        outputs = {name: to_numpy(array) for name, array in kernel.outputs().items()}
-        if first is None:
-            first = outputs
-            continue
+    launches = (_outputs_over(kernel, pattern) for pattern in patterns)
+    first = next(launches)
+    defined = op.defined(case, inputs)
+    differing = []
+    for number, (pattern, outputs) in enumerate(zip(patterns[1:], launches, strict=True), 2):
         cause = "over another poison pattern" if pattern != patterns[0] else "repeated"
-        differing += [
-            f"output {name} changed when {cause} (launch {number})"
-            for name in outputs
-            if _changed(first, outputs, name, op, inputs, case)
-        ]
-    assert first is not None
+        changed = [name for name in outputs if _changed(first[name], outputs[name], defined.get(name))]
+        differing += [f"output {name} changed when {cause} (launch {number})" for name in changed]
     return first, differing
 
 
-def _changed(first: dict, now: dict, name: str, op: Op, inputs: Any, case: Case) -> bool:
-    defined = op.defined(case, inputs).get(name)
-    equal = same(first[name], now[name], nan_equal=False)
-    return not bool(equal.all() if defined is None else equal[defined].all())
+def _outputs_over(kernel: Kernel, pattern: int) -> dict[str, np.ndarray]:
+    kernel.poison(pattern)
+    kernel()
+    return {name: on_host(array) for name, array in kernel.outputs().items()}
 
 
-def to_numpy(array: Any) -> np.ndarray:
-    """Return a copy of a backend's output as a native NumPy array on the host."""
-    if isinstance(array, np.ndarray):
-        return array.copy()
-    return np.array(host(array.detach().cpu()))
+def on_host(array: Any) -> np.ndarray:
+    """Return a copy of a backend's output as a native NumPy array."""
+    return np.array(host_view(array.detach().cpu() if is_torch(array) else array))
 
 
-def _judge(
-    result: Result,
-    case: Case,
-    op: Op,
-    inputs: Any,
-    outputs: dict[str, np.ndarray],
-    claim: Any,
-    differing: list[str],
-    settings: Settings,
-) -> None:
-    with _timed(result, "reference"):
-        verdict = _verdict(case, op, inputs, outputs, claim)
-    result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str) else getattr(claim, "name", None)
-    result.required = required_level(case.expect, claim)
-    defined = op.defined(case, inputs)
-    result.outputs = {
-        name: describe(outputs[name], verdict.expected[name], defined.get(name))
-        for name in verdict.expected
-        if name in outputs
-    }
-    if differing:
-        result.status, result.reason = "nondeterministic", differing[0]
-    elif verdict.reaches(result.required):
-        result.status = "pass"
-    else:
-        result.status, result.reason = "fail", _reason(result, verdict)
-    if result.bad and settings.diagnose:
-        _diagnose(result, case, inputs, outputs, claim, differing)
+def _changed(first: np.ndarray, now: np.ndarray, mask: np.ndarray | None) -> bool:
+    equal = same(first, now, nan_equal=False)
+    return not bool(equal.all() if mask is None else equal[mask].all())
+
+
+def _verdict(attempt: _Attempt) -> Verdict:
+    case, op, inputs = attempt.case, attempt.op, attempt.inputs
+    modelled = attempt.claim not in (None, "exact")
+    return judge(
+        attempt.outputs,
+        exact=lambda: op.compute(case, inputs, "exact"),
+        model=(lambda: op.compute(case, inputs, attempt.claim)) if modelled else None,
+        bound=(lambda: op.bound(case, inputs, attempt.limits)) if attempt.limits not in (None, "exact") else None,
+        defined=op.defined(case, inputs),
+    )
 
 
 def required_level(expect: str, claim: Any) -> str:
     """Return what a backend is held to: what the case expects, or the bound where it declares no arithmetic."""
     if claim is None:
         return "bounded"
-    return "exact" if claim == "exact" or expect == "exact" else expect
+    return "exact" if claim == "exact" else expect
 
 
-def _verdict(case: Case, op: Op, inputs: Any, outputs: dict[str, np.ndarray], claim: Any) -> Verdict:
-    model = None if claim in (None, "exact") else lambda: op.compute(case, inputs, claim)
-    return judge(
-        outputs,
-        exact=lambda: op.compute(case, inputs, "exact"),
-        model=model,
-        bound=lambda: op.bound(case, inputs),
-        defined=op.defined(case, inputs),
-    )
+def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
+    claim = attempt.claim
+    result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str | None) else claim.name
+    result.required = required_level(attempt.case.expect, claim)
+    defined = attempt.op.defined(attempt.case, attempt.inputs)
+    for name, expected in verdict.expected.items():
+        if name in attempt.outputs and attempt.outputs[name].shape == expected.shape:
+            result.outputs[name] = _output(attempt.outputs[name], expected, defined.get(name), verdict)
+    if attempt.differing:
+        result.status, result.reason = "nondeterministic", attempt.differing[0]
+    elif verdict.reaches(result.required):
+        result.status = "pass"
+    else:
+        result.status, result.reason = "fail", _reason(result, attempt, verdict)
 
 
-def _reason(result: Result, verdict: Verdict) -> str:
-    name = max(verdict.differing, key=verdict.differing.get, default="")
-    where = result.outputs.get(name, {}).get("where", "")
-    total = result.outputs.get(name, {}).get("elements", 0)
-    parts = [f"{verdict.differing.get(name, 0)} of {total} elements of {name} differ from {verdict.against}"]
-    parts += [f"({where})"] if where else []
-    beyond = verdict.beyond_bound.get(name, 0)
-    parts += [f"{beyond} of them beyond any rounding"] if beyond else ["all of them within the derived bound"]
-    return ", ".join(parts) + f"; required {result.required}, got {verdict.level}"
-
-
-def describe(actual: np.ndarray, expected: np.ndarray, mask: np.ndarray | None) -> dict[str, Any]:
+def _output(actual: np.ndarray, expected: np.ndarray, mask: np.ndarray | None, verdict: Verdict) -> dict[str, Any]:
     """Return the comparison of one output as JSON: counts, ULP histogram, worst elements, where."""
-    return compare(actual, expected, mask=mask).to_dict()
+    if not verdict.differing:
+        return {"count": int(expected.size), "differing": 0, "summary": f"all {expected.size} equal"}
+    different = ~same(actual, expected, nan_equal=verdict.against == "exact")
+    described = compare(actual, expected, mask=mask, against=verdict.against).to_dict()
+    return {**described, "map": error_map(different if mask is None else different & mask)}
 
 
-def _diagnose(result: Result, case: Case, inputs: Any, outputs: Any, claim: Any, differing: list[str]) -> None:
+def _reason(result: Result, attempt: _Attempt, verdict: Verdict) -> str:
+    name = max(verdict.differing, key=lambda output: verdict.differing[output])
+    described = result.outputs.get(name)
+    if described is None:
+        got = attempt.outputs[name].shape if name in attempt.outputs else "nothing"
+        return f"output {name}: got {got}, need {verdict.expected[name].shape}"
+    beyond = verdict.beyond_bound.get(name, 0)
+    bound = f"; {beyond} of them beyond the derived bound" if beyond else "; all within the derived bound"
+    return f"{name}: {described['summary']}{bound}; required {result.required}, got {verdict.level}"
+
+
+def _diagnosis(attempt: _Attempt) -> dict[str, Any]:
     from dgref.compare import diagnose
 
-    with _timed(result, "diagnosis"):
-        evidence = {"differing": differing, "provenance": result.provenance}
-        result.diagnosis = diagnose(case, inputs, outputs, arithmetic=claim, evidence=evidence).to_dict()
+    evidence = {"differing": attempt.differing, "provenance": attempt.provenance}
+    found = diagnose(attempt.case, attempt.inputs, attempt.outputs, arithmetic=attempt.claim, evidence=evidence)
+    return found.to_dict()

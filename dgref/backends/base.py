@@ -44,6 +44,9 @@ class Backend(Protocol):
     def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | str | None:
         """Return what it claims to compute, bit for bit: `"exact"`, an arithmetic or its name; None where unknown."""
 
+    def limit_arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic:
+        """Return the arithmetic whose accumulator bounds it where it declares none; see `BackendBase`."""
+
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         """Lay the inputs out, compile, allocate; may raise."""
 
@@ -65,6 +68,12 @@ class BackendBase:
 
     def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | str | None:
         return None
+
+    def limit_arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic:
+        """Return the arithmetic whose accumulator bounds this backend where it declares none."""
+        from dgref.ops.typical import limit_arithmetic
+
+        return limit_arithmetic(case, self.device == "cuda" and architecture is not None and architecture.narrow_fp8)
 
     def provenance(self) -> dict[str, Any]:
         return {}

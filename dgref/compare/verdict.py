@@ -102,7 +102,7 @@ def _beyond(actual: Arrays, exact: Arrays, limits: Arrays, defined: Mapping[str,
 
 
 def _within(actual: np.ndarray, exact: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """Return where the distance to exact is inside the limit; a distance of NaN never is."""
+    """Return where the distance to exact is inside the limit; where overflow cannot be excluded, anything is."""
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(actual.astype(np.float64) - exact.astype(np.float64))
-        return distance <= limit
+        return (distance <= limit) | np.isposinf(limit)

@@ -11,6 +11,7 @@ import numpy as np
 from dgref.errors import FormatError, InputError, ShapeError, expected, unknown_name
 from dgref.formats import FORMATS, RECIPES
 from dgref.ops.problem import CaseLike, Constraint, Inputs, Operand, Param, Problem, in_brackets
+from dgref.reference.dispatch import using
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Op:
     out_formats: tuple[str, ...] = ()  # what a case's `out` may be; empty: the outputs have formats of their own
     undefined: Callable[[Problem, Inputs], dict[str, np.ndarray]] | None = None
     takes_arithmetic: bool = True
+    has_bound: bool = True
     extents_as_options: tuple[str, ...] = ()  # axes whose extent the reference takes as a keyword
     notes: str = ""
 
@@ -125,6 +127,17 @@ class Op:
         if isinstance(result, dict):
             return {name: result[name] for name in names}
         return dict(zip(names, result if isinstance(result, tuple) else (result,), strict=True))
+
+    def bound(self, case: CaseLike, inputs: Inputs, arithmetic: Any) -> dict[str, np.ndarray]:
+        """Return, for every output, how far from exact any order of adding on the arithmetic's accumulator may be.
+
+        Empty for an op that has no such limit: one that takes no arithmetic, or that rounds to a coarser format half
+        way, where the smallest difference can become a whole step.
+        """
+        if not self.has_bound or not self.takes_arithmetic:
+            return {}
+        with using("bound"):
+            return self.compute(case, inputs, arithmetic)
 
     def output_shapes(self, case: CaseLike) -> dict[str, tuple[int, ...]]:
         """Return the shape of every output."""

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from dgref.errors import InputError, ShapeError, expected
-from dgref.formats.element import FORMATS
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.dispatch import EXACT, product, resolve, rounded
+from dgref.reference.dispatch import EXACT, allocated, bounding, product, resolve, rounded
 from dgref.reference.operands import bind, integers, operation, scaled, take, take_rows, values
 
 SCORES_AT_ONCE = 1 << 24  # float32 scores held at a time
@@ -45,12 +44,20 @@ def mqa_logits(
     longest = max((span.stop - span.start for span in spans), default=0)
     if longest > width:
         raise ShapeError(expected("max_seqlen_k", max_seqlen_k, f">= {longest}, the longest range of keys"))
-    logits = np.full((extents["s"], width), -np.inf, FORMATS[out].native_dtype)
+    logits = _outside((extents["s"], width), out)
     scores = _weighted_scores(q, kv, weights, arithmetic, out) if longest else None
     for row, span in enumerate(spans):
         first = 0 if max_seqlen_k else span.start
         if span.stop > span.start:
             logits[row, first : first + span.stop - span.start] = scores[row, span]
+    return logits
+
+
+def _outside(shape: tuple[int, ...], out: str) -> np.ndarray:
+    """Return what every element is before its row's keys are filled in: -Inf, off by nothing."""
+    logits = allocated(shape, out)
+    if not bounding():
+        logits.fill(-np.inf)
     return logits
 
 
@@ -85,7 +92,7 @@ def paged_mqa_logits(
     _check_rows(weights, extents)
     seen = keys_seen(context_lens, extents["b"], extents["n"], max_context_len)
     table = integers(block_table, "block_table")
-    logits = np.full((extents["b"] * extents["n"], max_context_len), -np.inf, FORMATS[out].native_dtype)
+    logits = _outside((extents["b"] * extents["n"], max_context_len), out)
     for sequence in range(extents["b"]):
         longest = int(seen[sequence].max(initial=0))
         if longest == 0:
@@ -135,17 +142,28 @@ def _weighted_scores(q: ScaledTensor, kv: ScaledTensor, weights: np.ndarray, ari
         from dgref.reference.exact import exact_weighted_relu_sum
 
         return exact_weighted_relu_sum(q, kv, weights, out=out)
+    from dgref.reference.reduction_bounds import logit_limits
     from dgref.reference.reductions import mqa_reduce
 
     kv, key_scale = _scale_of_keys(kv)
     tokens, heads, _ = q.shape
-    logits = np.empty((tokens, kv.shape[0]), FORMATS[out].native_dtype)
+    logits = allocated((tokens, kv.shape[0]), out)
     step = max(SCORES_AT_ONCE // max(heads * kv.shape[0], 1), 1)
     for start in range(0, tokens, step):
         part = slice(start, start + step)
         scores = product(_heads_as_rows(q, part), kv, arithmetic=model).reshape(-1, heads, kv.shape[0])
+        if bounding():
+            exact = _exact_scores(q, kv, part)
+            logits[part] = logit_limits(exact, scores, weights[part], key_scale, out, model.lanes.precision)
+            continue
         logits[part] = rounded(mqa_reduce(scores, weights[part], key_scale, model), out)
     return logits
+
+
+def _exact_scores(q: ScaledTensor, kv: ScaledTensor, part: slice) -> np.ndarray:
+    from dgref.reference.exact import contract_exact
+
+    return contract_exact(_heads_as_rows(q, part), kv, out="float32").reshape(-1, q.shape[1], kv.shape[0])
 
 
 def _heads_as_rows(q: ScaledTensor, tokens: slice) -> ScaledTensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,13 +18,15 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference.operands import values
 
 EXACT = "exact"
-Path = Literal["fast", "readable"]
+Path = Literal["fast", "readable", "bound"]
 _PATH: ContextVar[Path] = ContextVar("path", default="fast")
 
 
 @contextmanager
 def using(path: Path) -> Iterator[None]:
-    """Compute on the slow, readable path: the short tensor-core model, and fractions for the exact result."""
+    """Compute on another path: `readable` is the short tensor-core model, and fractions for the exact result;
+    `bound` gives, in place of every result, the float64 limit on how far an implementation may be from exact.
+    """
     token = _PATH.set(path)
     try:
         yield
@@ -55,6 +58,8 @@ def product(
     out = FORMATS[out].name
     model = resolve(arithmetic)
     c = None if c is None else values(c, "c")
+    if bounding():
+        return _limits(a, b, c, model, out, alpha, rows, columns)
     if 0 in (*a.shape, *b.shape):
         return _nothing_to_add(_result_shape(a, b, rows, columns), c, out)
     if model is None and _PATH.get() == "readable":
@@ -69,6 +74,26 @@ def product(
         return finish(contract(a, b, model, c, rows=rows, columns=columns, engine=_PATH.get()), out=out)
     start = None if c is None else c[..., _all(rows), :][..., _all(columns)]
     return finish(contract(a, b, model, rows=rows, columns=columns, engine=_PATH.get()), start, out, alpha)
+
+
+def bounding() -> bool:
+    """Say whether limits are computed in place of results."""
+    return _PATH.get() == "bound"
+
+
+def allocated(shape: tuple[int, ...], out: str) -> np.ndarray:
+    """Return zeros for a result in the format `out`, or for its limits."""
+    return np.zeros(shape, np.float64 if bounding() else FORMATS[out].native_dtype)
+
+
+def _limits(a: Any, b: Any, c: Any, model: Any, out: str, alpha: float, rows: Any, columns: Any) -> np.ndarray:
+    """Return the limits of any order of adding on the model's accumulator: instructions of one product each."""
+    from dgref.reference.bound import derived_bound
+
+    if 0 in (*a.shape, *b.shape):
+        return np.zeros(_result_shape(a, b, rows, columns))
+    core = replace(model.tensor_core, step=1) if model.tensor_core.group == 1 else None
+    return derived_bound(a, b, model, c, out, alpha, rows, columns, core=core, ordered=False)
 
 
 def _by_fractions(a: ScaledTensor, b: ScaledTensor, c: Any, alpha: float, out: str) -> np.ndarray:

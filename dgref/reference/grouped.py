@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from dgref.errors import InputError, ShapeError, expected
-from dgref.formats.element import FORMATS
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.dispatch import EXACT, product
+from dgref.reference.dispatch import EXACT, allocated, product
 from dgref.reference.operands import bind, integers, operation, scaled, take, take_columns, take_rows, values
 
 
@@ -37,7 +36,7 @@ def gemm_grouped_contiguous(
     """
     a, b = scaled(a, "a"), scaled(b, "b")
     extents = bind({"a": ("m k", a), "b": ("g n k", b), "grouped_layout": ("g" if psum else "m", grouped_layout)})
-    d = np.zeros((extents["m"], extents["n"]), FORMATS[out].native_dtype)
+    d = allocated((extents["m"], extents["n"]), out)
     for group, rows in _groups_of_rows(grouped_layout, extents, psum, alignment):
         d[rows] = product(take_rows(a, rows), take(b, group), arithmetic=arithmetic, out=out)
     return d
@@ -51,7 +50,7 @@ def gemm_grouped_masked(a: Any, b: Any, masked_m: Any, *, arithmetic: Any = EXAC
     """
     a, b = scaled(a, "a"), scaled(b, "b")
     extents = bind({"a": ("g m k", a), "b": ("g n k", b), "masked_m": ("g", masked_m)})
-    d = np.zeros((extents["g"], extents["m"], extents["n"]), FORMATS[out].native_dtype)
+    d = allocated((extents["g"], extents["m"], extents["n"]), out)
     for group, count in enumerate(integers(masked_m, "masked_m", 0, extents["m"])):
         part = take_rows(take(a, group), slice(0, int(count)))
         d[group, :count] = product(part, take(b, group), arithmetic=arithmetic, out=out)
@@ -77,7 +76,7 @@ def gemm_grouped_k(
     """
     a, b = scaled(a, "a"), scaled(b, "b")
     extents = bind({"a": ("m k", a), "b": ("n k", b), "grouped_layout": ("g", grouped_layout), "c": ("g m n", c)})
-    d = np.empty((extents["g"], extents["m"], extents["n"]), FORMATS[out].native_dtype)
+    d = allocated((extents["g"], extents["m"], extents["n"]), out)
     c = None if c is None else values(c, "c")
     spans = list(k_spans(grouped_layout, extents["k"], psum, alignment))
     scale_a, scale_b = (scale_spans(t, spans, name) for t, name in ((a, "a"), (b, "b")))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dgref.errors import InputError, expected
-from dgref.reference.dispatch import EXACT, product, resolve
+from dgref.reference.dispatch import EXACT, bounding, product, resolve
 from dgref.reference.operands import bind, operation, scaled, take_columns
 
 SPLIT_BLOCK = 64  # K is handed out in blocks of 64, the first splits taking one more (DeepGEMM, kRemainKBlocks)
@@ -52,6 +52,10 @@ def _square_sums(a: Any, arithmetic: Any) -> np.ndarray:
         from dgref.reference.exact import exact_sum_of_squares
 
         return exact_sum_of_squares(a, out="float32")
+    if bounding():
+        from dgref.reference.reduction_bounds import square_sum_limits
+
+        return square_sum_limits(a)
     from dgref.reference.reductions import hc_square_sum
 
     return hc_square_sum(a, model.but(splits=1, boundaries=()))[0]

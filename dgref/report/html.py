@@ -1,0 +1,186 @@
+"""Results as one self-contained page that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup
+
+from dgref.report.pictures import pictures
+from dgref.results import STATUSES, Result, Results
+from dgref.version import VERSION
+
+TONES = ("exact", "model", "bounded", "bad", "idle")
+_TILES = {
+    "exact": "equal to the infinitely precise result",
+    "model": "every bit as the declared arithmetic says",
+    "bounded": "within the derived bound",
+    "bad": "must be looked at",
+    "idle": "unsupported or unavailable here",
+}
+_LABELS = {"bad": "wrong", "idle": "not run"}
+SHOWN_FAILURES = 50
+
+
+def render(results: Results) -> str:
+    """Return the page as text."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("dgref.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(page=_page(results), style=_asset("style.css"), script=_asset("script.js"))
+
+
+def _asset(name: str) -> Markup:
+    return Markup((files("dgref.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
+def tone(result: Result) -> str:
+    """Return the colour group of a result."""
+    if result.bad:
+        return "bad"
+    return (result.level or "bounded") if result.ran else "idle"
+
+
+def _page(results: Results) -> dict[str, Any]:
+    backends = list(dict.fromkeys(row.backend for row in results))
+    return {
+        "title": f"dgref conformance: {device_name(results.machine)}",
+        "headline": _headline(results),
+        "subline": _subline(results),
+        "tiles": _tiles(results),
+        "failures": [_failure(row) for row in results if row.bad][:SHOWN_FAILURES],
+        "backends": backends,
+        "matrix": _matrix(results, backends),
+        "speed": [_speed(row) for row in results if row.throughput],
+        "rows": [_row(row) for row in results],
+        "machine": list(machine_facts(results.machine)),
+        "version": VERSION,
+    }
+
+
+def device_name(machine: dict[str, Any]) -> str:
+    """Return the GPU's name, or the processor's where there is no GPU."""
+    return (machine.get("gpu") or {}).get("name") or machine.get("processor") or "unknown machine"
+
+
+def _headline(results: Results) -> str:
+    bad = sum(row.bad for row in results)
+    ran = sum(row.ran for row in results)
+    if not ran:
+        return "Nothing could run"
+    return f"{bad} of {ran} results are wrong" if bad else f"All {ran} results conform"
+
+
+def _subline(results: Results) -> str:
+    machine = results.machine
+    parts = [device_name(machine), machine.get("architecture") or "no GPU", machine.get("system", "")]
+    parts.append(f"commit {machine['commit']}" if machine.get("commit") else "")
+    return " · ".join(part for part in parts if part)
+
+
+def _tiles(results: Results) -> list[dict[str, Any]]:
+    counts = Counter(tone(row) for row in results)
+    return [
+        {"tone": name, "count": counts[name], "label": _LABELS.get(name, name), "meaning": _TILES[name]}
+        for name in TONES
+    ]
+
+
+def _failure(row: Result) -> dict[str, Any]:
+    diagnosis = row.diagnosis or {}
+    return {
+        "case": row.case,
+        "backend": row.backend,
+        "status": row.status.replace("_", " "),
+        "reason": row.reason,
+        "cause": diagnosis.get("sentence", ""),
+        "fix": diagnosis.get("fix", ""),
+        "reproduce": row.reproduce,
+        "pictures": pictures(row.outputs),
+    }
+
+
+def _matrix(results: Results, backends: list[str]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], dict[str, Counter[str]]] = {}
+    for row in results:
+        cells = groups.setdefault((row.op, formats_of(row)), {})
+        cells.setdefault(row.backend, Counter())[tone(row)] += 1
+    return [
+        {"op": op, "recipes": recipes, "cells": [_cell(cells.get(name, Counter())) for name in backends]}
+        for (op, recipes), cells in sorted(groups.items())
+    ]
+
+
+def formats_of(row: Result) -> str:
+    """Return a result's recipes, layouts and output format as one line."""
+    parts = [f"{recipe}@{row.layouts[name]}" if name in row.layouts else recipe for name, recipe in row.recipes.items()]
+    return " × ".join(parts) + (f" → {row.out}" if row.out else "")
+
+
+def _cell(counts: Counter[str]) -> dict[str, Any]:
+    parts = [{"tone": name, "count": counts[name]} for name in TONES if counts[name]]
+    title = ", ".join(f"{part['count']} {_LABELS.get(part['tone'], part['tone'])}" for part in parts)
+    return {"total": sum(counts.values()), "parts": parts, "title": title}
+
+
+def _speed(row: Result) -> dict[str, Any]:
+    numbers = row.throughput
+    share = 100 * numbers.get("of_roof", 0.0)
+    return {
+        "case": row.case,
+        "backend": row.backend,
+        "time": f"{numbers['microseconds']:.1f} µs",
+        "tflops": f"{numbers.get('tflops', 0):.1f}",
+        "gbps": f"{numbers.get('gigabytes_per_second', 0):.0f}",
+        "percent": f"{min(share, 100):.1f}",
+        "roof": f"{share:.0f}%",
+    }
+
+
+def _row(row: Result) -> dict[str, Any]:
+    mood = tone(row)
+    label = row.status.replace("_", " ") if row.bad or not row.ran else row.level or row.status
+    return {
+        "tone": mood,
+        "label": label,
+        "case": row.case,
+        "backend": row.backend,
+        "ran": row.ran,
+        "why": row.why,
+        "reason": row.reason,
+        "facts": list(_facts(row)),
+        "pictures": pictures(row.outputs),
+        "reproduce": row.reproduce,
+        "search": " ".join([row.case, row.backend, row.op, row.status, row.level or "", formats_of(row)]).lower(),
+    }
+
+
+def _facts(row: Result) -> Any:
+    yield "operation", f"{row.op} " + " ".join(f"{axis}={size}" for axis, size in row.shape.items())
+    yield "formats", formats_of(row)
+    if row.required:
+        yield "required", row.required
+    if row.arithmetic:
+        yield "arithmetic", row.arithmetic
+    for name, output in row.outputs.items():
+        if output.get("summary"):
+            yield f"output {name}", output["summary"]
+    if row.evidence.get("runs"):
+        yield "launches", f"{row.evidence['runs']}, over poison {' and '.join(row.evidence.get('poisons', []))}"
+    if row.seconds:
+        yield "seconds", ", ".join(f"{stage} {value:.3f}" for stage, value in row.seconds.items())
+    yield "status", f"{row.status}: {STATUSES[row.status]}"
+
+
+def machine_facts(machine: dict[str, Any]) -> Any:
+    """Yield (name, text) for everything known about the machine."""
+    for name, value in machine.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {part}" for key, part in value.items())
+        if value not in (None, ""):
+            yield name, str(value)

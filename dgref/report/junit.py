@@ -1,0 +1,42 @@
+"""Results as JUnit XML, for every CI system that shows tests."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from dgref.results import Result, Results
+
+_ILLEGAL = {code: None for code in [*range(9), 11, 12, *range(14, 32)]}  # XML 1.0 2.2: not characters
+
+
+def render(results: Results) -> str:
+    """Return one testsuite a backend, one testcase a case."""
+    root = ElementTree.Element("testsuites", name="dgref", tests=str(len(results)))
+    for backend in dict.fromkeys(row.backend for row in results):
+        rows = [row for row in results if row.backend == backend]
+        suite = ElementTree.SubElement(root, "testsuite", name=backend, tests=str(len(rows)))
+        suite.set("failures", str(sum(row.bad and row.status != "error" for row in rows)))
+        suite.set("errors", str(sum(row.status == "error" for row in rows)))
+        suite.set("skipped", str(sum(not row.ran for row in rows)))
+        for row in rows:
+            _testcase(suite, row)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+def _testcase(suite: ElementTree.Element, row: Result) -> None:
+    name, _, classname = row.case.partition("/")[2] or row.case, "", row.case.partition("/")[0]
+    seconds = f"{row.seconds.get('total', 0):.3f}"
+    case = ElementTree.SubElement(suite, "testcase", name=name, classname=f"{row.backend}.{classname}", time=seconds)
+    if row.ran and not row.bad:
+        return
+    kind = "skipped" if not row.ran else "error" if row.status == "error" else "failure"
+    child = ElementTree.SubElement(case, kind, message=_clean(row.reason))
+    if row.bad:
+        child.set("type", row.status)
+        cause = (row.diagnosis or {}).get("sentence", "")
+        child.text = _clean("\n".join(filter(None, [row.reason, cause, f"again: {row.reproduce}"])))
+
+
+def _clean(text: str) -> str:
+    return text.translate(_ILLEGAL)
