@@ -53,16 +53,22 @@ def _look_up(codes, table, values):  # pragma: no cover - compiled
 
 def encode(format: Format, values: np.ndarray, conversion: Conversion) -> np.ndarray | None:
     """Return the codes of values, or None where only the readable path knows them."""
-    if values.dtype.kind in "iub" or {conversion.rounding, conversion.lowest_binade} & set(_LOOKS_FURTHER):
+    if values.dtype.kind in "iub":
         return None
-    if _fraction_bits(format, conversion) > _MAX_FRACTION:
+    if not has_table(format, conversion):
         return _encode_wide(format, values, conversion)
     refuse(format, values, conversion)
-    table, shift = _encode_table(format, conversion)
+    table, shift = encode_table(format, conversion)
     bits = _as_float32(values, conversion).view(np.uint32).reshape(-1)
     codes = np.empty(values.shape, format.code_dtype)
     _look_up_keys(bits, table, shift, codes.reshape(-1))
     return codes
+
+
+def has_table(format: Format, conversion: Conversion) -> bool:
+    """Return whether a float32's key decides the code: a format narrow enough, and a rounding of nearby bits."""
+    roundings = {conversion.rounding, conversion.lowest_binade}
+    return _fraction_bits(format, conversion) <= _MAX_FRACTION and roundings.isdisjoint(_LOOKS_FURTHER)
 
 
 def _fraction_bits(format: Format, conversion: Conversion) -> int:
@@ -74,8 +80,8 @@ def _fraction_bits(format: Format, conversion: Conversion) -> int:
 
 
 @lru_cache
-def _encode_table(format: Format, conversion: Conversion) -> tuple[np.ndarray, int]:
-    """Return the codes by key, and how far a float32 is shifted to become one (less its last bit)."""
+def encode_table(format: Format, conversion: Conversion) -> tuple[np.ndarray, int]:
+    """Return the codes by key, and the shift s: a float32's key is `bits >> s << 1 | (any bit below s)`."""
     fraction_bits = _fraction_bits(format, conversion)
     shift = _FLOAT32_FRACTION - fraction_bits
     exact = np.arange(1 << (9 + fraction_bits), dtype=np.uint32) << np.uint32(shift)
