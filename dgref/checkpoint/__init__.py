@@ -1,6 +1,7 @@
 """Checkpoints: what convention a file follows, what is wrong with it, who can take it, and lossless conversion."""
 
 from dgref.checkpoint.conventions import CONVENTIONS, Convention
+from dgref.checkpoint.convert import Conversion, convert
 from dgref.checkpoint.facts import FACTS
 from dgref.checkpoint.findings import Finding
 from dgref.checkpoint.header import Entry, Header, read_header
@@ -11,10 +12,12 @@ __all__ = [
     "CONVENTIONS",
     "FACTS",
     "Convention",
+    "Conversion",
     "Entry",
     "Finding",
     "Header",
     "Inspection",
+    "convert",
     "inspect",
     "read_header",
     "render",

@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from dgref.checkpoint.header import Entry
+from dgref.checkpoint.layouts import LINEAR, scale_grid
 from dgref.checkpoint.source import Reader
 from dgref.checkpoint.weights import Weight
 from dgref.formats import FORMATS
@@ -62,10 +63,21 @@ def scalar(entry: Entry | None, reader: Reader) -> float | None:
     return float(float_values(reader.read(entry), entry.dtype)[0])
 
 
+def whole_grid(weight: Weight, reader: Reader) -> np.ndarray:
+    """Return all scales of a weight in logical order, as float32 [matrices, rows, columns]."""
+    grid = scale_grid(weight, reader)
+    dtype = {2: weight.scale.dtype, 4: "F32"}.get(grid.itemsize, weight.scale.dtype)
+    raw = np.ascontiguousarray(grid).reshape(-1).view(np.uint8)
+    values = float_values(raw, "U8" if grid.itemsize == 1 and dtype == "I32" else dtype, weight.convention.scale_format)
+    return values.reshape(prod(weight.shape[:-2]), *weight.convention.scale_shape(weight.shape, weight.block)[-2:])
+
+
 def grid_rows(weight: Weight, reader: Reader, start: int, count: int) -> np.ndarray:
     """Return rows of the grid of scales, flattened over leading axes, as float32."""
     scale = weight.scale
     width = weight.convention.scale_shape(weight.shape, weight.block)[-1]
+    if weight.layout != LINEAR:
+        return whole_grid(weight, reader).reshape(-1, width)[start : start + count]
     item = scale.size // max(scale.count, 1)
     raw = reader.read(scale, start * width * item, count * width * item)
     return float_values(raw, scale.dtype, weight.convention.scale_format).reshape(count, width)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dgref.checkpoint import shape_facts, value_facts  # noqa: F401  (they fill FACTS)
 from dgref.checkpoint.checkpoint_facts import SURVEY_FACTS, Survey
 from dgref.checkpoint.conventions import PLAIN, signatures
 from dgref.checkpoint.decode import float_values

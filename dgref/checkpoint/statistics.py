@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dgref.checkpoint.counting import byte_counts
-from dgref.checkpoint.decode import Sample, float_values, grid_rows, samples, scalar
+from dgref.checkpoint.decode import Sample, float_values, grid_rows, samples, scalar, whole_grid
+from dgref.checkpoint.layouts import LINEAR
 from dgref.checkpoint.source import Reader
 from dgref.checkpoint.weights import Weight
 from dgref.formats import FORMATS
@@ -91,6 +92,12 @@ def multiplier(weight: Weight, statistics: Statistics) -> float:
 def _scale_summary(weight: Weight, reader: Reader) -> ScaleSummary:
     """Count every scale, in chunks; 8-bit scales by their bytes."""
     summary, entry = ScaleSummary(), weight.scale
+    if weight.layout != LINEAR:
+        if weight.block is not None:
+            values = whole_grid(weight, reader).reshape(-1)
+            summary.add(values)
+            summary.median = float(np.median(values)) if values.size else float("nan")
+        return summary
     if entry.size == entry.count:
         summary.bytes = byte_counts(reader.chunks(entry))
         values = float_values(np.arange(256, dtype=np.uint8), entry.dtype, weight.convention.scale_format)
@@ -146,13 +153,13 @@ def _structure(weight: Weight, reader: Reader) -> dict[str, float]:
 
     height, width = weight.convention.scale_shape(weight.shape, weight.block)[-2:]
     rows = min(height, _STRUCTURE_ROWS, max(128, (4 << 20) // max(width, 1))) // 128 * 128
-    if rows < 128 or width % 4 or width < 8 or width > _STRUCTURE_ROWS * 8:
+    if weight.layout != LINEAR or rows < 128 or width % 4 or width < 8 or width > _STRUCTURE_ROWS * 8:
         return {}
     grid = grid_rows(weight, reader, 0, rows)
     if not (np.isfinite(grid).all() and (grid > 0).all()):
         return {}
     grid = np.log2(grid)
-    result = {"linear": explained(grid)}
+    result = {LINEAR: explained(grid)}
     for name in ("swizzle_128x4", "swizzle_8x4"):
         result[name] = explained(LAYOUTS[name].unpack(grid.reshape(-1), grid.shape))
     return result

@@ -7,6 +7,7 @@ from math import prod
 
 from dgref.checkpoint.conventions import CONVENTIONS, Block, Convention
 from dgref.checkpoint.header import Entry
+from dgref.checkpoint.layouts import LINEAR, block_in_layout, layout_of
 from dgref.checkpoint.source import Source
 from dgref.formats.scaling import FULL
 
@@ -25,6 +26,7 @@ class Weight:
     global_scale: Entry | None = None
     input_scale: Entry | None = None
     block: Block | None = None  # None: the shape of the scales fits no block of the convention
+    layout: str = LINEAR  # of the scales, as the file declares it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,6 +71,7 @@ def _reading(source: Source, name: str, row: Convention, suffix: str) -> Weight 
     scale = next((source.tensors[stem + s] for s in row.scale if stem + s in source.tensors), None)
     if scale is None and payload.dtype in ("U8", "I8") and suffix == ".weight":
         return None  # plain integers, or a convention that has no row here
+    layout = layout_of(source.headers[scale.file.name].metadata) if scale else LINEAR
     return Weight(
         stem,
         row,
@@ -76,16 +79,35 @@ def _reading(source: Source, name: str, row: Convention, suffix: str) -> Weight 
         scale,
         source.tensors.get(stem + row.global_scale) if row.global_scale else None,
         source.tensors.get(stem + row.input_scale) if row.input_scale else None,
-        fitting_block(row.logical_shape(payload.shape), scale.shape, row.blocks) if scale else None,
+        _block(row, payload, scale, layout),
+        layout,
     )
+
+
+def _block(row: Convention, payload: Entry, scale: Entry | None, layout: str) -> Block | None:
+    """Return the block that explains the shape of the scales, in the layout that the file declares."""
+    shape = row.logical_shape(payload.shape)
+    if scale is None:
+        return None
+    if layout != LINEAR:
+        return block_in_layout(shape, scale, row, layout)
+    return fitting_block(shape, scale.shape, row.blocks)
 
 
 def _agreement(weight: Weight, claims: set[str]) -> int:
     """Count the evidence for a reading; the scales' dtype weighs most."""
     row, scale = weight.convention, weight.scale
-    points = 4 * (scale is not None) + 4 * (scale is not None and scale.dtype in row.scale_dtypes)
+    points = 4 * (scale is not None) + 4 * stored_as(weight)
     points += 2 * (weight.block is not None) + (weight.global_scale is not None) + (weight.input_scale is not None)
     return points + bool(claims & set(row.signatures))
+
+
+def stored_as(weight: Weight) -> bool:
+    """Say whether the scales' dtype is one that the convention, or a layout of words, stores."""
+    if weight.scale is None:
+        return False
+    words = weight.layout != LINEAR and weight.scale.dtype == "I32"
+    return words or weight.scale.dtype in weight.convention.scale_dtypes
 
 
 def fitting_block(shape: tuple[int, ...], scales: tuple[int, ...], blocks: tuple[Block, ...]) -> Block | None:

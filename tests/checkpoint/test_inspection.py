@@ -1,0 +1,325 @@
+"""Inspection: conventions are recognised, clean checkpoints stay clean, and every fault is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from rich.console import Console
+
+import dgref
+from dgref.checkpoint import CONVENTIONS, FACTS, inspect, render
+from dgref.checkpoint.convert import claim
+from dgref.errors import FileError
+from dgref.formats import LAYOUTS
+from tests.checkpoint.makers import MAKERS, Tensors, modelopt_nvfp4, nibbles, parts, save, save_folder, structured
+
+EVERY = pytest.mark.parametrize("name", list(CONVENTIONS))
+
+
+def model(name: str, layers: int = 4) -> Tensors:
+    """Return a few layers with gate and up projections that share one global scale, and a router."""
+    tensors: Tensors = {}
+    for layer in range(layers):
+        stem = f"model.layers.{layer}.mlp"
+        for number, part in enumerate(("gate_proj", "up_proj")):
+            weights = structured(seed=10 * layer + number)
+            weights[0, 0] = 1.0  # the same largest weight, so the same global scale
+            tensors |= MAKERS[name](f"{stem}.{part}", np.clip(weights, -1, 1))
+        router = structured(64, seed=99 + layer).astype(ml_dtypes.bfloat16)
+        tensors[f"{stem}.router.weight"] = ("BF16", router.view(np.uint16))
+    return tensors
+
+
+def facts_of(inspection, level: str = "contradiction") -> set[str]:
+    return {finding.fact for finding in inspection.findings if finding.level == level}
+
+
+def test_every_convention_has_a_maker():
+    assert set(MAKERS) == set(CONVENTIONS)
+
+
+@EVERY
+def test_a_clean_checkpoint_is_recognised_and_nothing_is_wrong(tmp_path, name):
+    inspection = inspect(save_folder(tmp_path / "model", [model(name)], claim(name)))
+    assert inspection.convention == name
+    assert inspection.conventions == {name: 8}
+    assert inspection.plain == {"BF16": 4}
+    assert inspection.findings == ()
+    assert inspection.exit_code == 0
+    assert inspection.targets, "somebody can take it"
+    assert {tuple(row["shape"]) for row in inspection.tensors} == {(256, 512)}
+
+
+@EVERY
+def test_measured_magnitude_is_that_of_the_weights(tmp_path, name):
+    weights = structured(512, 1024)
+    inspection = inspect(save(tmp_path / "one.safetensors", MAKERS[name]("w", weights)))
+    root = float(np.sqrt(np.mean(np.square(weights.astype(np.float64)))))
+    assert inspection.tensors[0]["root_mean_square"] == pytest.approx(root, rel=0.05)
+
+
+@EVERY
+def test_json_is_strict_and_rendering_names_the_convention(tmp_path, name):
+    inspection = dgref.inspect(save(tmp_path / "one.safetensors", MAKERS[name]("w", structured())))
+    data = json.loads(inspection.to_json(), parse_constant=lambda text: pytest.fail(text))
+    assert data["convention"] == name
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(inspection))
+    assert name in console.export_text()
+
+
+def test_plain_checkpoints_are_plain(tmp_path):
+    inspection = inspect(save(tmp_path / "plain.safetensors", {"w.weight": ("F32", structured())}))
+    assert (inspection.convention, inspection.conventions, inspection.exit_code) == ("plain", {}, 0)
+
+
+def test_progress_rises_to_the_total(tmp_path):
+    calls = []
+    inspect(save(tmp_path / "m.safetensors", model("modelopt_nvfp4")), lambda *call: calls.append(call))
+    done = [call[0] for call in calls]
+    assert done == sorted(done)
+    assert calls[-1][0] == calls[-1][1] > 0
+
+
+# --- faults: how each is planted, and the fact that must name it -------------------------------------------------
+
+GATE = "model.layers.1.mlp.gate_proj"
+
+
+def _replaced(tensors: Tensors, suffix: str, change) -> None:
+    dtype, array = tensors[GATE + suffix]
+    result = change(array.copy())
+    tensors[GATE + suffix] = result if isinstance(result, tuple) else (dtype, result)
+
+
+def _swizzled(scales: np.ndarray) -> np.ndarray:
+    return LAYOUTS["swizzle_128x4"].pack(scales).reshape(scales.shape)
+
+
+def _poisoned(codes: np.ndarray) -> np.ndarray:
+    codes[3, 5] = 0xFF
+    return codes
+
+
+def _one(value):
+    def change(array):
+        array.reshape(-1)[7] = value
+        return array
+
+    return change
+
+
+def _float32_bytes(scales: np.ndarray) -> np.ndarray:
+    """Return the bytes of float32 scales cut to the same size."""
+    values = np.exp(np.random.default_rng(0).standard_normal(scales.size // 4) - 5).astype(np.float32)
+    return values.view(np.uint8).reshape(scales.shape)
+
+
+def _e4m3_bytes(scales: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).integers(0x20, 0x7F, scales.shape).astype(np.uint8)
+
+
+FAULTS = {
+    # fact: (convention, suffix, change, level)
+    "payload_nan": ("deepseek_v3_fp8", ".weight", _poisoned, "contradiction"),
+    "swizzled": ("modelopt_nvfp4", ".weight_scale", _swizzled, "contradiction"),
+    "reciprocal_scale": ("modelopt_nvfp4", ".weight_scale_2", lambda a: 1 / a, "contradiction"),
+    "scale_values/nan": ("deepseek_v3_fp8", ".weight_scale_inv", _one(np.nan), "contradiction"),
+    "scale_values/negative": ("deepseek_v3_fp8", ".weight_scale_inv", _one(-1e-4), "contradiction"),
+    "scale_values/infinite": ("deepseek_v3_fp8", ".weight_scale_inv", _one(np.inf), "contradiction"),
+    "scale_values/e8m0": ("deepseek_v4_fp4", ".scale", _one(255), "contradiction"),
+    "scale_values/zero": ("deepseek_v3_fp8", ".weight_scale_inv", _one(0), "suspicion"),
+    "float32_read_as_bytes": ("deepseek_v4_fp4", ".scale", _float32_bytes, "contradiction"),
+    "e4m3_read_as_e8m0": ("compressed_tensors_mxfp4", ".weight_scale", _e4m3_bytes, "contradiction"),
+    "e8m0_read_as_e4m3": (
+        "modelopt_nvfp4",
+        ".weight_scale",
+        lambda a: np.random.default_rng(0).integers(112, 126, a.shape).astype(np.uint8),
+        "suspicion",
+    ),
+    "scale_dtype": ("modelopt_nvfp4", ".weight_scale", lambda a: ("U8", a), "contradiction"),
+    "scale_shape/truncated": ("deepseek_v3_fp8", ".weight_scale_inv", lambda a: a[:1], "contradiction"),
+    "scale_shape/granularity": (
+        "modelopt_nvfp4",
+        ".weight_scale",
+        lambda a: np.ascontiguousarray(a[:, ::2]),
+        "contradiction",
+    ),
+    "scale_shape/padded": (
+        "deepseek_v4_fp4",
+        ".scale",
+        lambda a: np.pad(a, ((0, 128), (0, 0))),
+        "contradiction",
+    ),
+    "input_scale": ("modelopt_nvfp4", ".input_scale", lambda a: -a, "contradiction"),
+    "global_scale": ("modelopt_nvfp4", ".weight_scale_2", lambda a: a * np.nan, "contradiction"),
+    "fused_global_scales": ("modelopt_nvfp4", ".weight_scale_2", lambda a: a * 1.5, "suspicion"),
+    "magnitude": ("deepseek_v4_fp4", ".scale", lambda a: (a - 2).astype(np.uint8), "suspicion"),
+    "nibble_order": ("deepseek_v4_fp4", ".weight", lambda a: a >> 4 | a << 4, "suspicion"),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_every_fault_is_named(tmp_path, fault):
+    convention, suffix, change, level = FAULTS[fault]
+    tensors = model(convention)
+    _replaced(tensors, suffix, change)
+    inspection = inspect(save_folder(tmp_path / "model", [tensors], claim(convention)))
+    found = [finding for finding in inspection.findings if finding.fact == fault.partition("/")[0]]
+    assert found, [finding.fact for finding in inspection.findings]
+    assert any(finding.level == level for finding in found)
+    assert any(GATE.startswith(finding.subject) for finding in found)
+    assert inspection.exit_code == (1 if facts_of(inspection) else 0)
+    if level == "contradiction":
+        assert inspection.exit_code == 1
+
+
+@pytest.mark.parametrize("recipe", ["mxfp4", "mxfp4/torchao_rceil"])
+def test_a_payload_scaled_by_wider_blocks_than_claimed_is_suspected(tmp_path, recipe):
+    data, scale, _ = parts(structured(512, 1024), recipe)
+    narrow = np.repeat(dgref.FORMATS["float8_e4m3fn"].encode(np.exp2(scale - 120.0)), 2, axis=1)
+    tensors = modelopt_nvfp4("w", structured(512, 1024))
+    tensors["w.weight"], tensors["w.weight_scale"] = ("U8", data), ("F8_E4M3", narrow)
+    inspection = inspect(save(tmp_path / "m.safetensors", tensors))
+    assert "granularity" in facts_of(inspection, "suspicion")
+    assert any("blocks of 32" in finding.fix for finding in inspection.findings)
+
+
+def test_a_payload_scaled_by_narrower_blocks_than_claimed_is_suspected(tmp_path):
+    data, scale, _ = parts(structured(512, 1024), "nvfp4")
+    bytes_ = np.clip(np.log2(dgref.FORMATS["float8_e4m3fn"].decode(scale[:, ::2])) + 110, 1, 250).astype(np.uint8)
+    tensors = {"w.weight_packed": ("U8", data), "w.weight_scale": ("U8", bytes_)}
+    inspection = inspect(save(tmp_path / "m.safetensors", tensors))
+    assert "granularity" in facts_of(inspection, "suspicion")
+
+
+def test_scales_that_are_not_powers_of_two_contradict_scale_fmt(tmp_path):
+    config = claim("deepseek_v3_fp8")
+    config["quantization_config"]["scale_fmt"] = "ue8m0"
+    inspection = inspect(save_folder(tmp_path / "m", [model("deepseek_v3_fp8")], config))
+    assert "power_of_two_claimed" in facts_of(inspection)
+
+
+def test_missing_scales_and_orphans_are_contradictions(tmp_path):
+    tensors = model("deepseek_v3_fp8")
+    del tensors[f"{GATE}.weight_scale_inv"], tensors["model.layers.2.mlp.up_proj.weight"]
+    found = facts_of(inspect(save_folder(tmp_path / "m", [tensors], claim("deepseek_v3_fp8"))))
+    assert {"scale_missing", "orphan_scales"} <= found
+
+
+def test_a_missing_global_scale_is_a_contradiction(tmp_path):
+    tensors = model("modelopt_nvfp4")
+    del tensors[f"{GATE}.weight_scale_2"]
+    assert "scale_missing" in facts_of(inspect(save(tmp_path / "m.safetensors", tensors)))
+
+
+@pytest.mark.parametrize(
+    ("config", "fact"),
+    [
+        (claim("gpt_oss_mxfp4"), "claimed_convention"),
+        ({"hidden_size": 512}, "claimed_convention"),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}}, "claimed_block"),
+        (
+            {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": [GATE]}},
+            "excluded_modules",
+        ),
+        ({"quantization_config": {"quant_method": "fp8", "ignore": ["model.layers.1.*"]}}, "excluded_modules"),
+    ],
+)
+def test_configuration_that_contradicts_the_tensors_is_named(tmp_path, config, fact):
+    inspection = inspect(save_folder(tmp_path / "m", [model("deepseek_v3_fp8")], config))
+    assert fact in facts_of(inspection)
+    assert inspection.exit_code == 1
+
+
+def test_a_claim_without_quantised_weights_is_a_contradiction(tmp_path):
+    tensors = {"w.weight": ("F32", structured())}
+    assert "claimed_convention" in facts_of(inspect(save_folder(tmp_path / "m", [tensors], claim("modelopt_nvfp4"))))
+
+
+def test_index_and_shards_that_disagree_are_contradictions(tmp_path):
+    folder = save_folder(tmp_path / "m", [model("gpt_oss_mxfp4", 1), model("gpt_oss_mxfp4", 2)], claim("gpt_oss_mxfp4"))
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    names = list(index["weight_map"])
+    index["weight_map"] |= {"ghost": "model-00001-of-00002.safetensors", "lost": "../../etc/passwd"}
+    del index["weight_map"][names[-1]]
+    path.write_text(json.dumps(index))
+    messages = " ".join(finding.message for finding in inspect(folder).findings if finding.fact == "files")
+    for part in ("ghost", "no such readable shard", "1 tensors missing", "two tensors"):
+        assert part in messages
+
+
+def test_a_broken_shard_is_a_contradiction_and_a_broken_file_an_error(tmp_path):
+    folder = save_folder(tmp_path / "m", [model("gpt_oss_mxfp4", 1), {"w": ("F32", structured())}])
+    broken = folder / "model-00002-of-00002.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    inspection = inspect(folder)
+    assert "files" in facts_of(inspection)
+    with pytest.raises(FileError, match="100 bytes too short"):
+        inspect(broken)
+
+
+def test_iid_random_weights_raise_no_statistical_alarm(tmp_path):
+    tensors: Tensors = {}
+    for seed in range(6):
+        weights = np.random.default_rng(seed).standard_normal((256, 256)).astype(np.float32)
+        tensors |= {key: value for key, value in modelopt_nvfp4(f"layers.{seed}.a_proj", weights).items()}
+        tensors |= MAKERS["compressed_tensors_mxfp4"](f"layers.{seed}.b_proj", weights)
+        tensors |= MAKERS["deepseek_v3_fp8"](f"layers.{seed}.c_proj", weights)
+    assert inspect(save(tmp_path / "m.safetensors", tensors)).findings == ()
+
+
+def test_tails_are_a_note(tmp_path):
+    inspection = inspect(save(tmp_path / "m.safetensors", MAKERS["deepseek_v3_fp8"]("w", structured(200, 576))))
+    assert [(finding.level, finding.fact) for finding in inspection.findings] == [("note", "unaligned")]
+    assert inspection.exit_code == 0
+
+
+def test_three_dimensional_experts_are_read(tmp_path):
+    weights = np.stack([structured(seed=seed) for seed in range(3)])
+    data, scale, _ = parts(weights.reshape(-1, 512), "mxfp4")
+    blocks, scales = data.reshape(3, 256, 16, 16), scale.reshape(3, 256, 16)
+    inspection = inspect(save(tmp_path / "m.safetensors", {"e_blocks": ("U8", blocks), "e_scales": ("U8", scales)}))
+    assert inspection.tensors[0]["shape"] == [3, 256, 512]
+    assert inspection.findings == ()
+
+
+def test_sampling_reads_less_and_still_recognises(tmp_path):
+    path = save(tmp_path / "m.safetensors", model("modelopt_nvfp4"))
+    assert inspect(path, payload="sample").conventions == inspect(path).conventions
+
+
+def test_every_fact_says_what_it_is():
+    assert all(fact.description.endswith(".") for fact in FACTS.values())
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded_on_a_file_much_larger(tmp_path):
+    path, size = tmp_path / "large.safetensors", 256 << 20
+    rows = size // 4096
+    tensors = {
+        "w.weight_packed": {"dtype": "U8", "shape": [rows, 4096], "data_offsets": [0, size]},
+        "w.weight_scale": {"dtype": "U8", "shape": [rows, 256], "data_offsets": [size, size + size // 16]},
+    }
+    header = json.dumps(tensors).encode()
+    with path.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + size + size // 16)
+    script = (
+        "import resource, sys; from dgref.checkpoint import inspect; small = resource.getrusage(0).ru_maxrss;"
+        "inspect(sys.argv[2]); before = resource.getrusage(0).ru_maxrss;"
+        "inspect(sys.argv[1]); print((resource.getrusage(0).ru_maxrss - before) // 1024)"
+    )
+    small = save(tmp_path / "small.safetensors", MAKERS["compressed_tensors_mxfp4"]("w", structured(512, 8192)))
+    run = subprocess.run([sys.executable, "-c", script, path, small], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 64, "mebibytes beyond those of a small file"
+
+
+def test_nibbles_helper_puts_even_columns_low():
+    assert nibbles(np.array([[1, 2]], np.uint8))[0, 0] == 0x21
