@@ -123,9 +123,9 @@ def make_table(p: Problem, inputs: Inputs) -> np.ndarray:
 def fill_cache(p: Problem, recipe: str, inputs: Inputs) -> ScaledTensor:
     """Return the key cache, quantised key by key."""
     flat = p.generate("kv_cache", (p["pages"] * p["page"], p["d"]), recipe)
-    pages = (p["pages"], p["page"])
-    scale = None if flat.scale is None else flat.scale.reshape(*pages, -1)
-    return replace(flat, data=flat.data.reshape(*pages, -1), scale=scale)
+    shape = (p["pages"], p["page"])
+    scale = None if flat.scale is None else flat.scale.reshape(*shape, flat.scale.shape[-1])
+    return replace(flat, data=flat.data.reshape(*shape, p["d"]), scale=scale)
 
 
 def _seen(p: Problem, inputs: Inputs) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dgref.formats import RECIPES
 from dgref.ops.gemm import accumulate, start_operand
 from dgref.ops.op import Op
-from dgref.ops.problem import MATRIX_FORMATS, OUT_FORMATS, Operand, Param, Problem
+from dgref.ops.problem import MATRIX_FORMATS, OUT_FORMATS, Constraint, Operand, Param, Problem
 from dgref.reference.einsum import einsum, roles
 
 EXPRESSIONS = ("bmk,bnk->mn", "bhr,hdr->bhd", "bhd,hdr->bhr", "bhd,bhr->hdr")
@@ -26,6 +27,14 @@ def _parts(role) -> dict[str, str]:
     return {"batch": role.batch, "m": role.rows, "n": role.columns}
 
 
+def _joins_into_one_k(p: Problem) -> bool:
+    if len(roles(p["expression"]).summed) == 1:
+        return True
+    choices = p.case.operands if p.case else {}
+    scalings = [RECIPES[choices[name].recipe].scaling for name in ("a", "b") if name in choices]
+    return all(s is None or (s.block[0] == 1 and s.block[1] and p["k"] % s.block[1] == 0) for s in scalings)
+
+
 EINSUM = Op(
     name="einsum",
     summary="products of three-axis tensors: batched over heads, or summed over the batch too",
@@ -40,6 +49,7 @@ EINSUM = Op(
     reference=einsum,
     multiply_adds=lambda p, inputs: p["batch"] * p["m"] * p["n"] * p["k"],
     params=(Param("expression", EXPRESSIONS[1], "what is multiplied and summed", EXPRESSIONS), accumulate),
+    constraints=(Constraint("k", "whole scale blocks where the batch is summed over too", _joins_into_one_k),),
     out_formats=OUT_FORMATS,
     notes="`batch` is the letter that both operands have and the output keeps (h), or that is summed over beside k "
     "(b of `bmk,bnk->mn`); `m` and `n` are the letters of one operand alone.",

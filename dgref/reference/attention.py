@@ -10,7 +10,7 @@ import numpy as np
 from dgref.errors import InputError, ShapeError, expected
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.dispatch import EXACT, allocated, bounding, product, resolve, rounded
-from dgref.reference.operands import bind, integers, operation, scaled, take, take_rows, values
+from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
 
 SCORES_AT_ONCE = 1 << 24  # float32 scores held at a time
 
@@ -123,16 +123,15 @@ def keys_seen(context_lens: Any, batch: int, next_n: int, limit: int) -> np.ndar
 
 def _gather(cache: ScaledTensor, pages: np.ndarray, count: int, sequence: int) -> ScaledTensor:
     """Return the first `count` keys of a sequence as one [count, d] tensor."""
-    total, page, depth = cache.shape
+    total, page, _ = cache.shape
     used = pages[: -(-count // page)]
     if len(used) * page < count:
         raise ShapeError(
             expected(f"block_table[{sequence}]", f"{len(pages)} pages of {page}", f"enough for {count} keys")
         )
     integers(used, f"block_table[{sequence}]", 0, total - 1)
-    scale = None if cache.scale is None else cache.scale[used].reshape(-1, cache.scale.shape[-1])
-    joined = replace(cache, data=cache.data[used].reshape(-1, depth), scale=scale)
-    return take_rows(joined, slice(0, count))
+    joined = replace(cache, data=cache.data[used], scale=None if cache.scale is None else cache.scale[used])
+    return take_rows(as_rows(joined), slice(0, count))
 
 
 def _weighted_scores(q: ScaledTensor, kv: ScaledTensor, weights: np.ndarray, arithmetic: Any, out: str) -> np.ndarray:
@@ -148,6 +147,8 @@ def _weighted_scores(q: ScaledTensor, kv: ScaledTensor, weights: np.ndarray, ari
     kv, key_scale = _scale_of_keys(kv)
     tokens, heads, _ = q.shape
     logits = allocated((tokens, kv.shape[0]), out)
+    if 0 in (*q.shape, *kv.shape):
+        return logits
     step = max(SCORES_AT_ONCE // max(heads * kv.shape[0], 1), 1)
     for start in range(0, tokens, step):
         part = slice(start, start + step)
@@ -167,8 +168,7 @@ def _exact_scores(q: ScaledTensor, kv: ScaledTensor, part: slice) -> np.ndarray:
 
 
 def _heads_as_rows(q: ScaledTensor, tokens: slice) -> ScaledTensor:
-    scale = None if q.scale is None else q.scale[tokens].reshape(-1, q.scale.shape[-1])
-    return replace(q, data=q.data[tokens].reshape(-1, q.shape[-1]), scale=scale)
+    return as_rows(replace(q, data=q.data[tokens], scale=None if q.scale is None else q.scale[tokens]))
 
 
 def _scale_of_keys(kv: ScaledTensor) -> tuple[ScaledTensor, np.ndarray | None]:

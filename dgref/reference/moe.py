@@ -8,7 +8,6 @@ to BF16. An arithmetic says how each stage adds up; exactly, each stage is right
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from dgref.formats.native import as_native
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.activation import requantize, swiglu
 from dgref.reference.dispatch import EXACT, product, resolve, rounded
-from dgref.reference.operands import bind, integers, operation, scaled, take, take_rows, values
+from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
 
 
 @operation
@@ -45,7 +44,7 @@ def mega_moe(
     extents = _extents(x, topk_idx, topk_weights, l1, l2)
     routes = integers(topk_idx, "topk_idx", -1, extents["experts"] - 1)
     gains = values(topk_weights, "topk_weights")
-    tokens = _flat_tokens(x)
+    tokens = as_rows(x)
     parts = np.zeros((*routes.shape, extents["hidden"]), np.float32)
     for expert, where in experts_in_use(routes):
         rows = np.ravel_multi_index(where[:2], routes.shape[:2])
@@ -75,13 +74,6 @@ def _extents(x: ScaledTensor, idx: Any, weights: Any, l1: ScaledTensor, l2: Scal
     if extents["ranks"] == 0 or extents["experts"] % extents["ranks"]:
         raise ShapeError(expected("experts", extents["experts"], f"a multiple of the {extents['ranks']} ranks"))
     return extents
-
-
-def _flat_tokens(x: ScaledTensor) -> ScaledTensor:
-    scale = None if x.scale is None else x.scale.reshape(-1, x.scale.shape[-1])
-    if x.scale is not None and x.scaling.block[0] != 1:
-        raise InputError(expected("x scale block", x.scaling.block, "(1, K): every token has its own scales"))
-    return replace(x, data=x.data.reshape(-1, x.shape[-1]), scale=scale)
 
 
 def experts_in_use(routes: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:

@@ -113,6 +113,19 @@ def permute(tensor: ScaledTensor, axes: tuple[int, ...]) -> ScaledTensor:
     return replace(tensor, data=np.transpose(tensor.data, axes), scale=scale)
 
 
+def as_rows(tensor: ScaledTensor) -> ScaledTensor:
+    """Return a tensor [..., k] as [rows, k]; its blocks must be one row high."""
+    if tensor.scale is None:
+        return replace(tensor, data=_two_axes(tensor.data))
+    if tensor.scaling.block[0] != 1 and len(tensor.shape) > 2:
+        raise ShapeError(expected("scale block", tensor.scaling.block, "one row high, for rows to be joined"))
+    return replace(tensor, data=_two_axes(tensor.data), scale=_two_axes(tensor.scale))
+
+
+def _two_axes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(int(np.prod(array.shape[:-1], dtype=np.int64)), array.shape[-1])
+
+
 def operation(function: Callable) -> Callable:
     """Let a function written for NumPy take torch tensors, and then return torch tensors on the same device."""
 

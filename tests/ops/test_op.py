@@ -147,3 +147,21 @@ def test_errors_name_field_value_need_and_case(row, words):
     with pytest.raises(DgrefError) as caught:
         OPS[row.op].validate(row)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "model"), [pytest.param(*pair, id=f"{pair[0].op}-{n}") for n, pair in enumerate(CASES)]
+)
+def test_every_extent_of_0_and_1_is_computed_or_refused_in_a_sentence(row, model):
+    op = OPS[row.op]
+    for axis, extent in ((axis, extent) for axis in row.shape for extent in (0, 1)):
+        small = replace(row, shape={**row.shape, axis: extent})
+        try:
+            op.validate(small)
+        except DgrefError as error:
+            assert str(error).startswith(f"{row.op} ") and "need" in str(error)
+            continue
+        inputs = op.make_inputs(small)
+        outputs = op.compute(small, inputs, model or "exact")
+        assert {name: array.shape for name, array in outputs.items()} == op.output_shapes(small)
+        op.defined(small, inputs), op.flops(small, inputs), op.bytes(small, inputs)
