@@ -22,17 +22,18 @@ class Lanes:
     """How the lanes of a warp share a sum over elements and put it together.
 
     Of every `stride` elements, element e belongs to lane (e // `run`) % `lanes`; a lane has stride / lanes of them and
-    keeps one running sum for each. `step` fma: each sum takes its element by one fused multiply-add. `step` pairs: the
-    lane's elements of a stride are added first, and their sum is added to a single running sum. `start` second: the
-    compiler fused the first product onto the rounded second one. A lane's sums meet by butterfly adds at the
-    distances `sums`, the lanes at the distances `shuffles`; a scale multiplies before or after the lanes meet.
+    keeps one running sum for each. `step` fma: each sum takes its element by one fused multiply-add; add: by a rounded
+    product and an addition; pairs: the lane's elements of a stride are added first, and their sum is added to a single
+    running sum. `start` second: the compiler fused the first product onto the rounded second one. A lane's sums meet
+    by butterfly adds at the distances `sums`, the lanes at the distances `shuffles`; a scale multiplies before or after
+    the lanes meet.
     Every result is rounded to `precision`. `relu_drops_nan`: fmaxf(NaN, 0) is 0, where x + |x| keeps NaN.
     """
 
     lanes: int
     stride: int
     run: int
-    step: Literal["fma", "pairs"] = "fma"
+    step: Literal["fma", "add", "pairs"] = "fma"
     start: Literal["zero", "second"] = "zero"
     sums: tuple[int, ...] = ()
     shuffles: tuple[int, ...] = ()

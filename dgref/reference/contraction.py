@@ -57,6 +57,13 @@ def contract(
     return result
 
 
+def prepared(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> tuple[Operand, Operand]:
+    """Return two matrices as `accumulate` takes them: rounded beforehand as the arithmetic says."""
+    a, b = _rounded(a, arithmetic.round_a), _rounded(b, arithmetic.round_b)
+    core = arithmetic.tensor_core
+    return Operand(a, core, (), "a"), Operand(b, core, (), "b")
+
+
 def finish(
     accumulator: np.ndarray,
     c: Any = None,

@@ -8,8 +8,11 @@ their sum exactly: float32 for F = 13 (32 terms below 2^15), float64 for every o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
-from numba import njit, prange, types, vectorize
+from numba import get_num_threads, njit, prange, set_num_threads, types, vectorize
 from numba.extending import intrinsic
 
 from dgref.reference.operand import Operand, Part, seeded
@@ -19,6 +22,7 @@ _ROWS = 8  # rows that pass over one slice of B while the cache holds it
 _EXPONENT = np.int32(0x7F800000)
 _SUBNORMAL = np.int32(0x00800000)  # the bits of 2^-126, the exponent that a subnormal keeps
 _SMALLEST = np.float32(2.0**-126)
+_WORTH_THREADS = 1 << 21  # multiply-accumulates below which a second thread does not pay
 _SINGLE_FLOOR = 2.0**-100  # lowest alignment of the float32 path; FP8 products stay above 2^-33
 
 
@@ -26,22 +30,33 @@ def chain(core: TensorCore, a: Operand, b: Operand, span: tuple[int, int], seed:
     """Return the accumulator [rows, columns] after the instruction has run over a range of K, from C = seed or zero."""
     accumulator = seeded(a, b, seed)
     left, right = a.part(*span), b.part(*span)
-    if core.group > 1:
-        _chain_grouped(core, left, right, accumulator)
-        return accumulator
-    single = core.output == "e8m13" and seed is None and not core.scale_block and core.c == "aligned"
+    with threads_for(accumulator.size * (span[1] - span[0])):
+        if core.group > 1:
+            _chain_grouped(core, left, right, accumulator)
+        else:
+            _chain_products(core, left, right, accumulator, seed is not None)
+    return accumulator
+
+
+@contextmanager
+def threads_for(work: int) -> Iterator[None]:
+    """Keep small work on one thread: waking another costs more, and far more on a busy machine."""
+    before = get_num_threads()
+    set_num_threads(before if work >= _WORTH_THREADS else 1)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+def _chain_products(core: TensorCore, a: Part, b: Part, accumulator: np.ndarray, any_seed: bool) -> None:
+    single = core.output == "e8m13" and not (any_seed or core.scale_block) and core.c == "aligned"
     dtype = np.float32 if single else np.float64
-    arrays = (
-        left.values(dtype),
-        left.powers(dtype),
-        _transposed(right.values(dtype)),
-        _transposed(right.powers(dtype)),
-    )
+    arrays = (a.values(dtype), a.powers(dtype), _transposed(b.values(dtype)), _transposed(b.powers(dtype)))
     if single:
         _chain_single(*arrays, accumulator, core.step, dtype(2.0**core.fraction_bits), dtype(_SINGLE_FLOOR))
     else:
         _chain_double(*arrays, accumulator, core.step, *_constants(core), core.c == "aligned")
-    return accumulator
 
 
 def _chain_grouped(core: TensorCore, a: Part, b: Part, accumulator: np.ndarray) -> None:
@@ -77,9 +92,14 @@ def fma(a, b, c):
     return fused_multiply_add(a, b, c)
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
 def fused_scale_add(total: np.ndarray, chain: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
     """Do total = fma(fp32(row scale * column scale), chain, total), element by element, in place."""
+    with threads_for(8 * total.size):
+        _fused_scale_add(total, chain, rows, columns)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _fused_scale_add(total, chain, rows, columns):
     for m in prange(total.shape[0]):
         for n in range(total.shape[1]):
             total[m, n] = fused_multiply_add(rows[m] * columns[n], chain[m, n], total[m, n])

@@ -81,7 +81,7 @@ def _fused(steps: list, lanes: Lanes) -> np.ndarray:
     if lanes.start == "second" and rest:
         total, rest = fused(*steps[0], rounded(rest[0][0] * rest[0][1])), rest[1:]
     for left, right in rest:
-        total = fused(left, right, total)
+        total = fused(left, right, total) if lanes.step == "fma" else rounded(total + rounded(left * right))
     return total
 
 

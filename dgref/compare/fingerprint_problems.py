@@ -1,0 +1,212 @@
+"""What a search needs to know of one recorded output: samples of it, and the same elements under any arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from dgref.compare import fingerprint_space as space
+from dgref.errors import InputError, ShapeError, UnsupportedError, expected
+from dgref.formats.element import FORMATS
+from dgref.formats.native import as_native, format_of, to_numpy
+from dgref.formats.tensor import ScaledTensor
+from dgref.reference import engine
+from dgref.reference.arithmetic import Arithmetic
+from dgref.reference.contraction import accumulate, contract, finish, prepared
+from dgref.reference.operand import Operand, as_scaled
+from dgref.reference.reductions import hc_square_sum, mqa_reduce
+
+Sample = Literal["small", "medium", "all"]
+_EXTENTS = {"small": (4, 8), "medium": (32, 48)}
+
+
+class Problem(Protocol):
+    """One recorded output and the arithmetics that could have made it."""
+
+    k: int
+
+    def presets(self) -> list[Arithmetic]: ...
+    def plans(self) -> list[Arithmetic]: ...
+    def endings(self, plan: Arithmetic) -> Iterator[Arithmetic]: ...
+    def splits(self, plan: Arithmetic) -> Iterator[Arithmetic]: ...
+    def observed(self, sample: Sample) -> np.ndarray: ...
+    def computed(self, arithmetic: Arithmetic, sample: Sample) -> np.ndarray: ...
+
+
+class ChainStore:
+    """Chains of one sample, kept: arithmetics that differ in promotion, splits or epilogue share them."""
+
+    def __init__(self) -> None:
+        self._chains: dict[tuple, np.ndarray] = {}
+
+    def __call__(self, core: Any, a: Operand, b: Operand, span: tuple[int, int], seed: np.ndarray | None) -> np.ndarray:
+        if seed is not None:
+            return engine.chain(core, a, b, span, seed)
+        key = (core.name, a.format, b.format, a.codes.shape, b.codes.shape, span)
+        if key not in self._chains:
+            self._chains[key] = engine.chain(core, a, b, span, None)
+        return self._chains[key].copy()
+
+
+def spread(extent: int, count: int) -> np.ndarray:
+    """Return up to `count` indices spread over an axis, first and last included."""
+    return np.unique(np.linspace(0, max(extent - 1, 0), min(count, extent)).round().astype(np.int64))
+
+
+class Product:
+    """d = c + a . b^T, the output in its own format."""
+
+    def __init__(self, a: Any, b: Any, d: np.ndarray, c: Any = None, architecture: str | None = None):
+        self.a, self.b, self.architecture = as_scaled(a), as_scaled(b), architecture
+        self.d, self.c = d, None if c is None else np.asarray(to_numpy(c, "c"), np.float32)
+        self.out, self.k = format_of(d).name, self.a.shape[-1]
+        need = (self.a.shape[-2], self.b.shape[-2])
+        if len(self.a.shape) != 2 or len(self.b.shape) != 2 or d.shape != need:
+            raise ShapeError(expected("output", d.shape, f"{need} of a {self.a.shape} and b {self.b.shape}"))
+        self._store = ChainStore()
+
+    def presets(self) -> list[Arithmetic]:
+        return space.presets(self.a, self.b, self.architecture)
+
+    def plans(self) -> list[Arithmetic]:
+        return space.plans(self.a, self.b, self.architecture)
+
+    def endings(self, plan: Arithmetic) -> Iterator[Arithmetic]:
+        return space.refinements(plan, self.c is not None)
+
+    def splits(self, plan: Arithmetic) -> Iterator[Arithmetic]:
+        return space.splits(plan, self.k)
+
+    def _indices(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        extents = self.d.shape if sample == "all" else _EXTENTS[sample]
+        rows, columns = (spread(size, count) for size, count in zip(self.d.shape, extents, strict=True))
+        return rows, columns
+
+    def observed(self, sample: Sample) -> np.ndarray:
+        return self.d[np.ix_(*self._indices(sample))]
+
+    def computed(self, arithmetic: Arithmetic, sample: Sample) -> np.ndarray:
+        rows, columns = self._indices(sample)
+        if sample != "small":
+            sums = contract(self.a, self.b, arithmetic, self.c, rows=rows, columns=columns)
+        else:
+            a, b = prepared(self.a, self.b, arithmetic)
+            c = None if self.c is None else self.c[np.ix_(rows, columns)]
+            sums = accumulate(a.select(rows), b.select(columns), arithmetic, c, self._store)
+        return finish(sums, out=self.out, rounding=arithmetic.output_rounding)
+
+
+class Logits:
+    """Indexer logits: scores of every head, reduced by lanes, where each row sees its own range of keys."""
+
+    def __init__(self, inputs: Mapping[str, Any], logits: np.ndarray, architecture: str | None = None):
+        kv = as_scaled(inputs["kv"])
+        shared = kv.scale is not None and kv.scale.shape[-1] == 1
+        self.q, self.scale = as_scaled(inputs["q"]), np.asarray(kv.scale[:, 0], np.float32) if shared else None
+        self.kv = ScaledTensor(kv.data, kv.format) if shared else kv
+        self.weights = np.asarray(to_numpy(inputs["weights"], "weights"), np.float32)
+        self.d, self.out, self.architecture, self.k = logits, format_of(logits).name, architecture, self.q.shape[-1]
+        if logits.shape != (self.q.shape[0], self.kv.shape[0]):
+            raise UnsupportedError(expected("logits", logits.shape, "one column for each key: not compressed"))
+        self.visible = self._visible(inputs)
+        self._scores: dict[tuple, np.ndarray] = {}
+
+    def _visible(self, inputs: Mapping[str, Any]) -> np.ndarray:
+        keys = np.arange(self.kv.shape[0])
+        starts, ends = (inputs.get(name) for name in ("starts", "ends"))
+        low = 0 if starts is None else np.asarray(starts)[:, None]
+        high = keys.size if ends is None else np.asarray(ends)[:, None]
+        return np.broadcast_to((keys >= low) & (keys < high), self.d.shape)
+
+    @cached_property
+    def _small(self) -> tuple[np.ndarray, np.ndarray]:
+        """The row that sees most, and a neighbour, with keys that both see."""
+        rows = np.argsort(-self.visible.sum(1), kind="stable")[:2]
+        keys = np.flatnonzero(self.visible[rows].all(0))
+        if keys.size == 0:
+            rows, keys = rows[:1], np.flatnonzero(self.visible[rows[0]])
+        if keys.size == 0:
+            raise InputError(expected("logits", "no visible key in any row", "at least one"))
+        return rows, keys[spread(keys.size, 16)]
+
+    def presets(self) -> list[Arithmetic]:
+        return space.presets(self.q, self.kv, self.architecture, lanes=True)
+
+    def plans(self) -> list[Arithmetic]:
+        orders = space.lane_orders(self.scale is not None)
+        flat = ScaledTensor(self.q.data.reshape(-1, self.k), self.q.format, *_flat_scale(self.q))
+        return [plan.but(lanes=order) for plan in space.plans(flat, self.kv, self.architecture) for order in orders]
+
+    def endings(self, plan: Arithmetic) -> Iterator[Arithmetic]:
+        return space.refinements(plan, with_c=False)
+
+    def splits(self, plan: Arithmetic) -> Iterator[Arithmetic]:
+        return iter(())
+
+    def observed(self, sample: Sample) -> np.ndarray:
+        return self.d[np.ix_(*self._small)] if sample == "small" else self.d[self.visible]
+
+    def computed(self, arithmetic: Arithmetic, sample: Sample) -> np.ndarray:
+        rows, keys = self._small if sample == "small" else map(np.arange, self.d.shape)
+        sums = mqa_reduce(
+            self._scores_of(arithmetic, rows, keys),
+            self.weights[rows],
+            None if self.scale is None else self.scale[keys],
+            arithmetic,
+        )
+        result = finish(sums, out=self.out, rounding=arithmetic.output_rounding)
+        return result if sample == "small" else result[self.visible]
+
+    def _scores_of(self, arithmetic: Arithmetic, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        key = (
+            arithmetic.but(name="", lanes=None, output_rounding="nearest_even", status="declared", source=""),
+            len(keys),
+        )
+        if key not in self._scores:
+            scale = None if self.q.scale is None else self.q.scale[rows]
+            q = ScaledTensor(self.q.data[rows], self.q.format, scale, self.q.scaling)
+            self._scores[key] = contract(q, self.kv, arithmetic, columns=keys)
+        return self._scores[key]
+
+
+def _flat_scale(q: ScaledTensor) -> tuple[Any, Any]:
+    return (None, None) if q.scale is None else (q.scale.reshape(-1, q.scale.shape[-1]), q.scaling)
+
+
+class Squares:
+    """Row sums of squares: only the order of lanes is open."""
+
+    def __init__(self, a: Any, sums: np.ndarray, core: str):
+        self.a, self.sums, self.core = as_scaled(a), sums, core
+        self.k = self.a.shape[-1]
+
+    def presets(self) -> list[Arithmetic]:
+        return [Arithmetic("inferred", self.core, lanes=order) for order in space.lane_orders(scaled=False)]
+
+    def plans(self) -> list[Arithmetic]:
+        return []
+
+    def endings(self, plan: Arithmetic) -> Iterator[Arithmetic]:
+        return iter(())
+
+    def splits(self, plan: Arithmetic) -> Iterator[Arithmetic]:
+        return iter(())
+
+    def observed(self, sample: Sample) -> np.ndarray:
+        return self.sums[spread(len(self.sums), 4)] if sample == "small" else self.sums
+
+    def computed(self, arithmetic: Arithmetic, sample: Sample) -> np.ndarray:
+        rows = spread(len(self.sums), 4) if sample == "small" else np.arange(len(self.sums))
+        return hc_square_sum(ScaledTensor(self.a.data[rows], self.a.format), arithmetic)[0]
+
+
+def native(output: Any, format: str | None) -> np.ndarray:
+    """Return a recorded output as a native array; integers are codes of `format`, or of their width's usual one."""
+    array = to_numpy(output, "output")
+    if array.dtype.kind != "u":
+        return array
+    usual = {2: "bfloat16", 4: "float32"}
+    return as_native(array, FORMATS[format or usual.get(array.dtype.itemsize, "float8_e4m3fn")])
