@@ -94,21 +94,15 @@ def _classified(error: Exception) -> tuple[str, str]:
 
 
 def _fill(result: Result, case: Case, backend: Backend, settings: Settings) -> None:
-    here = machine.architecture()
-    for status, refuse in (
-        ("unavailable", backend.unavailable),
-        ("unsupported", lambda: backend.unsupported(case, here)),
-    ):
-        reason = refuse()
-        if reason is not None:
-            result.status, result.reason = status, reason
-            return
+    reason = backend.unavailable()
+    if reason is not None:
+        raise UnavailableError(reason)
+    reason = backend.unsupported(case, machine.architecture())
+    if reason is not None:
+        raise UnsupportedError(reason)
     attempt = _launch(result, case, backend, settings)
     if settings.record:
-        target = Path(settings.record)
-        recordings.save_part(
-            target, backend.name, case, attempt.inputs, attempt.outputs, attempt.claim, attempt.provenance
-        )
+        recordings.save_part(Path(settings.record), backend.name, attempt)
     with _timed(result, "reference"):
         verdict = _verdict(attempt)
     _describe(result, attempt, verdict)
