@@ -17,7 +17,7 @@ import numpy as np
 from dgref.compare.scan import CELL, Scan
 from dgref.compare.stripes import Axis, axis_candidates
 
-TILES = [(height, width) for height in (256, 128, 64, 32, 16, 8) for width in (256, 128, 64, 32, 16, 8)]
+TILE_SIZES = [CELL << i for i in range(6)]  # 8 to 256, both ways
 _LISTED = 16  # tiles named one by one
 
 
@@ -128,16 +128,28 @@ def _inside(found: Scan, rows: Axis, columns: Axis, count: Callable | None) -> i
 
 
 def _tiles(found: Scan, size: int) -> Iterator[Where]:
-    cells = found.grid.astype(np.int64)
-    rows, columns = found.row_counts.size, found.column_counts.size
-    for height, width in TILES:
-        if height < 2 * rows and width < 2 * columns:
-            counts = _blocks(_blocks(cells, height // CELL, 0), width // CELL, 1)
-            yield _tile_set(counts, (height, width), (rows, columns), found.differing, size)
+    extents = found.row_counts.size, found.column_counts.size
+    for tile, counts in _tile_counts(found.grid):
+        if tile[0] < 2 * extents[0] and tile[1] < 2 * extents[1]:
+            yield _tile_set(counts, tile, extents, found.differing, size)
 
 
-def _blocks(counts: np.ndarray, step: int, axis: int) -> np.ndarray:
-    return np.add.reduceat(counts, np.arange(0, counts.shape[axis], step), axis=axis)
+def _tile_counts(grid: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Yield the counts of every tile size, each from the size below by adding neighbours."""
+    tall = grid.astype(np.int32)
+    for height in TILE_SIZES:
+        wide = tall
+        for width in TILE_SIZES:
+            yield (height, width), wide
+            wide = _halved(wide, 1)
+        tall = _halved(tall, 0)
+
+
+def _halved(counts: np.ndarray, axis: int) -> np.ndarray:
+    even, odd = (counts[start::2] if axis == 0 else counts[:, start::2] for start in (0, 1))
+    total = even.copy()
+    total[: odd.shape[0], : odd.shape[1]] += odd
+    return total
 
 
 def _tile_set(counts: np.ndarray, tile: tuple[int, int], extents: tuple[int, int], total: int, size: int) -> Where:
@@ -146,13 +158,14 @@ def _tile_set(counts: np.ndarray, tile: tuple[int, int], extents: tuple[int, int
         np.minimum(side, extent - np.arange(n) * side)
         for side, extent, n in zip(tile, extents, counts.shape, strict=True)
     )
-    inside = int(np.outer(heights, widths)[chosen].sum())
+    inside = int(heights.astype(np.float64) @ (chosen @ widths.astype(np.float64)))
     differing = int(counts[chosen].sum())
     number = int(chosen.sum())
-    bits = 3 + log2(len(TILES)) + _entropy(chosen.size, number)
+    bits = 3 + 2 * log2(len(TILE_SIZES)) + _entropy(chosen.size, number)
     bits += code_length(inside, differing, size - inside, total - differing)
-    places = [tuple(int(i) for i in place) for place in np.argwhere(chosen)[:_LISTED]]
+    listed = np.unravel_index(np.flatnonzero(chosen)[:_LISTED], chosen.shape)
+    places = [(int(row), int(column)) for row, column in zip(*listed, strict=True)]
     name = f"{tile[0]}x{tile[1]}"
-    listed = ", ".join(str(place) for place in places[:4]) + (", …" if number > 4 else "")
-    text = f"one {name} tile at {listed}" if number == 1 else f"{number} tiles of {name} at {listed}"
+    first = ", ".join(str(place) for place in places[:4]) + (", …" if number > 4 else "")
+    text = f"one {name} tile at {first}" if number == 1 else f"{number} tiles of {name} at {first}"
     return Where("tiles", text, inside, differing, total - differing, bits, {"tile": list(tile), "tiles": places})

@@ -132,9 +132,12 @@ def _tally(distances, histogram, column_counts, grid):
         found += differs
         column_counts[i] += differs
         farthest = max(farthest, distances[i])
-    for i in range(distances.size):
-        index = ((np.float64(2 * distances[i] - 1).view(np.int64) >> 52) & 0x7FF) - 1022  # _bin, without branches
-        histogram[index] += distances[i] != 0
+    if farthest == 1:  # the usual case, and one that would wait for one counter again and again
+        histogram[1] += found
+    else:
+        for i in range(distances.size):
+            index = ((np.float64(2 * distances[i] - 1).view(np.int64) >> 52) & 0x7FF) - 1022  # _bin, without branches
+            histogram[index] += distances[i] != 0
     for cell in range(grid.size):
         for i in range(cell * CELL, min(cell * CELL + CELL, distances.size)):
             grid[cell] += distances[i] != 0
