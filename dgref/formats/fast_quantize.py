@@ -13,8 +13,7 @@ import numpy as np
 from dgref.formats.blockwise import over_grid, scale_and_factor
 from dgref.formats.conversion import Conversion, conversion_of
 from dgref.formats.element import Format
-from dgref.formats.fast_codec import _LOOKS_FURTHER
-from dgref.formats.fast_codec import _encode_table as encode_table
+from dgref.formats.fast_codec import encode_table, has_table
 from dgref.formats.payloads import PAYLOADS
 from dgref.formats.scaling import Scaling
 
@@ -28,7 +27,7 @@ def can_quantize(format: Format, scaling: Scaling) -> bool:
     plain = scaling.block[0] == 1 and scaling.four_over_six == "no" and scaling.rounding == "nearest_even"
     if not plain or format.bits > 8 or PAYLOADS[scaling.payload].operation == "multiply_and_clamp":
         return False
-    return payload_conversion(format, scaling).rounding not in _LOOKS_FURTHER
+    return has_table(format, payload_conversion(format, scaling))
 
 
 def payload_conversion(format: Format, scaling: Scaling) -> Conversion:
