@@ -42,7 +42,7 @@ def infer_arithmetic(
     if not arrays:
         raise InputError(expected("output", "none", "an array, a mapping of arrays, or a backend to call"))
     if op not in _OPS:
-        raise UnsupportedError(expected("op", op, " or ".join(_OPS), "its product can be given as a gemm"))
+        raise UnsupportedError(expected("op", repr(op), " or ".join(_OPS), "its product can be given as a gemm"))
     return _OPS[op](inputs, arrays, architecture, budget)
 
 

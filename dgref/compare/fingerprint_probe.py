@@ -137,6 +137,12 @@ def _starts(prober: Prober, positions: list[int], terms: Callable[[int, int], li
         starts.append(later[int(np.argmax(kept))])
 
 
+def _boundaries(splits: list[int], segments: list[int]) -> list[tuple[int, ...]]:
+    """Return the split boundaries seen, then with one more: a split of a single chain leaves no trace at scale 1."""
+    seen = tuple(splits[1:])
+    return [seen, *(tuple(sorted({*seen, extra})) for extra in segments[:0:-1] if extra not in seen)]
+
+
 def _guesses(
     prober: Prober, architecture: str | None, bits: int, step: int, segments: list[int], splits: list[int]
 ) -> list[Arithmetic]:
@@ -144,6 +150,11 @@ def _guesses(
     plans = space.plans(prober.a, prober.b, architecture)
     plans = [p for p in plans if (p.tensor_core.fraction_bits, p.tensor_core.step) == (bits, step)]
     spaces = {high - low for low, high in pairwise(segments)}
-    guesses = [plan.but(boundaries=tuple(splits[1:])) for plan in plans if {plan.interval} == spaces]
+    guesses = [
+        plan.but(boundaries=found)
+        for found in _boundaries(splits, segments)
+        for plan in plans
+        if {plan.interval} == spaces
+    ]
     guesses += [plan.but(boundaries=tuple(segments[1:])) for plan in plans if plan.interval == 0]
     return guesses + [plan for plan in plans if plan.tensor_core.c == "added" and spaces == {step}]

@@ -198,6 +198,9 @@ ARITHMETICS: Registry[Arithmetic] = Registry(
         ),
         Arithmetic("deep_gemm.sm100.mqa_logits_bf16", f"sm100.tcgen05.{_FP8}", lanes=_BLACKWELL_HEADS_BF16, **_READ),
         Arithmetic("cublaslt.fp8_fast", f"sm90.wgmma.{_FP8}", scales="epilogue", **_REPLAYED),
+        Arithmetic(
+            "cublaslt.fp8_fast_split2", f"sm90.wgmma.{_FP8}", scales="epilogue", splits=2, split_unit=128, **_REPLAYED
+        ),
         Arithmetic("cublaslt.fp8_promote128", f"sm90.wgmma.{_FP8}", 128, scales="epilogue", **_REPLAYED),
         Arithmetic("cublaslt.sm100.mxfp8", f"sm100.tcgen05.mxf8f6f4.{_FP8}", scales="core", status="assumed"),
         Arithmetic("cublaslt.sm100.nvfp4", f"sm100.tcgen05.mxf4nvf4.{_FP4}", scales="core", status="assumed"),

@@ -258,6 +258,31 @@ def test_block_scales_that_are_no_powers_of_two_are_refused_by_ue8m0_cores():
         contract(scaled(codes, scale, (1, 32)), plain(codes), "deep_gemm.sm100.fp8_1d1d")
 
 
+@pytest.mark.parametrize("blocks", [((1, 128), (128, 128)), ((1, 32), (1, 128)), ((1, 128), (1, 0))])
+def test_coarser_scales_reach_every_instruction_block(blocks):
+    rng = np.random.default_rng(8)
+    tensors = []
+    for rows, block in zip((5, 6), blocks, strict=True):
+        scaling = Scaling(block, "float8_e8m0fnu")
+        scale = rng.integers(120, 135, scaling.grid((rows, 256))).astype(np.uint8)
+        tensors.append(ScaledTensor(rng.integers(0, 120, (rows, 256)).astype(np.uint8), E4M3, scale, scaling))
+    a, b = tensors
+    fine = [scaled(t.data, t.expanded_scale()[:, ::32], (1, 32)) for t in tensors]
+    coarse = contract(a, b, "deep_gemm.sm100.fp8_1d1d")
+    np.testing.assert_array_equal(coarse, contract(*fine, "deep_gemm.sm100.fp8_1d1d"))
+    np.testing.assert_array_equal(coarse, contract(a, b, "deep_gemm.sm100.fp8_1d1d", engine="readable"))
+
+
+def test_fp8_times_fp4_runs_natively_on_blackwell_and_widened_on_hopper():
+    rng = np.random.default_rng(8)
+    a = scaled(rng.integers(0, 120, (5, 96)).astype(np.uint8), np.ones((5, 3), np.float32), (1, 32))
+    b = scaled(rng.integers(0, 16, (6, 96)).astype(np.uint8), np.ones((6, 3), np.float32), (1, 32), "float4_e2m1fn")
+    widened = scaled(FORMATS[E4M3].encode(b.values()), b.scale, (1, 32))
+    np.testing.assert_array_equal(contract(a, b, "dgref.sm90.fp8_fp4"), contract(a, widened, "dgref.sm90.fp8_fp4"))
+    native = contract(a, b, "deep_gemm.sm100.fp8_fp4")
+    np.testing.assert_array_equal(native, contract(a, b, "deep_gemm.sm100.fp8_fp4", engine="readable"))
+
+
 def test_global_scales_multiply_the_finished_sum():
     codes = np.full((1, 16), 2, np.uint8)
     scaling = Scaling((1, 16), "float8_ue4m3", global_scale="multiply")
