@@ -51,7 +51,7 @@ FAITHFUL = [name for name in SCALED if RECIPES[name].scaling.hadamard == "no"]
 
 
 @pytest.mark.parametrize("name", FAITHFUL)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(x=tensors())
 def test_a_payload_is_within_half_an_ulp_of_the_exact_quotient(name, x):
     t = quantized(x, name)
@@ -75,7 +75,7 @@ POWERS = [n for n in FAITHFUL if RECIPES[n].scaling.scale_format == "float8_e8m0
 
 
 @pytest.mark.parametrize("name", POWERS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(x=tensors())
 def test_powers_of_two_are_idempotent_in_value(name, x):
     once = dequantize(quantized(x, name))
@@ -92,7 +92,7 @@ COVERING = ["deepseek_fp8", "deepseek_fp8_ue8m0", "mxfp8/transformer_engine", "m
 
 
 @pytest.mark.parametrize("name", COVERING)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(x=tensors())
 def test_a_scale_covers_the_amax_of_its_block(name, x):
     t = quantized(x, name)
