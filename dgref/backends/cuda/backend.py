@@ -1,0 +1,74 @@
+"""dgref's own kernels as backends: the architecture picks the module, the op picks the row.
+
+`cuda` configures itself for speed; `cuda/batch_invariant` never lets a row's bits depend on M. Both declare every bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from dgref.arch import Architecture
+from dgref.backends.base import BackendBase, Inputs, Kernel
+from dgref.reference.arithmetic import Arithmetic
+from dgref.suite import Case
+
+# Where an architecture's cases are; a module holds CASES: op name -> an object with the methods of `CaseKernel`.
+MODULES = {"sm90": "dgref.backends.cuda.sm90.cases"}
+
+
+@dataclass(frozen=True)
+class CaseKernel:
+    """How one op runs on one architecture."""
+
+    refuses: Callable[[Case], str | None]
+    arithmetic: Callable[[Case, bool], Arithmetic | str]
+    prepare: Callable[[Case, Inputs, bool], Kernel]
+
+
+@cache
+def cases_of(architecture: str) -> dict[str, CaseKernel]:
+    """Return the ops that an architecture's kernels compute; empty where there are none."""
+    return import_module(MODULES[architecture]).CASES if architecture in MODULES else {}
+
+
+class CudaBackend(BackendBase):
+    """Kernels of dgref's own, compiled on first use."""
+
+    device = "cuda"
+
+    def __init__(self, name: str, batch_invariant: bool):
+        self.name = name
+        self._invariant = batch_invariant
+
+    def unavailable(self) -> str | None:
+        import torch
+
+        return None if torch.cuda.is_available() else "needs a CUDA device; torch sees none"
+
+    def unsupported(self, case: Case, architecture: Architecture | None) -> str | None:
+        if architecture is None or architecture.name not in MODULES:
+            here = architecture.name if architecture else "unknown"
+            return f"there are kernels for {', '.join(MODULES)}; this is {here}"
+        row = cases_of(architecture.name).get(case.op)
+        return row.refuses(case) if row else f"no kernel of {architecture.name} computes {case.op} yet"
+
+    def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | str | None:
+        return cases_of(architecture.name)[case.op].arithmetic(case, self._invariant)
+
+    def prepare(self, case: Case, inputs: Inputs) -> Kernel:
+        from dgref import machine
+
+        return cases_of(machine.architecture().name)[case.op].prepare(case, inputs, self._invariant)
+
+    def provenance(self) -> dict[str, Any]:
+        from dgref import machine
+        from dgref.backends.cuda.compiler import chosen_compiler
+
+        return {"compiler": chosen_compiler().identity, "architecture": machine.architecture().target}
+
+
+BACKENDS = [CudaBackend("cuda", False), CudaBackend("cuda/batch_invariant", True)]

@@ -1,0 +1,42 @@
+"""A progress bar over bytes, on a terminal only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Bytes:
+    """Called with (bytes done, bytes in all, what is at hand)."""
+
+    def __init__(self, verb: str, quiet: bool = False):
+        self._verb, self._quiet = verb, quiet
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Bytes:
+        from dgref.report.terminal import console
+
+        out = console()
+        if out.is_terminal and not self._quiet:
+            from rich import progress
+
+            columns = (
+                progress.BarColumn(),
+                progress.DownloadColumn(),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.description}"),
+            )
+            self._bar = progress.Progress(*columns, console=out, transient=True)
+            self._bar.start()
+        return self
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        if self._bar is None:
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=done, total=total, description=f"{self._verb} {name}")
+
+    def __exit__(self, *details: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,90 @@
+"""dgref bench: how fast dgref's own parts are, and how fast kernels are on a suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+PARTS = {
+    "codecs": "conversions between formats, against torch and ml_dtypes",
+    "quantize": "quantisers, in elements per second",
+    "layouts": "packing of scale layouts, against a memory copy",
+    "reference": "the tensor-core engine, in multiply-accumulates per second",
+    "exact": "the exact oracle and the tightness of the derived bound",
+    "compare": "comparison of large outputs",
+}
+
+
+@click.command("bench")
+@click.argument("subject")
+@click.option("-b", "--backend", "backends", multiple=True, help="With a suite: backends to time. Repeatable.")
+@click.option("--launches", default=20, show_default=True, type=click.IntRange(3), help="Timed launches of a case.")
+@click.option("-k", "keyword", default="", metavar="WORDS", help="Time only cases whose name holds all words.")
+@click.option("--no-peer", is_flag=True, help="Leave out torch's tensorwise product of the same shape.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for results.json, junit.xml, index.html.")
+@click.option("--json", "as_json", is_flag=True, help="Print rows as data.")
+def command(subject: str, as_json: bool, **options: Any) -> int:
+    """Measure SUBJECT: codecs, quantize, layouts, reference, exact, compare, or a suite's name (on a GPU).
+
+    \b
+    dgref bench codecs
+    dgref bench deepseek --backend cuda --backend torch/cuda -o reports/local/bench
+    """
+    if subject in PARTS:
+        show(list(import_module(f"dgref.bench.{subject}").rows()), as_json)
+        return 0
+    return _bench_suite(subject, as_json, **options)
+
+
+def _bench_suite(
+    subject: str,
+    as_json: bool,
+    backends: tuple[str, ...],
+    launches: int,
+    keyword: str,
+    no_peer: bool,
+    output: Path | None,
+) -> int:
+    from dataclasses import replace
+
+    from dgref import runner
+    from dgref.bench.kernels import bench
+    from dgref.report import terminal, write_bundle
+
+    (suite,) = runner.load_suites([subject])
+    suite = replace(
+        suite, cases=tuple(case for case in suite.cases if all(word in case.name for word in keyword.split()))
+    )
+    with terminal.Progress() as progress:
+        results = bench(suite, backends or runner.default_backends(), launches, not no_peer, progress)
+    show([{"case": row.case, "backend": row.backend, **row.throughput} for row in results if row.throughput], as_json)
+    if output:
+        click.echo(f"report: {write_bundle(results, output)}")
+    return results.exit_code
+
+
+def show(rows: list[Mapping[str, Any]], as_json: bool) -> None:
+    """Print rows as a table, numbers with four digits, or as JSON."""
+    if as_json:
+        click.echo(json.dumps(rows, indent=1, default=str))
+        return
+    from rich.table import Table
+
+    from dgref.report.terminal import console
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*names, header_style="bold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

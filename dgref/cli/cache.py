@@ -1,0 +1,35 @@
+"""dgref cache: compiled kernels on disk."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+
+@click.command("cache")
+@click.argument("action", type=click.Choice(["list", "check", "clear"]), default="list")
+@click.option("--problems", is_flag=True, help="With `clear`: remove only entries that fail their check.")
+def command(action: str, problems: bool) -> int:
+    """List, check or clear the kernels that were compiled on this machine."""
+    from dgref.backends.cuda import cache
+    from dgref.backends.cuda.environment import cache_folder
+
+    if action == "clear":
+        click.echo(f"removed {cache.clear(only_problems=problems)} entries from {cache_folder()}")
+        return 0
+    entries = cache.entries() if action == "list" else cache.check()
+    for entry in entries:
+        click.echo(_line(entry))
+    bad = sum(entry.problem is not None for entry in entries)
+    click.echo(
+        f"{len(entries) if action == 'list' else bad} entries{' with a problem' if bad else ''} in {cache_folder()}"
+    )
+    return 1 if action == "check" and bad else 0
+
+
+def _line(entry: Any) -> str:
+    when = datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M")
+    what = entry.problem or " ".join(f"{key}={value}" for key, value in entry.description.items())
+    return f"{when}  {entry.bytes:>9} bytes  {entry.path.name}  {what}"
