@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+Row = dict[str, Any]
 
-def _archs() -> list[dict[str, Any]]:
+
+def _archs() -> Iterator[Row]:
     from dgref.arch import ARCHITECTURES
 
-    return [
-        {
+    for row in ARCHITECTURES.values():
+        yield {
             "name": row.name,
             "family": row.family,
             "products": ", ".join(row.products),
@@ -21,63 +23,116 @@ def _archs() -> list[dict[str, Any]]:
             "shared KiB": row.shared_memory_bytes // 1024,
             "instructions": " ".join(sorted(row.instructions)),
         }
-        for row in ARCHITECTURES.values()
-    ]
 
 
-def _formats() -> list[dict[str, Any]]:
+def _formats() -> Iterator[Row]:
     from dgref.formats import FORMATS
 
-    return [row.describe() for row in FORMATS.values()]
+    for row in FORMATS.values():
+        yield {
+            "name": row.name,
+            "bits": row.bits,
+            "exponent": row.exponent_bits,
+            "mantissa": row.mantissa_bits,
+            "bias": row.bias,
+            "max": row.max,
+            "min normal": row.min_normal,
+            "min subnormal": row.min_subnormal,
+            "NaN": row.nan_style if row.has_nan else "none",
+            "infinity": "yes" if row.infinity else "no",
+        }
 
 
-def _recipes() -> list[dict[str, Any]]:
+def _recipes() -> Iterator[Row]:
     from dgref.formats import RECIPES
 
-    return [row.describe() for row in RECIPES.values()]
+    for row in RECIPES.values():
+        scaling = row.scaling
+        yield {
+            "name": row.name,
+            "format": row.format,
+            "block": "x".join(str(extent or "all") for extent in scaling.block) if scaling else "",
+            "scale": scaling.scale_format if scaling else "",
+            "rule": scaling.rule if scaling else "",
+            "global scale": scaling.global_scale if scaling else "",
+            "description": row.description,
+        }
 
 
-def _layouts() -> list[dict[str, Any]]:
+def _layouts() -> Iterator[Row]:
     from dgref.formats import LAYOUTS
 
-    return [row.describe() for row in LAYOUTS.values()]
+    for row in LAYOUTS.values():
+        yield {
+            "name": row.name,
+            "also known as": ", ".join(row.aliases),
+            "parameters": " ".join(row.parameters),
+            "alignment": row.alignment,
+            "description": row.description,
+        }
 
 
-def _ops() -> list[dict[str, Any]]:
+def _ops() -> Iterator[Row]:
     from dgref.ops import OPS
 
-    return [row.describe() for row in OPS.values()]
+    for row in OPS.values():
+        yield {
+            "name": row.name,
+            "axes": row.axes,
+            "equation": row.equation,
+            "parameters": " ".join(p.name for p in row.params),
+        }
 
 
-def _backends() -> list[dict[str, Any]]:
+def _backends() -> Iterator[Row]:
     from dgref.backends import backends
 
-    return [{"name": name, "usable here": row.unavailable() or "yes"} for name, row in backends().items()]
+    for name, row in backends().items():
+        yield {"name": name, "usable here": row.unavailable() or "yes"}
 
 
-def _suites() -> list[dict[str, Any]]:
+def _suites() -> Iterator[Row]:
     from dgref import suite
 
-    rows = [suite.load(name) for name in suite.names()]
-    return [
-        {"name": row.name, "cases": len(row), "default": row.default, "device": row.device, "for": row.description}
-        for row in rows
-    ]
+    for row in map(suite.load, suite.names()):
+        yield {
+            "name": row.name,
+            "cases": len(row),
+            "default": "yes" if row.default else "",
+            "device": row.device,
+            "for": row.description,
+        }
 
 
-def _arithmetics() -> list[dict[str, Any]]:
+def _arithmetics() -> Iterator[Row]:
     from dgref.reference.arithmetic import ARITHMETICS
 
-    return [row.describe() for row in ARITHMETICS.values()]
+    for row in ARITHMETICS.values():
+        rest = {key: value for key, value in row.to_dict().items() if key not in ("name", "core", "status", "source")}
+        yield {
+            "name": row.name,
+            "core": row.core,
+            "status": row.status,
+            "how": ", ".join(f"{key} {value}" for key, value in rest.items()),
+        }
 
 
-def _tensor_cores() -> list[dict[str, Any]]:
+def _tensor_cores() -> Iterator[Row]:
     from dgref.reference.tensor_core import TENSOR_CORES
 
-    return [row.describe() for row in TENSOR_CORES.values()]
+    for row in TENSOR_CORES.values():
+        yield {
+            "name": row.name,
+            "k": row.k,
+            "step": row.step,
+            "fraction bits": row.fraction_bits,
+            "output": row.output,
+            "status": row.status,
+            "source": row.source,
+        }
 
 
-TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+TABLES: dict[str, Callable[[], Iterator[Row]]] = {
     "ops": _ops,
     "backends": _backends,
     "formats": _formats,
@@ -100,14 +155,15 @@ def command(table: str, as_json: bool, show: str | None) -> None:
         if table != "layouts":
             raise click.UsageError("--show goes with `layouts`")
         from dgref.formats import LAYOUTS
+        from dgref.report.terminal import console
 
-        click.echo(LAYOUTS[show].picture())
+        console().print(LAYOUTS[show].picture())
         return
-    rows = TABLES[table]()
+    rows = list(TABLES[table]())
     click.echo(json.dumps(rows, indent=1, default=str)) if as_json else _print(rows)
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def _print(rows: list[Row]) -> None:
     from rich.table import Table
 
     from dgref.report.terminal import console
