@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -111,9 +112,10 @@ class _Side:
         """Return the same side for a part of its rows."""
         return replace(self, rows=self.rows[part])
 
-    def span(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the multiplier sees of a range of K, and the power of two that each element aligns by."""
-        codes = to_numpy(self.tensor.data)[self.batch][self.rows, start:stop]
+    @cached_property
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the multiplier sees of the rows, and the power of two that each element aligns by."""
+        codes = to_numpy(self.tensor.data)[self.batch][self.rows]
         values = _finite(decode64(self.tensor.format, codes))
         anchors = engine.anchors(values, FORMATS[self.tensor.format].emin)
         if self.rounding:
@@ -122,7 +124,7 @@ class _Side:
             return values, anchors
         scales = _finite(self._grid())
         width = self.tensor.scaling.extents(self.tensor.shape)[1]
-        scales = np.ascontiguousarray(np.repeat(scales, width, axis=1)[:, start:stop])
+        scales = np.ascontiguousarray(np.repeat(scales, width, axis=1)[:, : codes.shape[1]])
         scale_anchors = engine.anchors(scales, -1000)
         grouped = self.plan.core.group > 1  # a group's exact sum is aligned by its scales alone
         return values * scales, scale_anchors if grouped else anchors * scale_anchors
@@ -202,17 +204,19 @@ def _chain(
     a: _Side, b: _Side, plan: _Plan, start: int, stop: int, seed: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a chain's exact sum in float64, and the limit on what its instructions lose."""
-    (x, x_anchors), (y, y_anchors) = a.span(start, stop), b.span(start, stop)
+    (x, x_anchors), (y, y_anchors) = ([array[:, start:stop] for array in side.seen] for side in (a, b))
     total = np.zeros((len(x), len(y))) if seed is None else _finite(seed).copy()
     error = _input_error(x, y, a.rounding, b.rounding)
     error += (stop - start + 9) * 2.0**-52 * np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
-    magnitudes = None if plan.ordered else np.abs(total) + np.abs(x) @ np.abs(y).T
-    core = plan.core
-    for low in range(0, stop - start, core.step):
-        k = slice(low, low + core.step)
-        step = x[:, k] @ y[:, k].T
+    if not plan.ordered:
+        tops, steps = (x_anchors.max(axis=1), y_anchors.max(axis=1)), -(-(stop - start) // plan.core.step)
+        reach = (np.abs(total) + np.abs(x) @ np.abs(y).T) * _INFLATION
+        engine.align_in_any_order(error, reach, steps, *tops, plan.terms, *plan.widths)
+        return total + x @ y.T, error
+    for low in range(0, stop - start, plan.core.step):
+        k = slice(low, low + plan.core.step)
         tops = x_anchors[:, k].max(axis=1), y_anchors[:, k].max(axis=1)
-        engine.align(total, error, step, magnitudes, *tops, plan.terms, *plan.widths)
+        engine.align(total, error, x[:, k] @ y[:, k].T, *tops, plan.terms, *plan.widths)
     return total, error
 
 

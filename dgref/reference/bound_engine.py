@@ -39,31 +39,52 @@ def ulps(magnitudes, mantissa_bits):
     return result
 
 
+@njit(cache=True)
+def _lost(top, carried, step, result, terms, unit, mantissa_bits, floor, aligned):
+    """Return what one alignment loses at most: truncation of its terms, then of its sum, then the addition of C.
+
+    `carried` limits the incoming sum, `step` the new products' sum, `result` the outgoing sum.
+    """
+    anchor = max(top, floor, _binade(carried) if aligned else 0.0)
+    lost = terms * anchor * unit
+    instruction = result if aligned else step + lost
+    lost += max(_binade(instruction + lost), 2.0**-126) * 2.0**-mantissa_bits
+    if not aligned:  # C is added in fp32 afterwards, to nearest
+        lost += 0.5 * max(_binade(result + lost), 2.0**-126) * 2.0**-23
+    return lost if result + lost < OVERFLOW else np.inf
+
+
 @njit(cache=True, parallel=True)
-def _align(total, error, step, before, after, ordered, a_tops, b_tops, terms, unit, mantissa_bits, floor, aligned):
-    scale = 2.0**-mantissa_bits
+def align(total, error, step, a_tops, b_tops, terms, unit, mantissa_bits, floor, aligned):
+    """Add one alignment's exact sum to `total` and what it may lose to `error`, in place."""
     for i in prange(total.shape[0]):
         for j in range(total.shape[1]):
             top = a_tops[i] * b_tops[j]
+            carried = abs(total[i, j]) + error[i, j]
             total[i, j] += step[i, j]
-            if top == 0.0:
-                continue  # nothing is added: C passes unchanged
-            carried = (abs(total[i, j] - step[i, j]) if ordered else before[i, j]) + error[i, j]
-            result = (abs(total[i, j]) if ordered else after[i, j]) + error[i, j]
-            anchor = max(top, floor, _binade(carried) if aligned else 0.0)
-            lost = terms * anchor * unit
-            instruction = result if aligned else abs(step[i, j]) + lost
-            lost += max(_binade(instruction + lost), 2.0**-126) * scale
-            if not aligned:  # C is added in fp32 afterwards, to nearest
-                lost += 0.5 * max(_binade(result + lost), 2.0**-126) * 2.0**-23
-            error[i, j] += lost if result + lost < OVERFLOW else np.inf
+            if top != 0.0:  # else nothing is added, and C passes unchanged
+                result = abs(total[i, j]) + error[i, j]
+                error[i, j] += _lost(top, carried, abs(step[i, j]), result, terms, unit, mantissa_bits, floor, aligned)
 
 
-def align(total, error, step, magnitudes, a_tops, b_tops, terms, unit, mantissa_bits, floor, aligned):
-    """Add one alignment's exact sum to `total` and what it may lose to `error`, in place.
+@njit(cache=True, parallel=True)
+def align_in_any_order(error, reach, steps, a_tops, b_tops, terms, unit, mantissa_bits, floor, aligned):
+    """Add to `error` what a number of alignments may lose in any order, where no partial sum exceeds `reach`.
 
-    `magnitudes` holds sums of |products| that no partial sum exceeds in whatever order, or None when K is ascending.
+    Alignments are taken in batches; a batch is charged by the error at its own end, which is found from below.
     """
-    ordered = magnitudes is None
-    reach = total if ordered else magnitudes
-    _align(total, error, step, reach, reach, ordered, a_tops, b_tops, terms, unit, mantissa_bits, floor, aligned)
+    batches = int(np.ceil(16 * steps * (terms * unit + 2.0**-mantissa_bits))) + 8
+    for i in prange(error.shape[0]):
+        for j in range(error.shape[1]):
+            top, size = a_tops[i] * b_tops[j], reach[i, j]
+            if top == 0.0:
+                continue
+            for batch in range(batches):
+                count = steps * (batch + 1) // batches - steps * batch // batches
+                before, after = error[i, j], -1.0
+                while error[i, j] != after and error[i, j] < np.inf and count:
+                    after = error[i, j]
+                    far = size + after
+                    error[i, j] = before + count * _lost(
+                        top, far, size, far, terms, unit, mantissa_bits, floor, aligned
+                    )

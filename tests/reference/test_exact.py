@@ -94,6 +94,25 @@ def test_cancellation_to_the_last_bit_equals_fractions(seed, format, out):
     assert_same_bits(contract_exact(a, b, c, out=out), contract_rational(a, b, c, out=out))
 
 
+@pytest.mark.parametrize(
+    ("format", "scaling", "out"),
+    [
+        ("float8_e4m3fn", "1x4", "bfloat16"),
+        ("float8_e5m2", "per_row", "float32"),
+        ("float4_e2m1fn", "1x2_e4m3_divide", "float32"),
+        ("bfloat16", "none", "float16"),
+        ("float32", "none", "float32"),
+    ],
+)
+def test_the_filter_and_the_superaccumulator_give_the_same_bits(monkeypatch, format, scaling, out):
+    generator = np.random.default_rng(11)
+    a = random_tensor(generator, format, SCALINGS[scaling], (40, 300))
+    b = random_tensor(generator, format, SCALINGS[scaling], (30, 300))
+    filtered = contract_exact(a, b, out=out)
+    monkeypatch.setattr("dgref.reference.exact.relative_error", lambda k, rounded: -np.inf)
+    assert np.array_equal(contract_exact(a, b, out=out), filtered, equal_nan=True)
+
+
 def test_ties_go_to_even_and_what_lies_just_beside_them_does_not():
     a = np.array([[1.0, 1.0, 1.0]], np.float32)
     tie, beyond = [1.0, 2.0**-8, 0.0], [1.0, 2.0**-8, 2.0**-149]
