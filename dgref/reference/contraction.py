@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.native import as_native, to_numpy
 from dgref.formats.tensor import ScaledTensor
@@ -42,14 +42,12 @@ def contract(
         folded = contract(_fold(a), b, arithmetic, columns=columns, engine=engine)
         return folded.reshape(*a.shape[:-1], folded.shape[-1])
     m, n = _selection(rows, a.shape[-2], "rows"), _selection(columns, b.shape[-2], "columns")
+    c = None if c is None else _addend(c, a.shape[-2], b.shape[-2])
     result = np.zeros((*batch, m.size, n.size), np.float32)
     for index in np.ndindex(*batch):
-        left = Operand(a, arithmetic.tensor_core, _within(index, a.shape), "a").select(m)
-        right = Operand(b, arithmetic.tensor_core, _within(index, b.shape), "b").select(n)
-        addend = (
-            None if c is None else np.asarray(to_numpy(c, "c")[_within(index, np.shape(c))], np.float32)[np.ix_(m, n)]
-        )
-        result[index] = accumulate(left, right, arithmetic, addend, _CHAINS[engine])
+        left, right = operands(a, b, arithmetic.tensor_core, index)
+        start = None if c is None else c[_within(index, c.shape)][np.ix_(m, n)]
+        result[index] = accumulate(left.select(m), right.select(n), arithmetic, start, _CHAINS[engine])
     factor = _global_factor(a, b)
     if factor is not None:
         result *= factor
@@ -60,8 +58,19 @@ def contract(
 def prepared(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> tuple[Operand, Operand]:
     """Return two matrices as `accumulate` takes them: rounded beforehand as the arithmetic says."""
     a, b = _rounded(a, arithmetic.round_a), _rounded(b, arithmetic.round_b)
-    core = arithmetic.tensor_core
-    return Operand(a, core, (), "a"), Operand(b, core, (), "b")
+    return operands(a, b, arithmetic.tensor_core, ())
+
+
+def operands(a: ScaledTensor, b: ScaledTensor, core: TensorCore, index: tuple[int, ...]) -> tuple[Operand, Operand]:
+    """Return both sides of one matrix product; scales of one side alone set the scale format of both."""
+    left, right = Operand(a, core, _within(index, a.shape), "a"), Operand(b, core, _within(index, b.shape), "b")
+    if left.grid is None:
+        left.scale_format = right.scale_format
+    elif right.grid is None:
+        right.scale_format = left.scale_format
+    elif left.scale_format != right.scale_format:
+        raise FormatError(expected("b.scale", right.scale_format, f"{left.scale_format}, as a.scale has", core.name))
+    return left, right
 
 
 def finish(
@@ -171,7 +180,15 @@ def _chain_readable(
         for start in range(0, span[1] - span[0], core.k):
             operands, scales = zip(*(part.instruction(start, core.k) for part in parts), strict=True)
             left = [None if x is None else x[strip, None] for x in (operands[0], scales[0])]
-            chain[strip] = core.dot(left[0], operands[1], chain[strip], left[1], scales[1], formats=(a.seen, b.seen))
+            chain[strip] = core.dot(
+                left[0],
+                operands[1],
+                chain[strip],
+                left[1],
+                scales[1],
+                formats=(a.seen, b.seen),
+                scale_format=a.scale_format,
+            )
     return chain
 
 
@@ -222,6 +239,13 @@ def _selection(chosen: Any, extent: int, name: str) -> np.ndarray:
     if chosen.size and (chosen.min() < 0 or chosen.max() >= extent):
         raise InputError(expected(name, f"{chosen.min()}..{chosen.max()}", f"indices below {extent}"))
     return chosen
+
+
+def _addend(c: Any, rows: int, columns: int) -> np.ndarray:
+    c = np.asarray(to_numpy(c, "c"), np.float32)
+    if c.shape[-2:] != (rows, columns):
+        raise ShapeError(expected("c", f"shape {c.shape}", f"[..., {rows}, {columns}], the full output's"))
+    return c
 
 
 def _within(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

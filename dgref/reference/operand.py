@@ -35,6 +35,7 @@ class Part:
     seen: str
     scales: np.ndarray | None = None
     block: int = 0
+    scale_format: str | None = None
 
     def payload(self, multiple: int = 1) -> np.ndarray:
         """Return the float32 payload, filled with zeros to a whole `multiple` of K."""
@@ -68,8 +69,8 @@ class Part:
             ones = np.ones((self.codes.shape[0], groups))
             return ones, ones
         scales = np.repeat(self.scales.astype(np.float64), self.block // group, axis=1)[:, :groups]
-        significand, exponent = split(np.nan_to_num(scales, nan=0.0), "scale")
-        return scales, np.where(significand == 0, 0.0, np.ldexp(1.0, np.maximum(exponent, -1000)))
+        significand, exponent = split(np.nan_to_num(scales, nan=0.0), self.scale_format)
+        return scales, np.where(significand == 0, 0.0, np.ldexp(1.0, np.where(significand == 0, 0, exponent)))
 
     def _scaled(self, elements: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
         scales = self.scales if scales is None else scales
@@ -84,6 +85,7 @@ class Operand:
     def __init__(self, tensor: ScaledTensor, core: TensorCore, index: tuple[int, ...], name: str):
         self.name, self.format, self.core = name, tensor.format, core
         self.seen = core.operand_format(tensor.format)
+        self.scale_format = _scale_format(tensor, core)
         self.codes = to_numpy(tensor.data, name)[index]
         self.grid = None if tensor.scale is None else _grid(tensor, index)
         self.block = tensor.scaling.extents(tensor.shape) if tensor.scale is not None else (1, max(tensor.shape[-1], 1))
@@ -104,7 +106,7 @@ class Operand:
         if block and self.grid is not None:
             positions = np.arange(start, stop, block)
             scales = self.grid[:, positions // self.block[1]]
-        return Part(self.codes[:, start:stop], self.format, self.seen, scales, block)
+        return Part(self.codes[:, start:stop], self.format, self.seen, scales, block, self.scale_format)
 
     def scale(self, start: int) -> np.ndarray:
         """Return each row's float32 scale at a position of K: 1 where there are none."""
@@ -117,6 +119,9 @@ class Operand:
         if self.grid is None:
             return
         block = self.block[1]
+        if self.core.scale_block and scales != "core":
+            need = "core: this instruction takes the scales itself"
+            raise FormatError(expected("scales", repr(scales), need, self.core.name))
         if scales == "none":
             raise FormatError(expected(f"{self.name}.scale", "a scale grid", "none: this arithmetic applies no scales"))
         if scales in ("product", "each") and block < self.codes.shape[1] and (not interval or block % interval):
@@ -139,7 +144,7 @@ class Operand:
             )
         if any(start % block for start in starts):
             raise ShapeError(expected("boundaries", starts, f"multiples of the scale block {block}", self.core.name))
-        bits = max(FORMATS[name].mantissa_bits for name in self.core.scale_formats)
+        bits = FORMATS[self.scale_format].mantissa_bits
         finite = self.grid[np.isfinite(self.grid)]
         fits = np.ldexp(np.frexp(finite)[0], bits + 1) % 1 == 0
         if not (fits & (finite >= 0)).all() or (bits == 0 and (finite == 0).any()):
@@ -151,6 +156,12 @@ class Operand:
 def seeded(a: Operand, b: Operand, seed: np.ndarray | None) -> np.ndarray:
     """Return a fresh accumulator for every pair of rows: C where there is one, else zero."""
     return np.zeros((a.codes.shape[0], b.codes.shape[0]), np.float32) if seed is None else np.array(seed, np.float32)
+
+
+def _scale_format(tensor: ScaledTensor, core: TensorCore) -> str | None:
+    """Return the format that the instruction reads the scales in: their own where it can, else its usual one."""
+    own = tensor.scaling.scale_format if tensor.scale is not None else None
+    return own if own in core.scale_formats else core.scale_format
 
 
 def _grid(tensor: ScaledTensor, index: tuple[int, ...]) -> np.ndarray:

@@ -63,6 +63,11 @@ class TensorCore:
         """The input format that the row is for."""
         return self.name.rpartition(".")[2]
 
+    @property
+    def scale_format(self) -> str | None:
+        """The usual format of block scales, or None where the instruction has none."""
+        return self.scale_formats[0] if self.scale_formats else None
+
     def operand_format(self, format: str | None) -> str:
         """Return the format that the multiplier sees: the operand's own, or this row's where it widens exactly."""
         if format in (None, self.format) or format in self.mixes:
@@ -80,10 +85,12 @@ class TensorCore:
         scale_b: Any = None,
         out: Literal["float32", "float16"] = "float32",
         formats: tuple[str | None, str | None] = (None, None),
+        scale_format: str | None = None,
     ) -> np.ndarray:
         """Return a . b + c of one instruction: the last axis is K, leading axes broadcast.
 
-        A K shorter than the instruction's is filled with zeros. Scales hold one value for every `scale_block` of K.
+        A K shorter than the instruction's is filled with zeros. Without `formats`, both operands have the row's. Scales
+        hold one value for every `scale_block` of K, in the first of `scale_formats` unless `scale_format` names one.
         NaN comes out as 0x7FFFFFFF, an overflow as Inf, an exact zero as +0.
         """
         if out == "float16" and not self.half_output:
@@ -94,7 +101,7 @@ class TensorCore:
         if a.shape[-1] > self.k:
             raise ShapeError(expected("K", a.shape[-1], f"at most {self.k}, the K of one instruction", self.name))
         total = np.broadcast_to(np.asarray(c, np.float32), np.broadcast_shapes(a.shape[:-1], np.shape(c)))
-        names = tuple(self.operand_format(name) for name in formats)
+        names = [self.operand_format(name) for name in formats] + [scale_format or self.scale_format]
         for start in range(0, a.shape[-1], self.step):
             part = np.s_[..., start : start + self.step]
             total = self._step((a[part], b[part]), (scale_a[part], scale_b[part]), total, names, out)
@@ -113,7 +120,7 @@ class TensorCore:
         spread = scales if scales.shape[-1] == 1 else np.repeat(scales, self.scale_block, -1)
         return spread[..., : operand.shape[-1]]
 
-    def _step(self, operands: Any, scales: Any, c: np.ndarray, names: tuple[str, ...], out: str) -> np.ndarray:
+    def _step(self, operands: Any, scales: Any, c: np.ndarray, names: list, out: str) -> np.ndarray:
         with np.errstate(all="ignore"):
             values = [(x * s).astype(np.float64) for x, s in zip(_wide(operands), _wide(scales), strict=True)]
             ieee = (values[0] * values[1]).sum(-1) + c
@@ -129,18 +136,19 @@ class TensorCore:
         special = np.where(np.isnan(ieee), CANONICAL_NAN, np.copysign(np.float32(np.inf), ieee))
         return np.where(np.isfinite(ieee), result, special).astype(out)
 
-    def _terms(self, operands: Any, scales: Any, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, int]:
+    def _terms(self, operands: Any, scales: Any, names: list) -> tuple[np.ndarray, np.ndarray, int]:
         """Return the integer significands of the terms, their exponents, and how many of their bits are fraction."""
-        parts = [split(_finite(x), name) for x, name in zip(operands, names, strict=True)]
-        fraction = sum(FORMATS[name].mantissa_bits for name in names)
+        *formats, scale_format = names
+        parts = [split(_finite(x), name) for x, name in zip(operands, formats, strict=True)]
+        fraction = sum(FORMATS[name].mantissa_bits for name in formats)
         significand, exponent = parts[0][0] * parts[1][0], parts[0][1] + parts[1][1]
         if self.group > 1:
             significand, exponent = _grouped(significand, exponent, fraction, self.group)
         if self.scale_block:
             for scale in scales:
-                scale_significand, scale_exponent = split(_finite(scale[..., :: self.group]), "scale")
+                scale_significand, scale_exponent = split(_finite(scale[..., :: self.group]), scale_format)
                 significand, exponent = significand * scale_significand, exponent + scale_exponent
-            fraction += 2 * SCALE_MANTISSA
+                fraction += FORMATS[scale_format].mantissa_bits
         return significand, np.where(significand == 0, _NOTHING, exponent), fraction
 
     def _rounded(self, exact: np.ndarray, out: str) -> np.ndarray:
@@ -150,19 +158,15 @@ class TensorCore:
         return toward_zero(exact, OUTPUT_MANTISSA[self.output])
 
 
-SCALE_MANTISSA = 3  # UE4M3 has three mantissa bits, UE8M0 none
-
-
 def split(values: np.ndarray, format: str) -> tuple[np.ndarray, np.ndarray]:
     """Return integer significands and exponents: value = significand * 2^(exponent - mantissa bits).
 
     A subnormal keeps the format's smallest exponent; bits that the format lacks are dropped, as TF32 hardware does.
     """
-    row = FORMATS.get(format)
-    emin, mantissa_bits = (row.emin, row.mantissa_bits) if row else (-1000, SCALE_MANTISSA)
+    row = FORMATS[format]
     values = np.asarray(values, np.float64)
-    exponent = np.maximum(np.frexp(values)[1].astype(np.int64) - 1, emin)
-    significand = np.trunc(np.ldexp(values, mantissa_bits - exponent)).astype(np.int64)
+    exponent = np.maximum(np.frexp(values)[1].astype(np.int64) - 1, row.emin)
+    significand = np.trunc(np.ldexp(values, row.mantissa_bits - exponent)).astype(np.int64)
     return significand, np.where(significand == 0, _NOTHING, exponent)
 
 
@@ -210,7 +214,6 @@ _PAPER = "arXiv 2511.10909 (MMA-Sim)"
 _FP8 = ("float8_e4m3fn", "float8_e5m2")
 _NARROW = (*_FP8, "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn")
 _E8M0, _UE4M3 = "float8_e8m0fnu", "float8_ue4m3"
-_MX = {"scale_formats": (_E8M0,), "scale_block": 32}
 
 
 def _rows(architectures: str, instruction: str, formats: str, k: int, step: int, bits: int, **fields: Any) -> list:
@@ -234,40 +237,24 @@ def _rows(architectures: str, instruction: str, formats: str, k: int, step: int,
     ]
 
 
-def _published(status: str = "published", source: str = _PAPER, **fields: Any) -> dict[str, Any]:
-    return {"status": status, "source": source, **fields}
+_HALF, _FP8_NAMES, _NARROW_NAMES, _FP4 = "float16 bfloat16", " ".join(_FP8), " ".join(_NARROW), "float4_e2m1fn"
+_PUBLISHED = {"status": "published", "source": _PAPER}
+_LIKE_SM100, _LIKE_SM120 = ({"status": "assumed", "source": f"as {name}"} for name in ("sm100", "sm120"))
+_REPLAYED = {"floor": -133, "source": "DeepGEMM on an H200, replayed"}
 
 
-_HALF, _FP8_NAMES, _NARROW_NAMES = "float16 bfloat16", " ".join(_FP8), " ".join(_NARROW)
-_LIKE_SM100 = _published("assumed", "as sm100")
-_LIKE_SM120 = _published("assumed", "as sm120")
-
-
-def _blackwell(architecture: str, origin: dict[str, Any]) -> list[TensorCore]:
-    """The fifth-generation tensor core: tcgen05 on datacenter parts."""
-    floor = {**origin, "floor": -133}
-    mx, nv = {**origin, **_MX}, {**origin, "scale_formats": (_UE4M3, _E8M0), "scale_block": 16, "group": 16}
+def _fifth_generation(architecture: str, instruction: str, origin: dict[str, Any]) -> list[TensorCore]:
+    """Blackwell's arithmetic, behind tcgen05 on datacenter parts and behind mma.sync on the others."""
+    wide = {**origin, "floor": -133}
+    mx = {**origin, "scale_formats": (_E8M0,), "scale_block": 32}
+    nv = {**origin, "scale_formats": (_UE4M3, _E8M0), "scale_block": 16, "group": 16}
     return [
-        *_rows(architecture, "tcgen05", _HALF, 16, 16, 25, **floor),
-        *_rows(architecture, "tcgen05", "tfloat32", 8, 8, 25, **floor),
-        *_rows(architecture, "tcgen05", _NARROW_NAMES, 32, 32, 25, **origin),
-        *_rows(architecture, "tcgen05.mxf8f6f4", _NARROW_NAMES, 32, 32, 25, **mx),
-        *_rows(architecture, "tcgen05.mxf4", "float4_e2m1fn", 64, 64, 35, **{**mx, "group": 16}),
-        *_rows(architecture, "tcgen05.mxf4nvf4", "float4_e2m1fn", 64, 64, 35, **nv),
-    ]
-
-
-def _rtx_blackwell(architecture: str, origin: dict[str, Any]) -> list[TensorCore]:
-    """The same arithmetic behind mma.sync, with block scales in the instruction."""
-    floor = {**origin, "floor": -133}
-    mx, nv = {**origin, **_MX}, {**origin, "scale_formats": (_UE4M3, _E8M0), "scale_block": 16, "group": 16}
-    return [
-        *_rows(architecture, "mma", _HALF, 16, 16, 25, **floor),
-        *_rows(architecture, "mma", "tfloat32", 8, 8, 25, **floor),
-        *_rows(architecture, "mma", _NARROW_NAMES, 32, 32, 25, **origin),
-        *_rows(architecture, "mma.mxf8f6f4", _NARROW_NAMES, 32, 32, 25, **mx),
-        *_rows(architecture, "mma.mxf4", "float4_e2m1fn", 64, 64, 35, **{**mx, "group": 16}),
-        *_rows(architecture, "mma.mxf4nvf4", "float4_e2m1fn", 64, 64, 35, **nv),
+        *_rows(architecture, instruction, _HALF, 16, 16, 25, **wide),
+        *_rows(architecture, instruction, "tfloat32", 8, 8, 25, **wide),
+        *_rows(architecture, instruction, _NARROW_NAMES, 32, 32, 25, **origin),
+        *_rows(architecture, f"{instruction}.mxf8f6f4", _NARROW_NAMES, 32, 32, 25, **mx),
+        *_rows(architecture, f"{instruction}.mxf4", _FP4, 64, 64, 35, **{**mx, "group": 16}),
+        *_rows(architecture, f"{instruction}.mxf4nvf4", _FP4, 64, 64, 35, **nv),
     ]
 
 
@@ -275,24 +262,24 @@ TENSOR_CORES: Registry[TensorCore] = Registry(
     "tensor core",
     [
         *_rows("sm70", "mma", "float16", 4, 4, 23, floor=-1022),
-        *_rows("sm75", "mma", "float16", 8, 8, 24, floor=-132, **_published()),
+        *_rows("sm75", "mma", "float16", 8, 8, 24, floor=-132, **_PUBLISHED),
         *_rows("sm80 sm86 sm89", "mma", _HALF, 16, 8, 24, floor=-132),
         *_rows("sm80 sm86 sm89", "mma", "tfloat32", 8, 4, 24, floor=-132),
         *_rows("sm89", "mma", _FP8_NAMES, 32, 16, 13, output="e8m13"),
         *_rows("sm90 sm100", "mma", _HALF, 16, 16, 25, floor=-133),
         *_rows("sm90 sm100", "mma", "tfloat32", 8, 8, 25, floor=-133),
-        *_rows("sm90", "mma", _FP8_NAMES, 32, 32, 25, c="added", **_published("assumed", "as sm100")),
-        *_rows("sm90", "wgmma", "float16", 16, 16, 25, floor=-133, **_published()),
-        *_rows("sm90", "wgmma", "bfloat16", 16, 16, 25, floor=-133, source="DeepGEMM on an H200, replayed"),
-        *_rows("sm90", "wgmma", "tfloat32", 8, 8, 25, floor=-133, source="DeepGEMM on an H200, replayed"),
+        *_rows("sm90", "mma", _FP8_NAMES, 32, 32, 25, c="added", **_LIKE_SM100),
+        *_rows("sm90", "wgmma", "float16", 16, 16, 25, floor=-133, **_PUBLISHED),
+        *_rows("sm90", "wgmma", "bfloat16", 16, 16, 25, **_REPLAYED),
+        *_rows("sm90", "wgmma", "tfloat32", 8, 8, 25, **_REPLAYED),
         *_rows("sm90", "wgmma", _FP8_NAMES, 32, 32, 13, output="e8m13"),
         *_rows("sm100", "mma", _FP8_NAMES, 32, 32, 25, c="added"),
-        *_blackwell("sm100", _published()),
+        *_fifth_generation("sm100", "tcgen05", _PUBLISHED),
         *_rows("sm103", "mma", _HALF, 16, 16, 25, **_LIKE_SM100, floor=-133),
         *_rows("sm103", "mma", "tfloat32", 8, 8, 25, **_LIKE_SM100, floor=-133),
         *_rows("sm103", "mma", _FP8_NAMES, 32, 32, 25, **_LIKE_SM100, c="added"),
-        *_blackwell("sm103", _LIKE_SM100),
-        *_rtx_blackwell("sm120", _published()),
-        *_rtx_blackwell("sm121", _LIKE_SM120),
+        *_fifth_generation("sm103", "tcgen05", _LIKE_SM100),
+        *_fifth_generation("sm120", "mma", _PUBLISHED),
+        *_fifth_generation("sm121", "mma", _LIKE_SM120),
     ],
 )

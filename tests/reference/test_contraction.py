@@ -283,6 +283,36 @@ def test_fp8_times_fp4_runs_natively_on_blackwell_and_widened_on_hopper():
     np.testing.assert_array_equal(native, contract(a, b, "deep_gemm.sm100.fp8_fp4", engine="readable"))
 
 
+def test_scales_of_two_kinds_and_scales_beside_the_instruction_are_refused():
+    codes = np.zeros((2, 64), np.uint8)
+    fp4 = [
+        ScaledTensor(codes, "float4_e2m1fn", np.full((2, 4), 0x38, np.uint8), Scaling((1, 16), name))
+        for name in ("float8_ue4m3", "float8_e8m0fnu")
+    ]
+    with pytest.raises(FormatError, match=r"b\.scale: got float8_e8m0fnu, need float8_ue4m3"):
+        contract(*fp4, "cublaslt.sm100.nvfp4")
+    with pytest.raises(FormatError, match="scales: got 'epilogue', need core"):
+        contract(fp4[0], fp4[0], ARITHMETICS["cublaslt.sm100.nvfp4"].but(scales="epilogue"))
+    with pytest.raises(ShapeError, match=r"c: got shape \(1, 2\)"):
+        contract(fp4[0], fp4[0], "cublaslt.sm100.nvfp4", np.zeros((1, 2)))
+
+
+def test_a_subnormal_block_scale_keeps_its_formats_smallest_exponent():
+    core = TENSOR_CORES["sm100.tcgen05.mxf4nvf4.float4_e2m1fn"]
+    a = np.zeros((1, 64), np.float32)
+    a[0, 0] = a[0, 16] = 1.0
+    small, one = np.float32([2.0**-9, 2.0**-9, 1, 1]), np.ones(4, np.float32)
+    c = np.float32(2.0**-29)
+    for scale, seed in ((small, c), (one, c)):
+        expected = core.dot(a, a, seed, scale[None], scale[None])
+        grid = FORMATS["float8_ue4m3"].encode(scale)[None]
+        tensor = ScaledTensor(
+            FORMATS["float4_e2m1fn"].encode(a), "float4_e2m1fn", grid, Scaling((1, 16), "float8_ue4m3")
+        )
+        arithmetic = ARITHMETICS["cublaslt.sm100.nvfp4"].but(c="core")
+        np.testing.assert_array_equal(contract(tensor, tensor, arithmetic, np.full((1, 1), seed)), expected[:, None])
+
+
 def test_global_scales_multiply_the_finished_sum():
     codes = np.full((1, 16), 2, np.uint8)
     scaling = Scaling((1, 16), "float8_ue4m3", global_scale="multiply")

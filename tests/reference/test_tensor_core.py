@@ -119,7 +119,9 @@ def scalar_dot(core: TensorCore, a, b, c, scale_a=(), scale_b=()) -> float:
         for low in range(start, start + core.step, core.group):
             pairs = [(_parts(float(a[k]), emin), _parts(float(b[k]), emin)) for k in range(low, low + core.group)]
             scales = (
-                [_parts(float(s[low // core.scale_block]), -500) for s in (scale_a, scale_b)] if len(scale_a) else []
+                [_parts(float(s[low // core.scale_block]), FORMATS[core.scale_format].emin) for s in (scale_a, scale_b)]
+                if len(scale_a)
+                else []
             )
             factor = np.prod([s for s, _ in scales]) if scales else Fraction(1)
             raised = sum(e for _, e in scales)
