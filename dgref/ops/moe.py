@@ -88,7 +88,6 @@ MEGA_MOE = Op(
         Operand("recv_stats", "ranks local_experts", "index"),
     ),
     reference=mega_moe,
-    has_bound=False,
     multiply_adds=lambda p, inputs: 3 * _routes(p, inputs) * p["hidden"] * p["intermediate"],
     params=(
         Param("activation_clamp", None, "bound of gate from above, and of up on both sides"),

@@ -32,7 +32,6 @@ class Op:
     out_formats: tuple[str, ...] = ()  # what a case's `out` may be; empty: the outputs have formats of their own
     undefined: Callable[[Problem, Inputs], dict[str, np.ndarray]] | None = None
     takes_arithmetic: bool = True
-    has_bound: bool = True
     extents_as_options: tuple[str, ...] = ()  # axes whose extent the reference takes as a keyword
     notes: str = ""
 
@@ -131,10 +130,9 @@ class Op:
     def bound(self, case: CaseLike, inputs: Inputs, arithmetic: Any) -> dict[str, np.ndarray]:
         """Return, for every output, how far from exact any order of adding on the arithmetic's accumulator may be.
 
-        Empty for an op that has no such limit: one that takes no arithmetic, or that rounds to a coarser format half
-        way, where the smallest difference can become a whole step.
+        Empty for an op that takes no arithmetic: it has one right answer.
         """
-        if not self.has_bound or not self.takes_arithmetic:
+        if not self.takes_arithmetic:
             return {}
         with using("bound"):
             return self.compute(case, inputs, arithmetic)

@@ -27,15 +27,21 @@ def swiglu(hidden: np.ndarray, gains: np.ndarray, clamp: float | None, *, exact:
     `clamp` bounds gate from above and up on both sides, in BF16, before the activation; a NaN becomes the
     bound that it meets first: the upper one for gate, the lower one for up, as minimum and maximum instructions do.
     """
+    gate, up = clamped(hidden, clamp)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return (_exact if exact else _stepwise)(gate, up, gains[:, None].astype(np.float32))
+
+
+def clamped(hidden: np.ndarray, clamp: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return gate and up as float32, bounded."""
     values = np.asarray(hidden, np.float32)
     if values.shape[1] % 2:
         raise ShapeError(expected("hidden", f"{values.shape[1]} columns", "gate and up, an even number"))
     gate, up = np.split(values, 2, axis=1)
-    if clamp is not None:
-        bound = np.float32(rounded(np.float32(clamp), "bfloat16"))
-        gate, up = np.fmin(gate, bound), np.fmin(np.fmax(up, -bound), bound)
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        return (_exact if exact else _stepwise)(gate, up, gains[:, None].astype(np.float32))
+    if clamp is None:
+        return gate, up
+    bound = np.float32(rounded(np.float32(clamp), "bfloat16"))
+    return np.fmin(gate, bound), np.fmin(np.fmax(up, -bound), bound)
 
 
 def _stepwise(gate: np.ndarray, up: np.ndarray, gain: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from dgref.formats.layouts import LAYOUTS
 from dgref.formats.native import as_native
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.activation import requantize, swiglu
-from dgref.reference.dispatch import EXACT, product, resolve, rounded
+from dgref.reference.dispatch import EXACT, bounding, product, resolve, rounded
 from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
 
 
@@ -45,6 +45,12 @@ def mega_moe(
     routes = integers(topk_idx, "topk_idx", -1, extents["experts"] - 1)
     gains = values(topk_weights, "topk_weights")
     tokens = as_rows(x)
+    stats = _received(routes, extents, recv_stats)
+    if bounding():
+        return {
+            "y": _limits(tokens, routes, gains, (l1, l2), activation_clamp, granularity, arithmetic),
+            "recv_stats": 0.0 * stats,
+        }
     parts = np.zeros((*routes.shape, extents["hidden"]), np.float32)
     for expert, where in experts_in_use(routes):
         rows = np.ravel_multi_index(where[:2], routes.shape[:2])
@@ -54,8 +60,7 @@ def mega_moe(
             scaled(rounded(active, "bfloat16"), "activation") if x.scale is None else requantize(active, granularity)
         )
         parts[where] = product(inner, take(l2, expert), arithmetic=arithmetic, out="bfloat16")
-    stats = _received(routes, extents, recv_stats)
-    return {"y": _combine(parts, routes, arithmetic), "recv_stats": stats}
+    return {"y": combine(parts, routes, arithmetic), "recv_stats": stats}
 
 
 def _extents(x: ScaledTensor, idx: Any, weights: Any, l1: ScaledTensor, l2: ScaledTensor) -> dict[str, int]:
@@ -82,6 +87,15 @@ def experts_in_use(routes: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, 
         yield int(expert), np.nonzero(routes == expert)
 
 
+def _limits(tokens: ScaledTensor, routes: np.ndarray, gains: np.ndarray, weights: Any, *options: Any) -> np.ndarray:
+    from dgref.reference.moe_bounds import mega_moe_limits
+
+    by_expert = (
+        (expert, where, np.ravel_multi_index(where[:2], routes.shape[:2])) for expert, where in experts_in_use(routes)
+    )
+    return mega_moe_limits(tokens, by_expert, gains, weights, (*routes.shape, tokens.shape[-1]), *options)
+
+
 def _received(routes: np.ndarray, extents: dict[str, int], before: Any) -> np.ndarray:
     counts = np.bincount(routes[routes >= 0], minlength=extents["experts"])
     counts = counts.reshape(extents["ranks"], extents["experts"] // extents["ranks"])
@@ -93,7 +107,7 @@ def _received(routes: np.ndarray, extents: dict[str, int], before: Any) -> np.nd
     return counts.astype(np.int32)
 
 
-def _combine(parts: np.ndarray, routes: np.ndarray, arithmetic: Any) -> np.ndarray:
+def combine(parts: np.ndarray, routes: np.ndarray, arithmetic: Any) -> np.ndarray:
     """Return the sum over each token's routes: in FP32 by ascending slot, or exactly; then BF16."""
     parts = np.where((routes >= 0)[..., None], parts, np.float32(0))
     if resolve(arithmetic) is None:

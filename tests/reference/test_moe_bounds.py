@@ -1,0 +1,94 @@
+"""The bound of the expert layer: nothing that it covers gets outside, and it is tight where accumulators are wide."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from dgref import reference
+from dgref.formats import dequantize
+from dgref.reference import activation, moe_bounds
+from dgref.reference.dispatch import using
+from tests.reference.test_moe import MODEL, layer
+
+HOPPER = "dgref.sm90.fp8_fp4"  # promotes every 32 of K, so that it takes scales of 1x32 blocks
+
+
+def limits(*inputs, arithmetic=MODEL, **options) -> np.ndarray:
+    with using("bound"):
+        return reference.mega_moe(*inputs, arithmetic=arithmetic, **options)["y"]
+
+
+def distance(inputs, arithmetic, **options) -> np.ndarray:
+    exact, model = (
+        reference.mega_moe(*inputs, arithmetic=a, **options)["y"].astype(np.float64) for a in ("exact", arithmetic)
+    )
+    return np.abs(model - exact)
+
+
+@pytest.mark.parametrize("arithmetic", [MODEL, HOPPER])
+@pytest.mark.parametrize("options", [{}, {"activation_clamp": 1.5}])
+def test_every_arithmetic_stays_inside(arithmetic, options):
+    for seed in range(4):
+        inputs = layer(seed)
+        assert (distance(inputs, arithmetic, **options) <= limits(*inputs, arithmetic=arithmetic, **options)).all()
+
+
+@pytest.mark.parametrize("clamp", [None, 2.0])
+@pytest.mark.parametrize("relative", [0.0, 2.0**-12])
+def test_an_activation_with_a_sloppy_exponential_stays_inside(monkeypatch, relative, clamp):
+    rng, right = np.random.default_rng(5), activation.exponential
+    hidden = (rng.standard_normal((200, 64)) * np.exp2(rng.integers(-6, 5, (200, 1)))).astype(ml_dtypes.bfloat16)
+    gains, limit = rng.standard_normal(200).astype(np.float32), np.abs(hidden.astype(np.float64)) * relative
+    exact, off = moe_bounds.activation_limits(hidden, limit, gains, clamp)
+    monkeypatch.setattr(activation, "exponential", lambda x: right(x) * np.float32(1 + rng.choice([-3, 3]) * 2.0**-23))
+    largest = 0.0
+    for _ in range(10):
+        near = (hidden.astype(np.float64) + limit * rng.choice([-1, 1], limit.shape)).astype(np.float32)
+        ratio = np.abs(activation.swiglu(near, gains, clamp, exact=False).astype(np.float64) - exact) / off
+        assert (ratio <= 1).all()
+        largest = max(largest, ratio.max())
+    assert largest > 0.1
+
+
+def test_bf16_layers_stay_inside():
+    rng = np.random.default_rng(0)
+    x, l1, l2 = (rng.standard_normal(s).astype(ml_dtypes.bfloat16) for s in ((1, 6, 64), (3, 64, 64), (3, 64, 32)))
+    inputs = (x, rng.integers(-1, 3, (1, 6, 1)), rng.standard_normal((1, 6, 1)).astype(np.float32), l1, l2)
+    off = distance(inputs, "deep_gemm.sm100.bf16")
+    assert (off <= limits(*inputs, arithmetic="deep_gemm.sm100.bf16")).all()
+
+
+def test_a_wide_accumulator_leaves_a_limit_of_a_few_last_bits():
+    inputs = layer(1)
+    y = np.abs(reference.mega_moe(*inputs)["y"].astype(np.float64))
+    assert np.median(limits(*inputs)) <= np.median(y) * 2.0**-5
+
+
+def test_tokens_without_a_route_are_off_by_nothing():
+    x, routes, gains, l1, l2 = layer(2)
+    limit = limits(x, np.full_like(routes, -1), gains, l1, l2)
+    assert (limit <= 2.0**-133).all()
+
+
+@pytest.mark.parametrize("relative", [0.0, 2.0**-20, 2.0**-6, 0.5])
+def test_stored_values_of_an_interval_lie_within_the_limit(relative):
+    rng = np.random.default_rng(3)
+    values = (rng.standard_normal((40, 64)) * np.exp2(rng.integers(-9, 9, (40, 1)))).astype(np.float32)
+    off = np.abs(values) * relative
+    own, largest, limit = moe_bounds.stored_limits(values, off.astype(np.float64), 32)
+    kept, top = dequantize(own).astype(np.float64), dequantize(largest).astype(np.float64)
+    for _ in range(20):
+        inside = (values + off * rng.uniform(-1, 1, values.shape) * (1 - 2.0**-20)).astype(np.float32)
+        stored = dequantize(activation.requantize(inside, 32)).astype(np.float64)
+        assert (np.abs(stored - kept) <= limit).all() and (np.abs(stored) <= top).all()
+    assert relative or not limit.any()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_finite_limit(poison):
+    x, routes, gains, l1, l2 = layer(4)
+    gains[0, 0, 0] = poison
+    limit = limits(x, routes, gains, l1, l2)
+    assert not np.isfinite(limit[0, 0]).any() and np.isfinite(limit[1]).all()
