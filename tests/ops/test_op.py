@@ -10,7 +10,7 @@ import pytest
 from dgref.errors import DgrefError
 from dgref.formats import ScaledTensor
 from dgref.ops import OPS
-from dgref.suite import OperandChoice
+from dgref.suite import InputChoice, OperandChoice
 from tests.ops.cases import CASES, case
 from tests.reference.plain import bits
 
@@ -165,3 +165,17 @@ def test_every_extent_of_0_and_1_is_computed_or_refused_in_a_sentence(row, model
         outputs = op.compute(small, inputs, model or "exact")
         assert {name: array.shape for name, array in outputs.items()} == op.output_shapes(small)
         op.defined(small, inputs), op.flops(small, inputs), op.bytes(small, inputs)
+
+
+@pytest.mark.parametrize(("row", "model"), MODELLED)
+def test_a_model_stays_inside_the_bound_of_its_op(row, model):
+    op, row = OPS[row.op], replace(row, inputs=InputChoice("normal", 7))
+    inputs = op.make_inputs(row)
+    exact, modelled, limits = op.compute(row, inputs), op.compute(row, inputs, model), op.bound(row, inputs, model)
+    for name, mask in op.defined(row, inputs).items():
+        where = ... if mask is None else mask
+        with np.errstate(invalid="ignore"):  # -inf marks what a row does not see, on both sides
+            off = np.abs(modelled[name].astype(np.float64) - exact[name].astype(np.float64))[where]
+        seen = ~np.isnan(off)
+        assert (off[seen] <= limits[name][where][seen]).all()
+        assert np.isfinite(limits[name][where][seen]).all()
