@@ -22,7 +22,6 @@ _HOMES = {
     "TENSOR_CORES": "dgref.reference.tensor_core",
     "Case": "dgref.suite",
     "ScaledTensor": "dgref.formats",
-    "compare": "dgref.compare",
     "dequantize": "dgref.formats",
     "diagnose": "dgref.compare",
     "infer_arithmetic": "dgref.compare",
@@ -31,12 +30,13 @@ _HOMES = {
     "quantize": "dgref.formats",
     "run": "dgref.runner",
 }
-__all__ = [*_HOMES, "__version__", "errors", "reference"]
+_ROOMS = ("compare", "deep_gemm", "errors", "reference")
+__all__ = [*_HOMES, *_ROOMS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home when it is first used."""
-    if name in ("errors", "reference"):
+    if name in _ROOMS:
         return import_module(f"dgref.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dgref' has no attribute {name!r}")

@@ -18,9 +18,10 @@ import numpy as np
 from dgref.backends.base import BackendBase, FunctionKernel, Inputs, Kernel
 from dgref.buffers import Buffer, buffers_of, sha256
 from dgref.errors import FileError, UnsupportedError, expected
+from dgref.files import write_atomically
 from dgref.formats import FORMATS
 from dgref.ops import OPS
-from dgref.results import Results, write_atomically
+from dgref.results import Results
 from dgref.suite import Case, Suite
 
 SCHEMA = "dgref.exchange/1"

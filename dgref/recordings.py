@@ -15,8 +15,8 @@ import numpy as np
 
 from dgref.buffers import buffers_of, sha256
 from dgref.errors import FileError, expected
+from dgref.files import write_atomically
 from dgref.formats import FORMATS, format_of
-from dgref.results import write_atomically
 from dgref.suite import Case, folder
 
 SCHEMA = "dgref.recording/1"

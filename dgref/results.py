@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref.errors import FileError, expected
+from dgref.files import write_atomically
 
 SCHEMA = "dgref.results/1"
 
@@ -112,20 +112,6 @@ class Results:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the JSON file whole or not at all."""
         return write_atomically(Path(path), self.to_json())
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write a text file under a temporary name and rename it, so that a reader never sees half of it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        raise FileError(expected(str(path), error.strerror or error, "a path that can be written")) from error
-    return path
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:

@@ -13,15 +13,15 @@ ROOT = Path(dgref.__file__).parent
 
 # Lowest first. A module may import from its own room and from rooms above it in this list, never from one below.
 ROOMS = [
-    ("errors", "registry", "arch", "version"),
+    ("errors", "registry", "arch", "version", "files"),
     ("formats",),
     ("reference",),
     ("inputs", "ops"),
-    ("machine", "suite", "buffers"),
+    ("machine", "suite", "buffers", "recordings"),
     ("compare",),
     ("backends", "deep_gemm"),
     ("results", "waivers"),
-    ("trial", "worker", "runner", "recordings"),
+    ("trial", "worker", "runner"),
     ("checkpoint", "exchange", "faults", "testing", "doctor"),
     ("report",),
     ("bench",),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dgref.results import Results, write_atomically
+from dgref.files import write_atomically
+from dgref.results import Results
 
 
 def write_bundle(results: Results, folder: Path) -> Path:
