@@ -128,8 +128,8 @@ def stage_bytes(shape: Shape, tile: Tile) -> int:
 
 
 def fixed_bytes(tile: Tile) -> int:
-    """Return the shared memory beside the stages: the staging rows of every warp, and the arrival counts."""
-    return 4 * tile.math_groups * 16 * 40 * 4 + 16
+    """Return the shared memory beside the stages: the staging buffers of every warp, and the arrival counts."""
+    return 4 * tile.math_groups * 3 * 1024 + 16
 
 
 def stage_count(shape: Shape, tile: Tile) -> int:
@@ -146,9 +146,11 @@ def units_of(shape: Shape, tile: Tile) -> int:
 def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
     """Yield (block_m, block_n, math_groups) that fit the registers: found by compiling each for spills."""
     scaled = shape.scaling != "NONE"
-    widest = {64: 128, 128: 160, 256: 128} if scaled else {64: 256, 128: 256, 256: 128}
+    widest = (
+        {64: 128, 128: 192 if shape.scaling == "BLOCK" else 160, 256: 128} if scaled else {64: 256, 128: 256, 256: 128}
+    )
     for block_m, math_groups in ((64, 1), (128, 2), (256, 2)):
-        for block_n in (32, 64, 96, 112, 128, 144, 160, 192, 256):
+        for block_n in (32, 64, 96, 128, 160, 192, 256):
             if block_n <= widest[block_m]:
                 yield block_m, block_n, math_groups
 

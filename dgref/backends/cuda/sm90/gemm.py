@@ -62,7 +62,7 @@ def _fp8_plan(a, a_scale, b, b_scale, d, c, scaling, batch_invariant, head_split
     operands = Operands(
         a=left,
         b=right,
-        **destination(d, c),
+        **destination(d, c, bulk=head_splits is None),
         scale_a=lambda box: read.vector_scale_map("a_scale", a_scale, lines, left.rows, box),
         scale_b=vector,
         block_scale=block,
@@ -103,10 +103,16 @@ def _shape(left, right, d, c, scaling, batch_invariant, head_splits) -> Shape:
     )
 
 
-def destination(d: Any, c: Any) -> dict[str, int]:
+def destination(d: Any, c: Any, bulk: bool = True) -> dict[str, Any]:
     """Return where D and C lie; C has D's dtype, shape and strides, and may be D itself."""
     if c is not None and (c.dtype, c.shape, c.stride()) != (d.dtype, d.shape, d.stride()):
         raise LayoutError(expected("c", (c.dtype, tuple(c.shape)), f"the dtype, shape and strides of d, {d.dtype}"))
     group_stride = d.stride(0) if d.dim() == 3 else 0
     pointer = c.data_ptr() if c is not None else 0
-    return {"d": d.data_ptr(), "c": pointer, "row_stride": d.stride(-2), "group_stride": group_stride}
+    return {
+        "d": d.data_ptr(),
+        "c": pointer,
+        "row_stride": d.stride(-2),
+        "group_stride": group_stride,
+        "map_d": read.output_map(d) if bulk else None,
+    }

@@ -17,7 +17,7 @@ from dgref.backends.cuda.sm90.operands import NO_BLOCK_SCALE, BlockScale, Matrix
 from dgref.backends.cuda.tensor_map import TensorMap
 
 PREPARED_KEPT = 512
-_NO_MAP = TensorMap(bytes(128))
+NO_MAP = TensorMap(bytes(128))
 _local = threading.local()
 
 
@@ -31,6 +31,7 @@ class Operands:
     c: int
     row_stride: int
     group_stride: int
+    map_d: TensorMap | None = None  # None: D's alignment or its heads rule bulk stores out
     scale_a: Callable[[int], TensorMap] | None = None  # of the rows one box holds
     scale_b: Callable[[int], TensorMap] | None = None
     block_scale: BlockScale = NO_BLOCK_SCALE
@@ -68,8 +69,9 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
     return [
         operands.a.tensor_map(tile.rows_copied // tile.cluster_n, shape.block_k),
         operands.b.tensor_map(tile.block_n // tile.cluster_m, shape.block_k),
-        operands.scale_a(tile.rows_copied) if operands.scale_a else _NO_MAP,
-        operands.scale_b(tile.block_n) if operands.scale_b else _NO_MAP,
+        operands.scale_a(tile.rows_copied) if operands.scale_a else NO_MAP,
+        operands.scale_b(tile.block_n) if operands.scale_b else NO_MAP,
+        operands.map_d or NO_MAP,
         scale.pointer,
         scale.stride_n,
         scale.stride_k,
@@ -90,6 +92,7 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
         shape.alignment,
         int(operands.zero_padding),
         *operands.head,
+        int(operands.map_d is not None),
     ]
 
 

@@ -111,3 +111,16 @@ def output_format(name: str, tensor: Any) -> str:
     if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
         raise LayoutError(expected(name, f"strides {tuple(tensor.stride())}", "contiguous columns"))
     return OUTPUTS[str(tensor.dtype)]
+
+
+def output_map(d: Any) -> TensorMap | None:
+    """Return the map of D in boxes of 16 rows by 64 bytes, or None where the copy engine cannot write D."""
+    width = d.element_size()
+    stride = d.stride(-2) * width
+    groups = d.shape[0] if d.dim() == 3 else 1
+    back_to_back = groups == 1 or d.stride(0) == d.stride(-2) * d.shape[-2]
+    if stride % 16 or d.data_ptr() % 16 or not back_to_back:
+        return None
+    dtype = "bfloat16" if width == 2 else "float32"
+    shape = (d.shape[-1], groups * d.shape[-2])
+    return TensorMap.tiled(d, dtype, shape, (stride,), (64 // width, 16), 64)

@@ -8,10 +8,12 @@ enum class Output { BF16, F32 };
 
 // Where D and C lie, and which columns of the product are moved aside for the middle of each head.
 struct Destination {
+  const TensorMap* map;  // of D in boxes of 16 rows by 64 bytes
   void* d;
   const void* c;
   i64 row_stride, group_stride;  // in elements, the same for C
   int left, middle, right;       // columns per head: the product has left + right, D has left + middle + right
+  bool bulk_stores;              // the map may be used: D is aligned and has no head middles
 
   __device__ __forceinline__ int column(int n) const { return middle == 0 ? n : n + (n + right) / (left + right) * middle; }
 };
@@ -82,83 +84,125 @@ __device__ __forceinline__ void store_d(void* d, i64 index, float value) {
   }
 }
 
-template <Output OUTPUT>
-__device__ __forceinline__ float4 load_c4(const void* c, i64 index) {
-  if constexpr (OUTPUT == Output::F32) return *reinterpret_cast<const float4*>(static_cast<const float*>(c) + index);
-  const uint2 raw = *reinterpret_cast<const uint2*>(static_cast<const u16*>(c) + index);
-  return {__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xFFFF0000u), __uint_as_float(raw.y << 16),
-          __uint_as_float(raw.y & 0xFFFF0000u)};
-}
-
-template <Output OUTPUT>
-__device__ __forceinline__ void store_d4(void* d, i64 index, float4 v) {
-  if constexpr (OUTPUT == Output::F32) {
-    ptx::store_16_bytes(static_cast<float*>(d) + index, v);
-  } else {
-    ptx::store_8_bytes(static_cast<u16*>(d) + index, ptx::pack_bfloat16(v.x, v.y), ptx::pack_bfloat16(v.z, v.w));
-  }
-}
-
 // D has been summed: one fp32 add of C where asked, then the one rounding to the output format.
 template <Output OUTPUT, bool ACCUMULATE>
-__device__ __forceinline__ void finish4(const Destination& to, i64 index, float4 v, bool whole, int count) {
-  if (whole) {
-    if constexpr (ACCUMULATE) {
-      const float4 c = load_c4<OUTPUT>(to.c, index);
-      v = {__fadd_rn(c.x, v.x), __fadd_rn(c.y, v.y), __fadd_rn(c.z, v.z), __fadd_rn(c.w, v.w)};
-    }
-    store_d4<OUTPUT>(to.d, index, v);
-    return;
-  }
-  const float values[4] = {v.x, v.y, v.z, v.w};
+__device__ __forceinline__ void store_element(const Destination& to, i64 index, float value) {
+  store_d<OUTPUT>(to.d, index, ACCUMULATE ? __fadd_rn(load_c<OUTPUT>(to.c, index), value) : value);
+}
+
+// Any rows, any columns, any alignment: 16 columns at a time through the staging buffer, then element by element.
+template <class P, Output OUTPUT, bool ACCUMULATE>
+__device__ __forceinline__ void store_slab_by_element(const float (&total)[P::ACCUMULATORS], const Tile& tile,
+                                                      const Problem& problem, const Destination& to, i64 group_start, int top,
+                                                      u32 staging, u32 lane) {
+  constexpr bool PADDED = P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM;
+  const u32 target = staging + lane / 4 * 64 + lane % 4 * 8;
+  const int rows = min(16, tile.rows - top);
+  if (lane == 0) ptx::store_wait_read<0>();
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i >= count) continue;
-    const float value = ACCUMULATE ? __fadd_rn(load_c<OUTPUT>(to.c, index + i), values[i]) : values[i];
-    store_d<OUTPUT>(to.d, index + i, value);
+  for (int i = 0; i < P::ACCUMULATORS; i += 8) {
+    __syncwarp();
+#pragma unroll
+    for (int part = 0; part < 8; part += 4) {
+      ptx::store_shared_2(target + part * 8, total[i + part], total[i + part + 1]);
+      ptx::store_shared_2(target + part * 8 + 512, total[i + part + 2], total[i + part + 3]);
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int element = lane; element < rows * 16; element += 32) {
+      const int row = top + element / 16, n = tile.column + i * 2 + element % 16;
+      if (n >= problem.n) continue;
+      float value = ptx::load_shared(staging + element * 4);
+      if constexpr (PADDED) {
+        bool padding = row >= tile.valid;
+        if constexpr (P::SCHEDULE == Schedule::LABELLED) padding |= __ldg(problem.layout + tile.row + row) < 0;
+        if (padding && !problem.zero_padding) continue;
+        if (padding) value = 0.0f;
+      }
+      store_element<OUTPUT, ACCUMULATE>(to, group_start + i64(tile.row + row) * to.row_stride + to.column(n), value);
+    }
   }
 }
 
-// One warp stores its 16 rows of a slab through its own staging rows, 32 columns at a time: eight lanes to a row.
-template <class P, Output OUTPUT, bool ACCUMULATE>
-__device__ __forceinline__ void store_slab(const float (&total)[P::ACCUMULATORS], const Tile& tile, const Problem& problem,
-                                           const Destination& to, int top, float* staging, u32 lane) {
-  if (top >= tile.rows) return;
-  const bool aligned = to.row_stride % 4 == 0 && to.group_stride % 4 == 0;
-  const i64 group_start = P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM
-                              ? 0
-                              : i64(tile.group) * to.group_stride;
-  const int quad_row = lane / 4, quad_column = lane % 4 * 2, copy_row = lane / 8, copy_column = lane % 8 * 4;
+// Adds C to a slab that lies inside D entirely: the loads of 16 columns are in flight together.
+template <class P, Output OUTPUT>
+__device__ __forceinline__ void add_c(float (&total)[P::ACCUMULATORS], const Destination& to, i64 first, u32 lane) {
 #pragma unroll
-  for (int chunk = 0; chunk < P::BLOCK_N; chunk += 32) {
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      const int i = (chunk + part * 8) / 2;
-      if (i >= P::ACCUMULATORS) continue;
-      float* const row = staging + quad_row * P::STAGING_ROW + part * 8 + quad_column;
-      *reinterpret_cast<float2*>(row) = {total[i], total[i + 1]};
-      *reinterpret_cast<float2*>(row + 8 * P::STAGING_ROW) = {total[i + 2], total[i + 3]};
+  for (int i = 0; i < P::ACCUMULATORS; i += 2) {
+    const i64 index = first + i64(lane / 4 + i / 2 % 2 * 8) * to.row_stride + i / 4 * 8 + lane % 4 * 2;
+    if constexpr (OUTPUT == Output::F32) {
+      const float2 c = *reinterpret_cast<const float2*>(static_cast<const float*>(to.c) + index);
+      total[i] = __fadd_rn(c.x, total[i]), total[i + 1] = __fadd_rn(c.y, total[i + 1]);
+    } else {
+      const u32 c = *reinterpret_cast<const u32*>(static_cast<const u16*>(to.c) + index);
+      total[i] = __fadd_rn(__uint_as_float(c << 16), total[i]);
+      total[i + 1] = __fadd_rn(__uint_as_float(c & 0xFFFF0000u), total[i + 1]);
     }
-    __syncwarp();
-    const int n = tile.column + chunk + copy_column, left = problem.n - n;
-    if (left > 0 && chunk + copy_column < P::BLOCK_N) {
+  }
+}
+
+// One warp's 16 rows go through its staging buffers, 64 bytes of each row at a time; the copy engine stores them
+// while the next are written. The 64-byte swizzle keeps the writes free of bank conflicts.
+template <class P, Output OUTPUT>
+__device__ __forceinline__ void store_slab_in_bulk(const float (&total)[P::ACCUMULATORS], const Destination& to, int column,
+                                                   int row, int slab, u32 staging, u32 lane) {
+  constexpr int COLUMNS = OUTPUT == Output::F32 ? 16 : 32;
+  const u32 line = lane / 4, swizzle = line / 2 % 4;
 #pragma unroll
-      for (int pass = 0; pass < 4; ++pass) {
-        const int row = pass * 4 + copy_row;
-        if (top + row >= tile.rows) continue;
-        float4 value = *reinterpret_cast<const float4*>(staging + row * P::STAGING_ROW + copy_column);
-        bool written = true, padding = top + row >= tile.valid;
-        if constexpr (P::SCHEDULE == Schedule::LABELLED) padding |= __ldg(problem.layout + tile.row + top + row) < 0;
-        if (P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM) {
-          if (padding) value = {0.0f, 0.0f, 0.0f, 0.0f};
-          written = !padding || problem.zero_padding;
-        }
-        const i64 index = group_start + i64(tile.row + top + row) * to.row_stride + to.column(n);
-        if (written) finish4<OUTPUT, ACCUMULATE>(to, index, value, aligned && left >= 4, min(left, 4));
+  for (int chunk = 0; chunk < P::BLOCK_N / COLUMNS; ++chunk) {
+    const int turn = slab * (P::BLOCK_N / COLUMNS) + chunk;  // counted over the tile, so that the buffers go round
+    const u32 buffer = staging + turn % P::STAGING_BUFFERS * 1024;
+    if (lane == 0) {
+      if (turn == 0) {
+        ptx::store_wait_read<0>();
+      } else {
+        ptx::store_wait_read<P::STAGING_BUFFERS - 1>();
       }
     }
     __syncwarp();
+#pragma unroll
+    for (int part = 0; part < COLUMNS / 8; ++part) {
+      const float* const v = total + (chunk * COLUMNS + part * 8) / 2;
+      if constexpr (OUTPUT == Output::F32) {
+        const u32 target = buffer + line * 64 + ((part * 2 + lane % 4 / 2) ^ swizzle) * 16 + lane % 2 * 8;
+        ptx::store_shared_2(target, v[0], v[1]);
+        ptx::store_shared_2(target + 512, v[2], v[3]);
+      } else {
+        const u32 target = buffer + line * 64 + (part ^ swizzle) * 16 + lane % 4 * 4;
+        ptx::store_shared(target, ptx::pack_bfloat16(v[0], v[1]));
+        ptx::store_shared(target + 512, ptx::pack_bfloat16(v[2], v[3]));
+      }
+    }
+    ptx::async_proxy_fence();
+    __syncwarp();
+    if (lane == 0) {
+      ptx::store_tile(to.map, buffer, column + chunk * COLUMNS, row);
+      ptx::store_commit();
+    }
   }
+}
+
+// Stores one warp's 16 rows of a slab, in bulk where all of them are wanted or the tensor map cuts the others off.
+template <class P, Output OUTPUT, bool ACCUMULATE>
+__device__ __forceinline__ void store_slab(float (&total)[P::ACCUMULATORS], const Tile& tile, const Problem& problem,
+                                           const Destination& to, int slab, int top, u32 staging, u32 lane) {
+  if (top >= tile.rows) return;
+  constexpr bool SHARED_ROWS = P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM;
+  const i64 group_start = SHARED_ROWS ? 0 : i64(tile.group) * to.group_stride;
+  const bool inside = top + 16 <= tile.valid, cut_off = P::SCHEDULE == Schedule::DENSE && problem.groups == 1;
+  const bool add_whole = inside && tile.column + P::BLOCK_N <= problem.n;
+  bool whole = to.bulk_stores && (ACCUMULATE ? add_whole : inside || cut_off);
+  if constexpr (P::SCHEDULE == Schedule::LABELLED) {
+    whole = whole && __all_sync(0xFFFFFFFF, __ldg(problem.layout + tile.row + min(top + int(lane) % 16, tile.rows - 1)) >= 0);
+  }
+  if (!whole) {
+    store_slab_by_element<P, OUTPUT, ACCUMULATE>(total, tile, problem, to, group_start, top, staging, lane);
+    return;
+  }
+  const int row = tile.row + top;
+  if constexpr (ACCUMULATE) add_c<P, OUTPUT>(total, to, group_start + i64(row) * to.row_stride + tile.column, lane);
+  store_slab_in_bulk<P, OUTPUT>(total, to, tile.column, (SHARED_ROWS ? 0 : tile.group * problem.m) + row, slab, staging,
+                                lane);
 }
 
 }  // namespace dgref

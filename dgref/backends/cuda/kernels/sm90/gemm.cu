@@ -16,45 +16,41 @@ __device__ __forceinline__ void skip_tile(const Ring<P>& ring, Cursor<P::STAGES>
 }
 
 // FP8: the tensor core keeps 13 fraction bits, so every 128 of K is promoted to FP32.
-// Everything but the promotion happens while the tensor cores work; the next block is awaited before the promotion,
-// so that nothing but the promotion lies between two runs of wgmma.
-template <class P>
+template <class P, int BOUNDARY>
 __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
                                                   Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
   float sum[P::ACCUMULATORS];
   const u32 lane = thread % 32;
-  const int boundary = 128 - tile.column % 128;  // first column of the tile that the second block of scales covers
+  const int boundary = BOUNDARY > 0 ? BOUNDARY : 128 - tile.column % 128;
   const int first_row = group * P::SLABS * 64 + thread / 32 * 16 + lane / 4;
   const OperandDescriptors<P> descriptors(ring, group);
-  u32 a = descriptors.a(cursor.stage, 0), b = descriptors.b(cursor.stage);
   bool ready = false;
-#pragma unroll 1
+#pragma unroll P::UNROLL
   for (int block = tile.block_begin; block < tile.block_end; ++block) {
     const u32 stage = cursor.stage;
     ptx::barrier_wait_unless(ready, ring.full(stage), cursor.phase);
-    const u32 shared_a = ring.scale_a(stage) + first_row * 4, shared_b = ring.scale_b(stage);
     cursor.advance();
+    const u32 shared_a = ring.scale_a(stage) + first_row * 4, shared_b = ring.scale_b(stage);
+    float scale_b[2] = {};
+    if constexpr (P::SCALING == Scaling::BLOCK) {
+      scale_b[0] = ptx::load_shared(shared_b);
+      if constexpr (!P::ONE_BLOCK) scale_b[1] = ptx::load_shared(shared_b + 4);
+    }
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
+      // Read before the wgmma are issued: they keep shared memory so busy that a load among them waits long.
+      const float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
       pin_all(sum);
       wgmma_fence();
-      multiply_slab<P>(sum, a + slab * (8192 / 16), b, false);
-      wgmma_commit();
-      if (slab + 1 == P::SLABS) a = descriptors.a(cursor.stage, 0), b = descriptors.b(cursor.stage);
-      const float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
+      multiply_slab<P>(sum, descriptors.a(stage, slab), descriptors.b(stage), false);
+      pin_all(sum);
+      wgmma_wait<0>();
+      // A first look at the next stage, whose answer arrives during the promotion.
+      if (slab + 1 == P::SLABS) ready = ptx::barrier_test(ring.full(cursor.stage), cursor.phase);
       if constexpr (P::SCALING == Scaling::BLOCK) {
-        const BlockProducts<P> products(scale_a, shared_b);
-        wgmma_wait<0>();
-        pin_all(sum);
-        if (slab + 1 == P::SLABS) {
-          ring.release(stage, lane);
-          ready = ptx::barrier_try_wait(ring.full(cursor.stage), cursor.phase);
-        }
-        promote_block<P>(total[slab], sum, products, boundary);
+        if (slab + 1 == P::SLABS) ring.release(stage, lane);
+        promote_block<P>(total[slab], sum, BlockProducts<P>(scale_a, scale_b), boundary);
       } else {
-        wgmma_wait<0>();
-        pin_all(sum);
-        if (slab + 1 == P::SLABS) ready = ptx::barrier_try_wait(ring.full(cursor.stage), cursor.phase);
         promote_vector<P>(total[slab], sum, scale_a, shared_b + lane % 4 * 8);
         if (slab + 1 == P::SLABS) ring.release(stage, lane);
       }
@@ -80,10 +76,9 @@ __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACC
     for (int slab = 0; slab < P::SLABS; ++slab) {
       multiply_slab<P>(total[slab], descriptors.a(stage, slab), descriptors.b(stage), block > tile.block_begin);
     }
-    wgmma_commit();
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) pin_all(total[slab]);
-    wgmma_wait<1>();
+    wgmma_wait<P::SLABS>();
     if (block > tile.block_begin) ring.release(previous, lane);
     previous = stage;
   }
@@ -111,7 +106,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
   Tile tile;
   // The shuffle tells the compiler that a warp agrees on its group: descriptors then live in uniform registers.
   const u32 group = __shfl_sync(0xFFFFFFFF, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
-  float* const staging = reinterpret_cast<float*>(shared + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES);
+  const u32 staging = ring.base + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES;
   u32* const counts = reinterpret_cast<u32*>(shared + P::BARRIER_OFFSET + P::STAGES * 16);
   while (scheduler.next(tile)) {
     float total[P::SLABS][P::ACCUMULATORS];
@@ -123,7 +118,14 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
     if (int(group) * P::SLABS * 64 >= tile.valid) {
       skip_tile<P>(ring, cursor, tile, lane);
     } else if constexpr (P::SCALED) {
-      accumulate_scaled<P>(total, ring, cursor, tile, group, thread);
+      // The first column of the tile that the second block of scales covers: known at compile time where that is cheap.
+      if constexpr (P::BLOCK_N != 192 || P::SCALING != Scaling::BLOCK) {
+        accumulate_scaled<P, 0>(total, ring, cursor, tile, group, thread);
+      } else if (tile.column % 128 == 0) {
+        accumulate_scaled<P, 128>(total, ring, cursor, tile, group, thread);
+      } else {
+        accumulate_scaled<P, 64>(total, ring, cursor, tile, group, thread);
+      }
     } else {
       accumulate_chain<P>(total, ring, cursor, tile, group, thread);
     }
@@ -133,9 +135,10 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
       const int top = (group * P::SLABS + slab) * 64 + warp * 16;
-      store_slab<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, top, staging, lane);
+      store_slab<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, slab, top, staging, lane);
     }
   }
+  if (lane == 0) ptx::store_wait();
 }
 
 // A peer may still write into this block's shared memory, or arrive at its barriers.
@@ -151,10 +154,11 @@ template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int 
           int CLUSTER_M, int CLUSTER_N, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Output OUTPUT, bool ACCUMULATE>
 __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
-         const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b, const float* scale_b,
+         const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b,
+         const __grid_constant__ TensorMap map_d, const float* scale_b,
          int scale_b_n, int scale_b_k, int scale_b_group, void* d, const void* c, i64 row_stride, i64 group_stride,
          const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
-         int alignment, int zero_padding, int left, int middle, int right) {
+         int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
   using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, LOAD_M, MAJOR_A,
                  MAJOR_B>;
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -173,7 +177,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   }
   ptx::wait_for_previous_grid();
   if (threadIdx.x < 128) {
-    if constexpr (MATH_GROUPS > 1) ptx::registers_release<MATH_GROUPS == 2 ? 40 : 32>();
+    if constexpr (MATH_GROUPS > 1) ptx::registers_release<56>();
     if (threadIdx.x == 0) {
       const Sources from{&map_a, &map_b, &map_scale_a, &map_scale_b, scale_b, scale_b_n, scale_b_k, scale_b_group};
       copy_all<P>(ring, from, problem, rank);
@@ -181,8 +185,8 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     __syncwarp();
     leave_cluster<P>();
   } else {
-    if constexpr (MATH_GROUPS > 1) ptx::registers_claim<MATH_GROUPS == 2 ? 232 : 160>();
-    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {d, c, row_stride, group_stride, left, middle, right}, {partials, arrivals}, rank);
+    if constexpr (MATH_GROUPS > 1) ptx::registers_claim<MATH_GROUPS == 2 ? 224 : 152>();
+    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {&map_d, d, c, row_stride, group_stride, left, middle, right, bulk_stores != 0}, {partials, arrivals}, rank);
     leave_cluster<P>();
   }
 }

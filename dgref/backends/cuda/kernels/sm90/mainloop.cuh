@@ -25,6 +25,9 @@ struct Plan {
   static constexpr int SLABS = BLOCK_M / (64 * MATH_GROUPS);           // 64-row slabs of one warpgroup
   static constexpr int ACCUMULATORS = BLOCK_N / 2;
 
+  // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
+  static constexpr int UNROLL = SCALING == Scaling::BLOCK && (128 % BLOCK_N == 0 || BLOCK_N == 192) && MATH_GROUPS < 3 ? 4 : 1;
+
   static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
   static constexpr int SCALE_B_BYTES =
@@ -33,20 +36,21 @@ struct Plan {
   static constexpr int FILLS = SCALING == Scaling::BLOCK ? 2 : 1;  // arrivals that fill a stage: bulk copies, block scales
   static constexpr int COPIED_BYTES =
       A_BYTES + B_BYTES + (SCALED ? LOAD_M * 4 : 0) + (SCALING == Scaling::VECTOR ? BLOCK_N * 4 : 0);
-  static constexpr int STAGING_ROW = 40;  // floats: 32 columns and a pad that keeps 8-byte stores free of bank conflicts
-  static constexpr int STAGING_BYTES = 16 * STAGING_ROW * 4;  // of one warp
-  static constexpr int A_OFFSET = 0;
+  static constexpr int STAGING_BUFFERS = 3;                       // of one warp: 16 rows of 64 bytes each
+  static constexpr int STAGING_BYTES = STAGING_BUFFERS * 1024;
+  static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
+  static constexpr int A_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
-  static constexpr int STAGING_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
-  static constexpr int BARRIER_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
+  static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
   static constexpr int SHARED_BYTES = BARRIER_OFFSET + STAGES * 16 + 16;
 
   static_assert(BLOCK_M % (64 * MATH_GROUPS) == 0, "a warpgroup multiplies whole slabs of 64 rows");
   static_assert(LOAD_M == BLOCK_M || (BLOCK_M == 64 && MAJOR_A == Major::K && CLUSTER_N == 1), "only one slab may be short");
+  static_assert(BLOCK_N % 32 == 0, "bulk stores take 32 columns of BF16");
   static_assert(LOAD_M % 8 == 0, "a swizzle atom is eight rows");
-  static_assert(A_BYTES >= 8192 || B_OFFSET + STAGES * B_BYTES >= (STAGES - 1) * A_BYTES + 8192, "a slab stays in bounds");
+  static_assert(A_BYTES >= 8192 || STAGES * B_BYTES + A_BYTES >= 8192, "a slab stays in bounds");
   static_assert(CLUSTER <= 2, "multicast between two blocks");
   static_assert(MAJOR_A == Major::K || (ELEMENT == Element::BF16 && BLOCK_M % 64 == 0), "8-bit operands are K-major");
   static_assert(MAJOR_B == Major::K || (ELEMENT == Element::BF16 && BLOCK_N % 64 == 0), "8-bit operands are K-major");
@@ -98,12 +102,14 @@ struct Ring {
 };
 
 // The lower descriptor words of a stage's operands, as one warpgroup sees them.
+// The shuffles tell the compiler that a warp agrees on them: they then live in uniform registers.
 template <class P>
 struct OperandDescriptors {
   u32 first_a, first_b;
 
   __device__ OperandDescriptors(const Ring<P>& ring, u32 group)
-      : first_a(descriptor_lower(ring.a(0)) + group * P::SLABS * (8192 / 16)), first_b(descriptor_lower(ring.b(0))) {}
+      : first_a(__shfl_sync(0xFFFFFFFF, descriptor_lower(ring.a(0)) + group * P::SLABS * (8192 / 16), 0)),
+        first_b(__shfl_sync(0xFFFFFFFF, descriptor_lower(ring.b(0)), 0)) {}
 
   __device__ __forceinline__ u32 a(u32 stage, int slab) const {
     return first_a + stage * (P::A_BYTES / 16) + slab * (8192 / 16);
@@ -190,7 +196,10 @@ __device__ __forceinline__ void multiply_slab(float (&sum)[P::ACCUMULATORS], u32
   using Instruction = Wgmma<P::ELEMENT, P::BLOCK_N, int(P::MAJOR_A), int(P::MAJOR_B)>;
   constexpr u32 A_STEP = (P::MAJOR_A == Major::K ? 32 : 2048) / 16, B_STEP = (P::MAJOR_B == Major::K ? 32 : 2048) / 16;
 #pragma unroll
-  for (int step = 0; step < P::STEPS; ++step) Instruction::issue(sum, a + step * A_STEP, b + step * B_STEP, keep || step > 0);
+  for (int step = 0; step < P::STEPS; ++step) {
+    Instruction::issue(sum, a + step * A_STEP, b + step * B_STEP, keep || step > 0);
+  }
+  wgmma_commit();
 }
 
 template <int COUNT>
@@ -204,12 +213,11 @@ template <class P>
 struct BlockProducts {
   float low[2], high[2];
 
-  __device__ __forceinline__ BlockProducts(const float (&scale_a)[2], u32 scale_b) {
-    const float first = ptx::load_shared(scale_b), second = P::ONE_BLOCK ? first : ptx::load_shared(scale_b + 4);
+  __device__ __forceinline__ BlockProducts(const float (&scale_a)[2], const float (&scale_b)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      low[half] = __fmul_rn(scale_a[half], first);
-      high[half] = P::ONE_BLOCK ? low[half] : __fmul_rn(scale_a[half], second);
+      low[half] = __fmul_rn(scale_a[half], scale_b[0]);
+      high[half] = P::ONE_BLOCK ? low[half] : __fmul_rn(scale_a[half], scale_b[1]);
     }
   }
 };

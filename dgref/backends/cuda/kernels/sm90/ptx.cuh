@@ -74,13 +74,13 @@ __device__ __forceinline__ void barrier_arrive_cluster(u32 mapped) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mapped) : "memory");
 }
 
-__device__ __forceinline__ bool barrier_try_wait(u32 barrier, u32 parity) {
+// A look that never suspends the thread, unlike try_wait, which may sleep for microseconds.
+__device__ __forceinline__ bool barrier_test(u32 barrier, u32 parity) {
   u32 done;
-  asm volatile(
-      "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
+  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+               : "=r"(done)
+               : "r"(barrier), "r"(parity)
+               : "memory");
   return done != 0;
 }
 
@@ -112,6 +112,11 @@ __device__ __forceinline__ void barrier_wait_unless(bool ready, u32 barrier, u32
 
 __device__ __forceinline__ void named_barrier(u32 identifier, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(identifier), "r"(threads) : "memory");
+}
+
+// Counts this thread as arrived at a named barrier without waiting there.
+__device__ __forceinline__ void named_barrier_arrive(u32 identifier, u32 threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(identifier), "r"(threads) : "memory");
 }
 
 __device__ __forceinline__ void prefetch_map(const TensorMap* map) {
@@ -148,6 +153,31 @@ __device__ __forceinline__ void barrier_arrive_after_copies(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
+__device__ __forceinline__ void store_tile(const TensorMap* map, u32 source, int inner, int outer) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(source),
+               "r"(inner), "r"(outer)
+               : "memory");
+}
+
+__device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until all but the latest PENDING stores have read their source.
+template <int PENDING>
+__device__ __forceinline__ void store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+// Waits until all stores are visible in global memory.
+__device__ __forceinline__ void store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+__device__ __forceinline__ void store_shared(u32 address, u32 value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_shared_2(u32 address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
+}
+
 template <u32 COUNT>
 __device__ __forceinline__ void registers_release() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
@@ -162,14 +192,6 @@ __device__ __forceinline__ void wait_for_previous_grid() { asm volatile("griddep
 __device__ __forceinline__ void allow_next_grid() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 __device__ __forceinline__ void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-__device__ __forceinline__ void store_8_bytes(void* target, u32 low, u32 high) {
-  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(target), "r"(low), "r"(high) : "memory");
-}
-
-__device__ __forceinline__ void store_16_bytes(void* target, float4 v) {
-  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(target), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
-}
 
 // Two floats to packed bfloat16, each rounded to nearest even; the first argument is the lower half.
 __device__ __forceinline__ u32 pack_bfloat16(float low, float high) {
