@@ -12,6 +12,7 @@ import numpy as np
 
 from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected
 from dgref.formats.layouts import LAYOUTS
+from dgref.formats.layouts.elements import ue8m0_codes
 from dgref.reference.grouped import psum_spans
 from dgref.reference.operands import integers, operation, values
 
@@ -50,12 +51,16 @@ def scales_packed(scales: Any, *, ends: Any = None, alignment: int = 128) -> np.
     """Return powers of two [..., mn, s] as int32 words [..., ceil(s / 4), mn rounded up to 4] of UE8M0 bytes.
 
     With `ends`, rows belong to groups (a prefix sum); rows between groups are never read and their words are zero.
+    A scale of +0, which padding rows of masked groups hold, packs to byte 0.
     """
     grid = _scales(scales)
     if ends is None:
-        return LAYOUTS["packed_ue8m0"].pack(grid)
+        return LAYOUTS["packed_ue8m0"].pack(_exponents(grid))
     spans = list(psum_spans(ends, grid.shape[-2], alignment))
-    return LAYOUTS["packed_ue8m0_psum"].pack(grid, ends=[span.stop for span in spans], row_alignment=alignment)
+    codes = np.zeros(grid.shape, np.uint8)
+    for span in spans:
+        codes[..., span, :] = _exponents(grid[..., span, :])
+    return LAYOUTS["packed_ue8m0_psum"].pack(codes, ends=[span.stop for span in spans], row_alignment=alignment)
 
 
 @operation
@@ -72,7 +77,7 @@ def scales_packed_k_grouped(
     counts = [-(-length // block) for length in group_lengths(grouped_layout, psum, alignment)]
     if sum(counts) != grid.shape[0]:
         raise ShapeError(expected("scales shape", list(grid.shape), f"{sum(counts)} rows, one a block of every group"))
-    return LAYOUTS["packed_ue8m0_k_grouped"].pack(grid, extents=counts)
+    return LAYOUTS["packed_ue8m0_k_grouped"].pack(_exponents(grid), extents=counts)
 
 
 def group_lengths(layout: Any, psum: bool, alignment: int) -> list[int]:
@@ -128,7 +133,13 @@ def _check_grid(grid: np.ndarray, mn: int, k: int, rows: int, columns: int) -> N
         raise ShapeError(expected("scales shape", list(grid.shape), f"[..., {need[0]}, {need[1]}]", context))
 
 
+def _exponents(grid: np.ndarray) -> np.ndarray:
+    """Return the UE8M0 byte of each scale; +0 is byte 0, and anything else that is no power of two an error."""
+    unused = grid.view(np.uint32) == 0
+    return np.where(unused, np.uint8(0), ue8m0_codes(np.where(unused, np.float32(1), grid)))
+
+
 def _scales(scales: Any) -> np.ndarray:
     if np.asarray(getattr(scales, "data", scales)).dtype == np.int32:
         raise FormatError(expected("scales", "int32", "float32 values"))
-    return values(scales, "scales")
+    return np.ascontiguousarray(values(scales, "scales"))

@@ -57,6 +57,16 @@ def test_rows_between_prefix_sum_groups_are_never_read_and_pack_to_zero():
     assert (words[:, [3, 7]] == 0).all()
 
 
+def test_a_scale_of_zero_packs_to_byte_zero_and_a_negative_zero_is_refused():
+    scales = powers(6, 4)
+    scales[4:] = 0
+    words = reference.scales_packed(scales)
+    np.testing.assert_array_equal(words[:, :4], packed_word_by_word(scales[:4]))
+    assert (words[:, 4:] == 0).all()
+    with pytest.raises(FormatError):
+        reference.scales_packed(-np.zeros((4, 4), np.float32))
+
+
 @pytest.mark.parametrize("psum", [False, True])
 def test_every_group_of_k_starts_a_new_row_of_words(psum):
     lengths, block = [300, 0, 640, 128], 128
