@@ -21,6 +21,8 @@ from dgref.reference.reductions import hc_square_sum, mqa_reduce
 
 Sample = Literal["small", "medium", "all"]
 _EXTENTS = {"small": (4, 8), "medium": (32, 48)}
+_LIMIT = 1 << 34  # multiply-accumulates of one recomputation; larger outputs are compared on rows spread over them
+_SCORES_AT_ONCE = 1 << 24
 
 
 class Problem(Protocol):
@@ -81,9 +83,10 @@ class Product:
         return space.splits(plan, self.k)
 
     def _indices(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        extents = self.d.shape if sample == "all" else _EXTENTS[sample]
-        rows, columns = (spread(size, count) for size, count in zip(self.d.shape, extents, strict=True))
-        return rows, columns
+        height, width = self.d.shape
+        everything = (max(_LIMIT // max(width * self.k, 1), 32), width)
+        count = everything if sample == "all" else _EXTENTS[sample]
+        return spread(height, count[0]), spread(width, count[1])
 
     def observed(self, sample: Sample) -> np.ndarray:
         return self.d[np.ix_(*self._indices(sample))]
@@ -112,7 +115,7 @@ class Logits:
         if logits.shape != (self.q.shape[0], self.kv.shape[0]):
             raise UnsupportedError(expected("logits", logits.shape, "one column for each key: not compressed"))
         self.visible = self._visible(inputs)
-        self._scores: dict[tuple, np.ndarray] = {}
+        self._scores: dict[Arithmetic, np.ndarray] = {}
 
     def _visible(self, inputs: Mapping[str, Any]) -> np.ndarray:
         keys = np.arange(self.kv.shape[0])
@@ -146,30 +149,41 @@ class Logits:
     def splits(self, plan: Arithmetic) -> Iterator[Arithmetic]:
         return iter(())
 
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        tokens, heads, depth = self.q.shape
+        return spread(tokens, max(_LIMIT // max(heads * depth * self.kv.shape[0], 1), 4))
+
     def observed(self, sample: Sample) -> np.ndarray:
-        return self.d[np.ix_(*self._small)] if sample == "small" else self.d[self.visible]
+        if sample == "small":
+            return self.d[np.ix_(*self._small)]
+        return self.d[self._rows][self.visible[self._rows]]
 
     def computed(self, arithmetic: Arithmetic, sample: Sample) -> np.ndarray:
-        rows, keys = self._small if sample == "small" else map(np.arange, self.d.shape)
-        sums = mqa_reduce(
-            self._scores_of(arithmetic, rows, keys),
-            self.weights[rows],
-            None if self.scale is None else self.scale[keys],
-            arithmetic,
-        )
-        result = finish(sums, out=self.out, rounding=arithmetic.output_rounding)
-        return result if sample == "small" else result[self.visible]
+        if sample == "small":
+            return self._reduced(self._small_scores(arithmetic), *self._small, arithmetic)
+        keys, heads = np.arange(self.kv.shape[0]), self.q.shape[1]
+        step = max(_SCORES_AT_ONCE // max(heads * keys.size, 1), 1)
+        parts = [self._rows[start : start + step] for start in range(0, self._rows.size, step)]
+        logits = [self._reduced(self._scores_of(arithmetic, rows, keys), rows, keys, arithmetic) for rows in parts]
+        return np.concatenate([part[self.visible[rows]] for part, rows in zip(logits, parts, strict=True)])
+
+    def _reduced(self, scores: np.ndarray, rows: np.ndarray, keys: np.ndarray, arithmetic: Arithmetic) -> np.ndarray:
+        scale = None if self.scale is None else self.scale[keys]
+        sums = mqa_reduce(scores, self.weights[rows], scale, arithmetic)
+        return finish(sums, out=self.out, rounding=arithmetic.output_rounding)
+
+    def _small_scores(self, arithmetic: Arithmetic) -> np.ndarray:
+        """Return the small sample's scores, computed once for arithmetics that differ in their lanes only."""
+        product = arithmetic.but(name="", lanes=None, output_rounding="nearest_even", status="declared", source="")
+        if product not in self._scores:
+            self._scores[product] = self._scores_of(arithmetic, *self._small)
+        return self._scores[product]
 
     def _scores_of(self, arithmetic: Arithmetic, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        key = (
-            arithmetic.but(name="", lanes=None, output_rounding="nearest_even", status="declared", source=""),
-            len(keys),
-        )
-        if key not in self._scores:
-            scale = None if self.q.scale is None else self.q.scale[rows]
-            q = ScaledTensor(self.q.data[rows], self.q.format, scale, self.q.scaling)
-            self._scores[key] = contract(q, self.kv, arithmetic, columns=keys)
-        return self._scores[key]
+        scale = None if self.q.scale is None else self.q.scale[rows]
+        q = ScaledTensor(self.q.data[rows], self.q.format, scale, self.q.scaling)
+        return contract(q, self.kv, arithmetic, columns=keys)
 
 
 def _flat_scale(q: ScaledTensor) -> tuple[Any, Any]:

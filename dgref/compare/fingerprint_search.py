@@ -37,7 +37,7 @@ class _Search:
                     self.evidence.append(f"stopped after {self.budget:g} s in stage {stage!r}")
                     return self._nearest()
                 if self._agrees(candidate):
-                    self.evidence.append(f"{stage}: agreed on the small sample, then on every element")
+                    self.evidence.append(f"{stage}: agreed on a small sample, then on all that was compared")
                     return self._found(plain(candidate))
             if len(self.scores) > before:
                 self.evidence.append(f"{stage}: none of {len(self.scores) - before} agreed")
