@@ -12,6 +12,9 @@ from typing import Any
 
 _HOMES = {
     "Comparison": "dgref.compare.comparison",
+    "Policy": "dgref.compare.ulp",
+    "locate_k": "dgref.compare.k_blocks",
+    "ulp_distance": "dgref.compare.ulp",
     "diagnose": "dgref.compare.diagnosis",
     "infer_arithmetic": "dgref.compare.fingerprint",
 }

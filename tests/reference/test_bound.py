@@ -52,7 +52,7 @@ def excess(arithmetic, a, b, c=None, out="float32", **options):
     return np.abs(actual - exact) / limit
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(sorted(ARITHMETICS)),
@@ -73,7 +73,7 @@ def unscaled(core):
     return ARITHMETICS["deep_gemm.sm90.bf16"].but(name=core, core=core)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(sorted(TENSOR_CORES)), st.integers(1, 100), st.sampled_from([0, 4, 20]))
 def test_one_chain_on_every_tensor_core_stays_inside(seed, core, k, spread):
     arithmetic = unscaled(core)

@@ -58,7 +58,7 @@ def assert_same_bits(actual, expected):
     assert np.array_equal(wide[known].view(np.uint64), expected[known].view(np.uint64))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(PAYLOADS),
