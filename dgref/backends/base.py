@@ -71,9 +71,10 @@ class BackendBase:
 
     def limit_arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic:
         """Return the arithmetic whose accumulator bounds this backend where it declares none."""
-        from dgref.ops.typical import limit_arithmetic
+        from dgref.ops.typical import limit_arithmetic, operands_of
 
-        return limit_arithmetic(case, self.device == "cuda" and architecture is not None and architecture.narrow_fp8)
+        narrow = self.device == "cuda" and architecture is not None and architecture.narrow_fp8
+        return limit_arithmetic(case.op, operands_of(case), narrow)
 
     def provenance(self) -> dict[str, Any]:
         return {}

@@ -12,7 +12,7 @@ from typing import Any
 from dgref.arch import Architecture
 from dgref.backends.base import BackendBase, FunctionKernel, Inputs, Kernel
 from dgref.ops import OPS
-from dgref.ops.typical import typical_arithmetic
+from dgref.ops.typical import operands_of, typical_arithmetic
 from dgref.reference.dispatch import using
 from dgref.suite import Case
 
@@ -38,10 +38,10 @@ class _Reference(BackendBase):
     def arithmetic(self, case: Case, architecture: Architecture | None) -> Any:
         if not OPS[case.op].takes_arithmetic or self._path == "rational":
             return "exact"
-        return typical_arithmetic(case) if self._path == "readable" else None
+        return typical_arithmetic(case.op, operands_of(case)) if self._path == "readable" else None
 
     def limit_arithmetic(self, case: Case, architecture: Architecture | None) -> Any:
-        return typical_arithmetic(case)
+        return typical_arithmetic(case.op, operands_of(case))
 
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         return FunctionKernel(partial(self._compute, case, inputs))
@@ -50,7 +50,7 @@ class _Reference(BackendBase):
         op = OPS[case.op]
         if not op.takes_arithmetic:
             return op.compute(case, inputs)
-        arithmetic = "exact" if self._path == "rational" else typical_arithmetic(case)
+        arithmetic = "exact" if self._path == "rational" else typical_arithmetic(case.op, operands_of(case))
         with using("fast" if self._path == "engine" else "readable"):
             return op.compute(case, inputs, arithmetic)
 

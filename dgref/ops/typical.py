@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dgref.formats import RECIPES
+from collections.abc import Sequence
+
+from dgref.formats import RECIPES, Scaling
 from dgref.ops import OPS
 from dgref.ops.problem import CaseLike
 from dgref.reference.arithmetic import ARITHMETICS, Arithmetic
@@ -16,26 +18,35 @@ _BY_SCALE_FORMAT = {"float8_e8m0fnu": "deep_gemm.sm100.fp8_fp4", "float8_e4m3fn"
 _NO_BLOCKS = 1 << 30  # a scale that spans all of K
 
 
-def typical_arithmetic(case: CaseLike) -> Arithmetic:
-    """Return the arithmetic of the hardware and library that most likely runs a case."""
+Operand = tuple[str, Scaling | None]  # an element format, and the scaling over it
+
+
+def operands_of(case: CaseLike) -> list[Operand]:
+    """Return what the tensor operands of a case are, in the op's order."""
     rows = [RECIPES[recipe] for recipe in OPS[case.op].recipes(case).values()]
-    if case.op in _BY_OP:
-        return ARITHMETICS[_BY_OP[case.op] if rows[0].format != "float4_e2m1fn" else "deep_gemm.sm100.mqa_logits_fp4"]
-    scalings = [row.scaling for row in rows if row.scaling is not None]
+    return [(row.format, row.scaling) for row in rows]
+
+
+def typical_arithmetic(op: str, operands: Sequence[Operand]) -> Arithmetic:
+    """Return the arithmetic of the hardware and library that most likely runs an op on such operands."""
+    format = operands[0][0]
+    if op in _BY_OP:
+        return ARITHMETICS[_BY_OP[op] if format != "float4_e2m1fn" else "deep_gemm.sm100.mqa_logits_fp4"]
+    scalings = [scaling for _, scaling in operands if scaling is not None]
     if not scalings:
-        return Arithmetic(f"sm90.{rows[0].format}", f"sm90.wgmma.{rows[0].format}")
+        return Arithmetic(f"sm90.{format}", f"sm90.wgmma.{format}")
     finest = min(scalings, key=lambda scaling: scaling.block[1] or _NO_BLOCKS)
     if finest.scale_format in _BY_SCALE_FORMAT and finest.block[1] < 128:
         return ARITHMETICS[_BY_SCALE_FORMAT[finest.scale_format]]
     return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if finest.block[1] == 128 else "cublaslt.fp8_promote128"]
 
 
-def limit_arithmetic(case: CaseLike, narrow: bool) -> Arithmetic:
+def limit_arithmetic(op: str, operands: Sequence[Operand], narrow: bool) -> Arithmetic:
     """Return what bounds an implementation that declares nothing.
 
     `narrow` says that FP8 products may be added in 13 fraction bits, as Ada and Hopper do; elsewhere every product is
     added in fp32 or better, which a core of 25 fraction bits with truncated fp32 results covers.
     """
-    typical = typical_arithmetic(case)
+    typical = typical_arithmetic(op, operands)
     wide = f"sm100.tcgen05.{typical.tensor_core.format}"
     return typical if narrow or typical.scales == "core" else typical.but(core=wide)
