@@ -1,4 +1,4 @@
-"""What machine this is: processor, GPU, driver, libraries and commit, read without failing where something is absent."""
+"""What machine this is: processor, GPU, driver, libraries and commit; what is absent is left out, never an error."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """PyTorch's own matrix products, on the CPU and on CUDA: what most code falls back to.
 
-`torch/cpu` and `torch/cuda` are separate backends, as they are separate kernels (oneDNN and cuBLASLt). What they add up,
-and in which order, their libraries do not say: no arithmetic is declared, and they are held to the derived bound.
+`torch/cpu` and `torch/cuda` are separate backends, as they are separate kernels (oneDNN and cuBLASLt). In which order
+they add, their libraries do not say: no arithmetic is declared, and they are held to the derived bound.
 `torch/cuda_fast` passes use_fast_accum, which Hopper reads as "never promote the tensor core's accumulator".
 """
 
