@@ -178,12 +178,12 @@ def _quantization(source: Source) -> dict[str, Any]:
 def _group_size(source: Source, table: dict[str, Any]) -> int | None:
     """Return the group size that ModelOpt or compressed-tensors claim, where there is one."""
     nested = source.quantization.get("quantization")
-    sizes = {nested.get("group_size")} if isinstance(nested, dict) else set()
+    found = [nested.get("group_size")] if isinstance(nested, dict) else []
     groups = table.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         weights = group.get("weights") if isinstance(group, dict) else None
-        sizes.add(weights.get("group_size") if isinstance(weights, dict) else None)
-    sizes = {size for size in sizes if isinstance(size, int) and size > 0}
+        found.append(weights.get("group_size") if isinstance(weights, dict) else None)
+    sizes = {size for size in found if type(size) is int and size > 0}
     return sizes.pop() if len(sizes) == 1 else None
 
 

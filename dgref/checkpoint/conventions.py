@@ -198,7 +198,7 @@ def signatures(config: dict[str, Any], quantization: dict[str, Any]) -> set[str]
         claims |= {"fp8/fp4"} if config.get("expert_dtype", table.get("expert_dtype")) == "fp4" else set()
     if method == "compressed-tensors":
         groups = _table(table, "config_groups").values()
-        kinds = {table.get("format"), *(group.get("format") for group in groups if isinstance(group, dict))}
+        kinds = [table.get("format"), *(group.get("format") for group in groups if isinstance(group, dict))]
         claims |= {f"{method}/{kind}" for kind in kinds if isinstance(kind, str) and kind != "mixed-precision"}
     algorithm = _table(quantization, "quantization").get("quant_algo") or table.get("quant_algo")
     if isinstance(algorithm, str):

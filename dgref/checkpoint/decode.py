@@ -13,12 +13,13 @@ from dgref.checkpoint.header import Entry
 from dgref.checkpoint.layouts import LINEAR, scale_grid
 from dgref.checkpoint.source import Reader
 from dgref.checkpoint.weights import Weight
+from dgref.errors import FormatError, expected
 from dgref.formats import FORMATS
 from dgref.formats.scaling import FULL
 
-_ROWS = 128  # rows of one sample: as many as share a scale in any convention
+_ROWS = 32  # rows of one sample: few, because a checkpoint has tens of thousands of weights
 _SAMPLES = 4
-_COLUMNS = 16384  # columns of one sample at most: what bounds memory on very wide tensors
+_COLUMNS = 2048  # columns of one sample at most, a multiple of every block
 _FORMATS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
 
 
@@ -43,12 +44,12 @@ def float_values(raw: np.ndarray, dtype: str, format: str = "") -> np.ndarray:
     if dtype == "BF16":
         return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if dtype in ("F16", "F64"):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return raw.view(np.float16 if dtype == "F16" else np.float64).astype(np.float32)
     name = _FORMATS.get(dtype, format)
-    if dtype in ("U8", "I8", *_FORMATS) and name in FORMATS:
+    if name in FORMATS and FORMATS[name].bits <= 8 and dtype in ("U8", "I8", *_FORMATS):
         return table(name)[raw]
-    return raw.astype(np.float32)
+    raise FormatError(expected("scales", f"{dtype} as {format or 'values'}", "a float, or bytes of an 8-bit format"))
 
 
 def unpacked(raw: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dgref.checkpoint.counting import byte_counts
-from dgref.checkpoint.decode import Sample, float_values, grid_rows, samples, scalar, whole_grid
+from dgref.checkpoint.decode import Sample, float_values, grid_rows, samples, scalar, table, whole_grid
+from dgref.checkpoint.header import BITS
 from dgref.checkpoint.layouts import LINEAR
 from dgref.checkpoint.source import Reader
-from dgref.checkpoint.weights import Weight
-from dgref.formats import FORMATS
+from dgref.checkpoint.weights import Weight, stored_as
 
 PEAK_BLOCKS = (8, 16, 32, 64, 128)
 _PROFILE = 1024  # columns of the channel profile
@@ -54,9 +54,10 @@ class Statistics:
 
     payload: np.ndarray  # counts[256] of bytes
     scale: ScaleSummary = field(default_factory=ScaleSummary)
+    largest: float = 0.0  # magnitude of the payload
     global_scale: float | None = None
     input_scale: float | None = None
-    peaks: dict[int, float] = field(default_factory=dict)  # share of blocks of n columns that reach half the maximum
+    peaks: dict[int, float] = field(default_factory=dict)  # share of blocks of n columns that reach half the largest
     blocks_seen: int = 0
     mean_square: float = float("nan")  # of sampled values, global scale included
     signature: np.ndarray | None = None  # even minus odd channels, normalised: a nibble swap negates it
@@ -70,15 +71,26 @@ class Statistics:
 def measure(weight: Weight, reader: Reader, limit: int | None) -> Statistics:
     """Read one weight; `limit` bounds the bytes of payload that are counted."""
     result = Statistics(byte_counts(reader.chunks(weight.payload, limit)).sum(axis=0))
-    if weight.scale is not None:
-        result.scale = _scale_summary(weight, reader)
+    result.largest = _largest(result.payload, weight)
     result.global_scale = scalar(weight.global_scale, reader)
     result.input_scale = scalar(weight.input_scale, reader)
+    if not stored_as(weight):  # scales of another dtype mean nothing yet: a fact says so
+        return result
+    result.scale = _scale_summary(weight, reader)
     taken = list(samples(weight, reader))
     if taken:
         _add_samples(result, weight, taken)
         result.structure = _structure(weight, reader)
     return result
+
+
+def _largest(counts: np.ndarray, weight: Weight) -> float:
+    """Return the largest finite magnitude among the bytes that occur."""
+    codes = np.flatnonzero(counts).astype(np.uint8)
+    if weight.convention.packing == 2:
+        codes = np.concatenate([codes & 15, codes >> 4])
+    values = np.abs(table(weight.convention.format)[codes])
+    return float(values[np.isfinite(values)].max(initial=0.0))
 
 
 def multiplier(weight: Weight, statistics: Statistics) -> float:
@@ -98,7 +110,7 @@ def _scale_summary(weight: Weight, reader: Reader) -> ScaleSummary:
             summary.add(values)
             summary.median = float(np.median(values)) if values.size else float("nan")
         return summary
-    if entry.size == entry.count:
+    if BITS[entry.dtype] == 8:
         summary.bytes = byte_counts(reader.chunks(entry))
         values = float_values(np.arange(256, dtype=np.uint8), entry.dtype, weight.convention.scale_format)
         times = summary.bytes.sum(axis=0)
@@ -122,20 +134,32 @@ def _weighted_median(values: np.ndarray, times: np.ndarray) -> float:
 
 def _add_samples(result: Statistics, weight: Weight, taken: list[Sample]) -> None:
     """Fill in peaks, magnitude and profile."""
-    half = FORMATS[weight.convention.format].max / 2
     payload = np.abs(np.concatenate([sample.payload for sample in taken]))
-    for size in PEAK_BLOCKS:
-        columns = payload.shape[1] // size * size
-        if columns:
-            blocks = payload[:, :columns].reshape(-1, size)
-            blocks = blocks[blocks.any(axis=1)]
-            result.peaks[size] = float((blocks.max(axis=1) >= half).mean()) if len(blocks) else float("nan")
+    result.peaks = peaks(payload)
     result.blocks_seen = payload.size // 16
     with np.errstate(invalid="ignore", over="ignore"):
         factor = np.float32(multiplier(weight, result))
         values = np.concatenate([np.abs(sample.payload * sample.scale) for sample in taken]) * factor
-        result.mean_square = float(np.mean(np.square(values, dtype=np.float64)))
+        result.mean_square = float(np.mean(np.square(values), dtype=np.float64))
         result.signature = channel_signature(values)
+
+
+def peaks(payload: np.ndarray) -> dict[int, float]:
+    """Return, for each block width, the share of nonzero blocks that reach half the largest magnitude of all."""
+    width, result = payload.shape[1] // PEAK_BLOCKS[0] * PEAK_BLOCKS[0], {}
+    threshold = np.nanmax(payload, initial=0) / 2
+    # Eight flags are one 64-bit word; wider blocks are then unions of neighbours.
+    reached = np.ascontiguousarray(payload[:, :width] >= threshold).view(np.uint64)
+    filled = np.ascontiguousarray(payload[:, :width] > 0).view(np.uint64)
+    for size in PEAK_BLOCKS:
+        if reached.shape[1] == 0:
+            break
+        blocks = int(np.count_nonzero(filled))
+        result[size] = np.count_nonzero(reached) / blocks if blocks else float("nan")
+        even = reached.shape[1] // 2 * 2
+        reached = reached[:, 0:even:2] | reached[:, 1:even:2]
+        filled = filled[:, 0:even:2] | filled[:, 1:even:2]
+    return result
 
 
 def channel_signature(values: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from dgref.formats import FORMATS
 
 # Thresholds of the statistical facts; docs/checkpoints.md says how each was chosen.
 _BINADES = 32  # distinct exponents that no tensor of weights has
-_PEAK_SHARE, _PEAK_BLOCKS = 0.9, 512  # share of blocks that reach half the largest payload, of so many blocks
-_ALL, _CERTAIN = 0.995, 0.999  # shares that count as every block
+_PEAK_BLOCKS = 512  # blocks that a share is made of, at least
+_MOST, _ALL, _CERTAIN = 0.99, 0.995, 0.999  # shares of blocks that reach half the largest payload
 _STRUCTURE_GAIN = 0.1
 _PLAUSIBLE = (2.0**-14, 2.0**10)  # the largest weight of a layer
 
@@ -67,8 +67,9 @@ def float32_read_as_bytes(m: Measured) -> Found:
     if counts is None or counts.sum() < 256:
         return
     spread = (counts > 0).sum(axis=1)
-    top = counts[3].argmax() in range(0x2E, 0x46)  # float32 of 2^-35 to 2^13
-    if top and spread[3] <= 6 and spread[:3].max() >= 8 * spread[3] + 8:
+    top = counts[3].argmax() in range(0x2E, 0x46) and spread[3] <= 6  # float32 of 2^-35 to 2^13
+    powers = counts[:2, 1:].sum() == 0  # float32 powers of two have two zero bytes
+    if top and (powers or spread[:3].max() >= 8 * spread[3] + 8):
         fix = "the tensor holds float32 bits: view it as float32, four times fewer scales"
         got = f"{spread.tolist()} distinct bytes by address modulo 4"
         yield "contradiction", expected("scales", got, "the same spread at every address"), fix
@@ -136,25 +137,29 @@ def reciprocal_scale(m: Measured) -> Found:
 
 @fact
 def granularity(m: Measured) -> Found:
-    """Blocks that do not reach the top of the payload format, or that halves of reach it as surely."""
+    """Blocks that do not reach half the largest payload, where wider ones do; or halves that reach it as surely."""
     block, peaks = m.weight.block, m.statistics.peaks
     if block is None or block[1] not in peaks or m.statistics.blocks_seen < _PEAK_BLOCKS or block[0] != 1:
         return
-    here = peaks[block[1]]
+    here, finer = peaks[block[1]], peaks.get(block[1] // 2, 0.0)
     wider = [size for size, share in peaks.items() if size > block[1] and share >= _ALL]
-    if here < _PEAK_SHARE or (here < 0.99 and wider):
-        hint = f"blocks of {wider[0]} all do: the payload was scaled by those" if wider else _unused(here)
-        got = f"{here:.1%} of blocks of {block[1]} reach half the largest {m.weight.convention.format}"
-        yield "suspicion", expected("payload", got, "nearly all"), hint
-    finer = peaks.get(block[1] // 2, 0.0)
+    if here < _MOST and wider:
+        got = f"{here:.1%} of blocks of {block[1]} reach half of {m.statistics.largest:g}, the largest"
+        fix = f"blocks of {wider[0]} all do: the payload was scaled by those"
+        yield "suspicion", expected("payload", got, "all of them"), fix
     if here >= _CERTAIN and finer >= _CERTAIN:
-        got = f"every block of {block[1] // 2} reaches half the largest value"
+        got = f"every block of {block[1] // 2} reaches half of {m.statistics.largest:g}, the largest"
         fix = f"the payload was scaled by blocks of {block[1] // 2} or fewer, and the scales are for {block[1]}"
         yield "suspicion", expected("payload", got, f"only blocks of {block[1]} to"), fix
 
 
-def _unused(share: float) -> str:
-    return "the top binades are unused: an exponent offset, or scales rounded up" if share < 0.5 else ""
+@fact
+def unused_range(m: Measured) -> Found:
+    """A payload that leaves the top binade of its format empty everywhere."""
+    limit = FORMATS[m.weight.convention.format].max
+    if 0 < m.statistics.largest < limit / 2:
+        fix = "the quantiser's exponent is off, or the scales are for another format"
+        yield "suspicion", expected("payload", f"magnitudes up to {m.statistics.largest:g}", f"up to {limit:g}"), fix
 
 
 @fact

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dgref.checkpoint import inspect, read_header
+from dgref.checkpoint.conversion import claim
 from dgref.errors import FileError
 from tests.checkpoint.makers import MAKERS, save, structured
 
@@ -199,4 +200,36 @@ def test_any_configuration_is_survived(tmp_path, specimens, config):
     (tmp_path / "model.safetensors").write_bytes(specimens[0])
     for name in ("config.json", "hf_quant_config.json", "model.safetensors.index.json"):
         (tmp_path / name).write_text(json.dumps(config))
+    _read_anyhow(tmp_path)
+
+
+_JUNK = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4)
+_VALUES = _JUNK | st.lists(_JUNK, max_size=3) | st.dictionaries(st.text(max_size=4), _JUNK, max_size=2)
+
+
+def _nodes(value, path: tuple = ()) -> list[tuple]:
+    """Return the path of every node of nested data, the outermost first."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(node for key, item in items for node in _nodes(item, (*path, key)))]
+
+
+def _spoiled(value, place: int, junk):
+    """Return a copy of nested data with one node replaced."""
+    value = json.loads(json.dumps(value))
+    *path, last = _nodes({"": value})[1:][place % (len(_nodes(value)))]
+    whole = inner = {"": value}
+    for key in path:
+        inner = inner[key]
+    inner[last] = junk
+    return whole[""]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(sorted(MAKERS)), place=st.integers(0, 12), junk=_VALUES, specimen=st.integers(0, 2))
+def test_a_real_configuration_with_one_value_spoiled_is_survived(tmp_path, specimens, name, place, junk, specimen):
+    (tmp_path / "model.safetensors").write_bytes(specimens[specimen])
+    config = _spoiled({**claim(name), "expert_dtype": "fp4"}, place, junk)
+    quantization = _spoiled({"quantization": {"quant_algo": "NVFP4", "group_size": 16}}, place, junk)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(quantization))
     _read_anyhow(tmp_path)

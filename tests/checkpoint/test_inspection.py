@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,9 @@ from rich.console import Console
 
 import dgref
 from dgref.checkpoint import CONVENTIONS, FACTS, inspect, render
-from dgref.checkpoint.convert import claim
+from dgref.checkpoint.__main__ import conventions_table, facts_table, targets_table
+from dgref.checkpoint.checkpoint_facts import SURVEY_FACTS
+from dgref.checkpoint.conversion import claim
 from dgref.errors import FileError
 from dgref.formats import LAYOUTS
 from tests.checkpoint.makers import MAKERS, Tensors, modelopt_nvfp4, nibbles, parts, save, save_folder, structured
@@ -57,7 +60,7 @@ def test_a_clean_checkpoint_is_recognised_and_nothing_is_wrong(tmp_path, name):
 
 @EVERY
 def test_measured_magnitude_is_that_of_the_weights(tmp_path, name):
-    weights = structured(512, 1024)
+    weights = structured(128, 2048)  # as much as is sampled
     inspection = inspect(save(tmp_path / "one.safetensors", MAKERS[name]("w", weights)))
     root = float(np.sqrt(np.mean(np.square(weights.astype(np.float64)))))
     assert inspection.tensors[0]["root_mean_square"] == pytest.approx(root, rel=0.05)
@@ -120,6 +123,11 @@ def _float32_bytes(scales: np.ndarray) -> np.ndarray:
     return values.view(np.uint8).reshape(scales.shape)
 
 
+def _float32_powers(scales: np.ndarray) -> np.ndarray:
+    values = np.exp2(np.random.default_rng(0).integers(-12, -6, scales.size // 4)).astype(np.float32)
+    return values.view(np.uint8).reshape(scales.shape)
+
+
 def _e4m3_bytes(scales: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).integers(0x20, 0x7F, scales.shape).astype(np.uint8)
 
@@ -135,6 +143,7 @@ FAULTS = {
     "scale_values/e8m0": ("deepseek_v4_fp4", ".scale", _one(255), "contradiction"),
     "scale_values/zero": ("deepseek_v3_fp8", ".weight_scale_inv", _one(0), "suspicion"),
     "float32_read_as_bytes": ("deepseek_v4_fp4", ".scale", _float32_bytes, "contradiction"),
+    "float32_read_as_bytes/powers": ("deepseek_v4_fp4", ".scale", _float32_powers, "contradiction"),
     "e4m3_read_as_e8m0": ("compressed_tensors_mxfp4", ".weight_scale", _e4m3_bytes, "contradiction"),
     "e8m0_read_as_e4m3": (
         "modelopt_nvfp4",
@@ -177,6 +186,20 @@ def test_every_fault_is_named(tmp_path, fault):
     assert inspection.exit_code == (1 if facts_of(inspection) else 0)
     if level == "contradiction":
         assert inspection.exit_code == 1
+
+
+@pytest.mark.parametrize("recipe", [name for name in dgref.RECIPES if name.startswith("mxfp4")])
+def test_no_scaling_rule_is_taken_for_another_granularity(tmp_path, recipe):
+    data, scale, _ = parts(structured(512, 1024), recipe)
+    tensors = {"w.weight_packed": ("U8", data), "w.weight_scale": ("U8", scale)}
+    assert inspect(save(tmp_path / "m.safetensors", tensors)).findings == ()
+
+
+def test_a_payload_that_never_reaches_the_top_binade_is_suspected(tmp_path):
+    tensors = MAKERS["deepseek_v3_fp8"]("w", structured())
+    dtype, codes = tensors["w.weight"]
+    tensors["w.weight"] = (dtype, np.where((codes & 0x7F) > 0x6F, codes - 0x10, codes).astype(np.uint8))
+    assert "unused_range" in facts_of(inspect(save(tmp_path / "m.safetensors", tensors)), "suspicion")
 
 
 @pytest.mark.parametrize("recipe", ["mxfp4", "mxfp4/torchao_rceil"])
@@ -296,7 +319,14 @@ def test_sampling_reads_less_and_still_recognises(tmp_path):
 
 
 def test_every_fact_says_what_it_is():
-    assert all(fact.description.endswith(".") for fact in FACTS.values())
+    assert all(fact.description.endswith(".") for fact in (*FACTS.values(), *SURVEY_FACTS.values()))
+
+
+def test_the_documentation_lists_every_convention_and_fact_as_generated():
+    text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    assert conventions_table() in text
+    assert facts_table() in text
+    assert targets_table() in text
 
 
 @pytest.mark.slow
