@@ -108,9 +108,18 @@ def take_columns(tensor: ScaledTensor, columns: slice, scale_columns: slice) -> 
 
 
 def permute(tensor: ScaledTensor, axes: tuple[int, ...]) -> ScaledTensor:
-    """Return a tensor with its axes, and its scale grid's, in another order."""
-    scale = None if tensor.scale is None else np.transpose(tensor.scale, axes)
-    return replace(tensor, data=np.transpose(tensor.data, axes), scale=scale)
+    """Return a tensor with its axes, and those of its blocks, in another order; blocks must stay on the last two."""
+    data = np.transpose(tensor.data, axes)
+    if tensor.scale is None:
+        return replace(tensor, data=data)
+    extents = [*[1] * (data.ndim - 2), *tensor.scaling.block]
+    moved = [extents[axis] for axis in axes]
+    if any(extent != 1 for extent in moved[:-2]):
+        raise ShapeError(
+            expected("axes", axes, f"an order that keeps blocks of {tensor.scaling.block} on the last two")
+        )
+    scaling = replace(tensor.scaling, block=(moved[-2], moved[-1]))
+    return replace(tensor, data=data, scale=np.transpose(tensor.scale, axes), scaling=scaling)
 
 
 def as_rows(tensor: ScaledTensor) -> ScaledTensor:

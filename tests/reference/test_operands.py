@@ -45,6 +45,13 @@ def test_permuting_a_tensor_permutes_its_scale_grid():
     tensor = plain.integers(3, (2, 3, 8), block=(1, 4))
     turned = permute(tensor, (1, 0, 2))
     np.testing.assert_array_equal(plain.values(turned), np.transpose(plain.values(tensor), (1, 0, 2)))
+    swapped = permute(plain.integers(4, (2, 6, 8), block=(3, 4)), (0, 2, 1))
+    assert swapped.scaling.block == (4, 3)
+    np.testing.assert_array_equal(
+        plain.values(swapped), np.swapaxes(plain.values(plain.integers(4, (2, 6, 8), block=(3, 4))), 1, 2)
+    )
+    with pytest.raises(ShapeError, match="an order that keeps blocks"):
+        permute(tensor, (2, 0, 1))
 
 
 def test_torch_scaled_tensors_give_torch_results_of_the_same_bits():
