@@ -78,12 +78,14 @@ def finish(
     c: Any = None,
     out: str = "bfloat16",
     alpha: float | None = None,
+    beta: float | None = None,
     rounding: str = "nearest_even",
 ) -> np.ndarray:
-    """Return fp32(alpha * accumulator) + c as the output format's native array, rounded once."""
+    """Return fp32(alpha * accumulator) + fp32(beta * c), added in fp32, rounded to the output's native array."""
     value = accumulator if alpha is None else np.float32(alpha) * accumulator
     if c is not None:
-        value = value + np.asarray(to_numpy(c, "c"), np.float32)
+        c = np.asarray(to_numpy(c, "c"), np.float32)
+        value = value + (c if beta is None else np.float32(beta) * c)
     if out == "float32":
         return value
     row = FORMATS[out]
@@ -98,8 +100,9 @@ def accumulate(
 ) -> np.ndarray:
     """Return the fp32 sums of two matrices, tile by tile; `run` computes one chain of instructions."""
     ranges = arithmetic.ranges(a.codes.shape[1])
+    chains = [chain for span in ranges for chain in arithmetic.chains(*span)]
     for side in (a, b):
-        side.check(arithmetic.scales, arithmetic.interval, [low for low, _ in ranges])
+        side.check(arithmetic.scales, chains)
     result = np.empty((a.codes.shape[0], b.codes.shape[0]), np.float32)
     for top in range(0, result.shape[0], _TILE_ROWS):
         strip = a.select(np.arange(top, min(top + _TILE_ROWS, result.shape[0])))

@@ -114,23 +114,24 @@ class Operand:
             return np.ones(self.codes.shape[0], np.float32)
         return np.ascontiguousarray(self.grid[:, start // self.block[1]])
 
-    def check(self, scales: str, interval: int, starts: list[int]) -> None:
-        """Raise unless the scale grid fits where the arithmetic applies scales."""
+    def check(self, scales: str, chains: list[tuple[int, int]]) -> None:
+        """Raise unless the scale grid fits where the arithmetic applies scales, for chains over these ranges of K."""
         if self.grid is None:
             return
-        block = self.block[1]
+        block, subject = self.block[1], f"{self.name}.scale"
         if self.core.scale_block and scales != "core":
             need = "core: this instruction takes the scales itself"
             raise FormatError(expected("scales", repr(scales), need, self.core.name))
         if scales == "none":
-            raise FormatError(expected(f"{self.name}.scale", "a scale grid", "none: this arithmetic applies no scales"))
-        if scales in ("product", "each") and block < self.codes.shape[1] and (not interval or block % interval):
-            need = f"a promotion interval that divides {block}"
-            raise ShapeError(expected(f"{self.name}.scale", f"blocks of {block} along K", need, f"interval {interval}"))
+            raise FormatError(expected(subject, "a scale grid", "none: this arithmetic applies no scales"))
+        crossing = [f"K {low}..{high - 1}" for low, high in chains if low // block != (high - 1) // block]
+        if scales in ("product", "each") and crossing:
+            need = "chains of instructions that stay inside a block"
+            raise ShapeError(expected(subject, f"blocks of {block} along K", need, f"one runs over {crossing[0]}"))
         if scales == "epilogue" and self.grid.shape[1] > 1:
-            raise ShapeError(expected(f"{self.name}.scale", f"blocks of {block} along K", "one block over all of K"))
+            raise ShapeError(expected(subject, f"blocks of {block} along K", "one block over all of K"))
         if scales == "core":
-            self._check_core(starts)
+            self._check_core([low for low, _ in chains])
 
     def _check_core(self, starts: list[int]) -> None:
         if not self.core.scale_block:
@@ -143,7 +144,11 @@ class Operand:
                 expected(f"{self.name}.scale", f"blocks of {self.block[1]}", f"a multiple of {block} along K")
             )
         if any(start % block for start in starts):
-            raise ShapeError(expected("boundaries", starts, f"multiples of the scale block {block}", self.core.name))
+            raise ShapeError(
+                expected(
+                    "chains", f"starts at K = {starts[:8]}", f"multiples of the scale block {block}", self.core.name
+                )
+            )
         bits = FORMATS[self.scale_format].mantissa_bits
         finite = self.grid[np.isfinite(self.grid)]
         fits = np.ldexp(np.frexp(finite)[0], bits + 1) % 1 == 0

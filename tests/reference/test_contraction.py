@@ -221,14 +221,17 @@ def test_finish_adds_c_in_fp32_and_rounds_once():
     half_ulp = np.float32([[2.0**-8, 2.0**-8]])
     np.testing.assert_array_equal(finish(accumulator, half_ulp, "bfloat16").astype(np.float32), [[1.0, 3.0]])
     np.testing.assert_array_equal(finish(accumulator, out="float16", alpha=2.0), np.float16([[2, 6]]))
+    doubled = finish(accumulator, np.ones((1, 2)), "float32", alpha=2.0, beta=3.0)
+    np.testing.assert_array_equal(doubled, np.float32([[5, 9]]))
     assert finish(np.float32([[1e6]]), out="float16")[0, 0] == np.inf
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"interval": 0}, ShapeError, "a promotion interval that divides 128"),
-        ({"interval": 256}, ShapeError, "a promotion interval that divides 128"),
+        ({"interval": 0}, ShapeError, r"stay inside a block \[one runs over K 0\.\.639\]"),
+        ({"interval": 256}, ShapeError, r"one runs over K 0\.\.255"),
+        ({"boundaries": (64,)}, ShapeError, r"one runs over K 64\.\.191"),
         ({"scales": "none"}, FormatError, "this arithmetic applies no scales"),
         ({"scales": "epilogue"}, ShapeError, "one block over all of K"),
         ({"scales": "core"}, FormatError, "an instruction with block scales"),
