@@ -249,8 +249,8 @@ def _after_rounding(error: np.ndarray, exact: np.ndarray, special: np.ndarray, o
     """
     goal = target(out)
     reach = np.abs(exact) + error
-    exponent = np.frexp(np.minimum(reach, goal.largest))[1]
-    ulp = np.maximum(np.ldexp(1.0, exponent - goal.precision), 2.0 ** (goal.emin - goal.precision + 1))
+    exponent = np.frexp(np.clip(reach, 2.0**goal.emin, goal.largest))[1]
+    ulp = np.ldexp(1.0, exponent - goal.precision)
     limit = np.where(reach + ulp < goal.largest, (error + ulp) * _INFLATION, np.inf)
     return np.where(np.isnan(exact), np.nan, np.where(special, 0.0, limit))
 

@@ -18,6 +18,7 @@ from dgref.reference.bound import derived_bound
 from dgref.reference.contraction import contract, finish
 from dgref.reference.exact import contract_exact
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
+from tests.conftest import VECTORS, needs_vectors
 
 SHAPES = {"product": [(1, 128), (128, 128)], "epilogue": [(1, FULL), (FULL, FULL)]}
 
@@ -81,6 +82,36 @@ def test_one_chain_on_every_tensor_core_stays_inside(seed, core, k, spread):
         arithmetic = arithmetic.but(scales="core")
     a, b = operands(arithmetic, seed, k, spread)
     assert np.max(excess(arithmetic, a, b)) <= 1
+
+
+RECORDED = [
+    ("deep_gemm_fp8_1d2d", "deep_gemm.sm90.fp8_1d2d", "bfloat16", [Scaling((1, 128)), Scaling((128, 128))]),
+    ("deep_gemm_fp8_1d1d", "deep_gemm.sm90.fp8_1d1d", "float32", [Scaling((1, 128)), Scaling((1, 128))]),
+    ("deep_gemm_bf16", "deep_gemm.sm90.bf16", "float32", [None, None]),
+    ("deep_gemm_tf32_hc_prenorm", "deep_gemm.sm90.hc_prenorm", "float32", [None, None]),
+]
+
+
+@needs_vectors
+@pytest.mark.parametrize(("file", "name", "out", "scalings"), RECORDED, ids=[row[0] for row in RECORDED])
+def test_what_an_h200_computed_stays_inside_in_known_and_in_free_order(file, name, out, scalings):
+    with np.load(VECTORS / "h200" / f"{file}.npz") as archive:
+        recorded = {key: archive[key] for key in archive.files}
+    formats = {np.uint8: "float8_e4m3fn", np.uint16: "bfloat16", np.uint32: "float32"}
+    a, b = (
+        ScaledTensor(recorded[side], formats[recorded[side].dtype.type], recorded.get(f"sf{side}"), scaling)
+        for side, scaling in zip("ab", scalings, strict=True)
+    )
+    exact = contract_exact(a, b, out=out).astype(np.float64)
+    codes = recorded["d"].view(FORMATS[out].code_dtype)
+    distance = np.abs(FORMATS[out].decode(codes).astype(np.float64) - exact)
+    for ordered in (True, False):
+        assert np.all(distance <= derived_bound(a, b, name, out=out, ordered=ordered))
+
+
+def test_no_k_leaves_only_the_smallest_rounding():
+    nothing = np.ones((2, 0), np.float32)
+    assert 0 < derived_bound(nothing, nothing, "deep_gemm.sm90.bf16").max() <= 2.0**-132
 
 
 @pytest.mark.parametrize("changes", [{"splits": 3}, {"splits": 4, "reduction": "tree"}, {"interval": 32}])
