@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from dgref.errors import CompileError, InputError, expected
 
 Constant = int | bool | str
 _PLANS_KEPT = 512
+_HERE = nullcontext()
 
 
 def compile_kernel(
@@ -157,18 +159,32 @@ class Kernel:
             return self._functions[device]
 
 
-def current_device() -> int:
-    """Return torch's current device."""
+def on_device(tensor: Any) -> AbstractContextManager:
+    """Return a context in which the tensor's device is the current one; costs nothing where it already is."""
+    if tensor.get_device() == current_device():
+        return _HERE
     import torch
 
-    return torch.cuda.current_device()
+    return torch.cuda.device(tensor.device)
+
+
+def current_device() -> int:
+    """Return torch's current device."""
+    return _torch_state()[0]()
 
 
 def current_stream(device: int) -> int:
     """Return the raw handle of torch's current stream on a device."""
+    return _torch_state()[1](device)
+
+
+@lru_cache(maxsize=1)
+def _torch_state() -> tuple[Callable[[], int], Callable[[int], int]]:
+    """Return what torch's own compiler calls: no wrapper, and no Stream object is built."""
     import torch
 
-    return torch._C._cuda_getCurrentRawStream(device)  # what torch's own compiler calls: no Stream object is built
+    torch.cuda.init()
+    return torch._C._cuda_getDevice, torch._C._cuda_getCurrentRawStream
 
 
 @lru_cache(maxsize=1024)

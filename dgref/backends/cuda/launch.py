@@ -9,13 +9,14 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from dgref.backends.cuda.driver import DriverError, bindings, explain
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 
-_SLOT = 128  # the largest argument, a tensor map; also keeps each argument aligned
+_ALIGNMENT = 64  # of each argument in the block: what a tensor map asks for
 _INTEGERS = {1: "b", 2: "h", 4: "i", 8: "q"}
 _FLOATS = {4: "f", 8: "d"}
 
@@ -35,14 +36,18 @@ class Plan:
     """One function with one geometry on one stream, and the memory its arguments are written to."""
 
     def __init__(self, function: Any, sizes: Sequence[int], geometry: Geometry, stream: int, kinds: Sequence[type]):
-        self._function = function
         self._config = _config(geometry, stream)
-        self._struct = struct.Struct("=" + "".join(map(_slot, range(len(kinds)), kinds, sizes)))
-        self._block = ctypes.create_string_buffer(_SLOT * max(1, len(kinds)))
+        self._struct, offsets = argument_block(kinds, sizes)
+        self._block = ctypes.create_string_buffer(self._struct.size + 1)
         base = ctypes.addressof(self._block)
-        self._pointers = (ctypes.c_void_p * max(1, len(kinds)))(*(base + _SLOT * index for index in range(len(kinds))))
-        self._address = ctypes.addressof(self._pointers)
-        self._launch = bindings().cuLaunchKernelEx
+        self._pointers = (ctypes.c_void_p * (len(kinds) + 1))(*(base + offset for offset in offsets))
+        self._call = (
+            ctypes.c_void_p(self._config.getPtr()),
+            ctypes.c_void_p(int(function)),
+            ctypes.c_void_p(ctypes.addressof(self._pointers)),
+            None,
+        )
+        self._launch = launcher()
 
     def __call__(self, values: Sequence[Any]) -> None:
         """Launch with these arguments; the driver copies them before it returns."""
@@ -60,9 +65,16 @@ class Plan:
 
     def again(self) -> None:
         """Launch with the arguments that are in the block."""
-        (status,) = self._launch(self._config, self._function, self._address, 0)
+        status = self._launch(*self._call)
         if status:
-            raise DriverError(expected("cuLaunchKernelEx", explain(status), "CUDA_SUCCESS"))
+            raise DriverError(expected("cuLaunchKernelEx", explain(bindings().CUresult(status)), "CUDA_SUCCESS"))
+
+
+@lru_cache(maxsize=1)
+def launcher() -> Any:
+    """Return `cuLaunchKernelEx` as ctypes calls it, with arguments that are built once per plan."""
+    bindings()  # has loaded and initialised the driver
+    return ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
 
 
 def value_of(argument: Any) -> Any:
@@ -79,8 +91,19 @@ def check_parameters(name: str, arguments: Sequence[Any], sizes: Sequence[int]) 
         raise InputError(expected(f"kernel {name}", f"{len(arguments)} arguments", f"{len(sizes)} arguments"))
 
 
-def _slot(index: int, kind: type, size: int) -> str:
-    """Return the struct code of one argument, padded to its slot."""
+def argument_block(kinds: Sequence[type], sizes: Sequence[int]) -> tuple[struct.Struct, list[int]]:
+    """Return how arguments are packed one after the other, and where each of them starts."""
+    codes, offsets, end = ["="], [], 0
+    for index, (kind, size) in enumerate(zip(kinds, sizes, strict=True)):
+        gap = -size % _ALIGNMENT
+        codes.append(f"{_code(index, kind, size)}{gap}x")
+        offsets.append(end)
+        end += size + gap
+    return struct.Struct("".join(codes)), offsets
+
+
+def _code(index: int, kind: type, size: int) -> str:
+    """Return the struct code of one argument."""
     if issubclass(kind, bytes):
         code = f"{size}s"
     elif issubclass(kind, float) and size in _FLOATS:
@@ -91,7 +114,7 @@ def _slot(index: int, kind: type, size: int) -> str:
         raise InputError(
             expected(f"kernel argument {index}", kind.__name__, f"a value for a parameter of {size} bytes")
         )
-    return f"{code}{_SLOT - struct.calcsize('=' + code)}x"
+    return code
 
 
 def _config(geometry: Geometry, stream: int) -> Any:

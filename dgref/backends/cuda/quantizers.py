@@ -8,9 +8,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from dgref.backends.cuda.jit import Kernel, compile_kernel
+from dgref.backends.cuda.jit import Kernel, compile_kernel, on_device
 from dgref.errors import FormatError, LayoutError, ShapeError, UnsupportedError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.payloads import PAYLOADS
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 SOURCE = "common/quantize.cu"
-_THREADS, _CHUNKS, _TILE = 256, 4, 128
+_THREADS, _IN_FLIGHT, _TILE, _ROW_THREADS = 256, 4, 128, 512
 _INPUTS = {"float32": "Float32", "bfloat16": "Bfloat16"}
 _FORMATS = {"float8_e4m3fn": "E4m3", "float8_e5m2": "E5m2", "float4_e2m1fn": "E2m1"}
 _RULES = {
@@ -86,35 +87,103 @@ def quantize(
     `scale_layout="mn_major_tma"` writes FP32 scales straight into the layout that TMA reads: the grid that is returned
     is then a view of that buffer. A recipe with a global scale computes it from x, unless one float is given.
     """
+    plan = _plan(recipe, x.dtype, x.shape, x.stride(), x.device, x.data_ptr() % 16 == 0, scale_layout)
+    with on_device(x):
+        stored = _global_scale(x, plan.recipe, global_scale)
+        data, scale = _empty_payload(plan, x.device), _empty_scale(plan, x.device)
+        if plan.joined:
+            _launch(plan, x, data, scale, stored)
+        else:
+            for parts in zip(*(tensor.flatten(0, -3) for tensor in (x, data, scale)), strict=True):
+                _launch(plan, *parts, stored)
+    return Quantized(data, scale, plan.recipe, stored)
+
+
+def empty_quantized(x: torch.Tensor, recipe: str, scale_layout: str = "linear") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return room for the payload and the scales of x, for tracing: nothing is compiled or written."""
+    row = RECIPES[recipe]
+    _check(row, x.dtype, x.shape, x.stride(), x.device, scale_layout)
+    shapes = _Shapes.of(row, tuple(x.shape), scale_layout)
+    return _empty_payload(shapes, x.device), _empty_scale(shapes, x.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shapes:
+    """What the results look like."""
+
+    recipe: Recipe
+    payload: tuple[int, ...]
+    payload_dtype: torch.dtype
+    scale: tuple[int, ...]
+    scale_dtype: torch.dtype
+    scale_rows: int  # where the scales lie column by column: their number, and `scale` has it padded to 4; else 0
+
+    @classmethod
+    def of(cls, recipe: Recipe, shape: tuple[int, ...], layout: str) -> _Shapes:
+        import torch
+
+        scaling, four_bits = recipe.scaling, FORMATS[recipe.format].bits == 4
+        *lead, rows, columns = scaling.grid(shape)
+        transposed = (*lead, columns, -(-rows // 4) * 4)
+        return cls(
+            recipe=recipe,
+            payload=(*shape[:-1], -(-shape[-1] // 2)) if four_bits else shape,
+            payload_dtype=torch.uint8 if four_bits else getattr(torch, recipe.format),
+            scale=transposed if layout == "mn_major_tma" else (*lead, rows, columns),
+            scale_dtype=torch.float32 if scaling.scale_format == "float32" else torch.uint8,
+            scale_rows=rows if layout == "mn_major_tma" else 0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan(_Shapes):
+    """What does not depend on the data: the results' shapes, the kernel, and the matrices that it runs on."""
+
+    kernel: Kernel
+    grid: tuple[int, ...]
+    threads: int
+    joined: bool  # the leading axes are rows of one matrix
+    rows: int
+    columns: int
+
+
+@lru_cache(maxsize=4096)
+def _plan(recipe, dtype, shape, strides, device, aligned: bool, scale_layout: str) -> _Plan:
     row = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    _check(x, row, scale_layout)
-    import torch
+    _check(row, dtype, shape, strides, device, scale_layout)
+    scaling, (rows, columns) = row.scaling, shape[-2:]
+    dense = all(strides[i] == strides[i + 1] * shape[i + 1] for i in range(len(shape) - 1))
+    joined = len(shape) == 2 or (dense and scaling.block[0] == 1 and scale_layout == "linear")
+    rows = prod(shape[:-1]) if joined else rows
+    run = 64 // FORMATS[row.format].bits
+    vector = aligned and columns % run == 0 and all(stride % 8 == 0 for stride in strides[:-1])
+    flat = vector and dense and joined and scale_layout == "linear" and _has_whole_blocks(rows, columns, scaling)
+    rows, columns = (1, rows * columns) if flat else (rows, columns)
+    entry, arguments = constants(row, _name(dtype), vector, flat)
+    return _Plan(
+        **vars(_Shapes.of(row, tuple(shape), scale_layout)),
+        kernel=compile_kernel(SOURCE, entry, arguments),
+        grid=_grid(rows, columns, scaling, run),
+        threads=_ROW_THREADS if entry == "quantize_row" else _THREADS,
+        joined=joined,
+        rows=rows,
+        columns=columns,
+    )
 
-    with torch.cuda.device(x.device):
-        stored = _global_scale(x, row, global_scale)
-        data = _empty_payload(x, row.format)
-        scale = _empty_scale(x, row.scaling, scale_layout)
-        for matrix, codes, grid in _matrices(x, data, scale, row.scaling):
-            _launch(_kernel_of(row, matrix), matrix, codes, grid, stored, row.scaling)
-    return Quantized(data, scale, row, stored)
+
+def _has_whole_blocks(rows: int, columns: int, scaling: Scaling) -> bool:
+    """Say whether rows can be joined end to end: no block straddles two of them, and an int counts the elements."""
+    height, width = scaling.block
+    return height == 1 and width != FULL and columns % width == 0 and rows * columns < 1 << 31
 
 
-def _matrices(x, data, scale, scaling: Scaling):
-    """Yield (x, codes, scales) as matrices: one, where rows of leading axes can be joined."""
-    if x.ndim == 2 or (scaling.block[0] == 1 and scale[..., 0].is_contiguous()):
-        yield tuple(tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, data, scale))
-        return
-    flat = [tensor.reshape(-1, *tensor.shape[-2:]) for tensor in (x, data, scale)]
-    yield from zip(*flat, strict=True)
-
-
-def constants(recipe: Recipe, dtype: str, vector: bool) -> tuple[str, dict[str, Any]]:
+def constants(recipe: Recipe, dtype: str, vector: bool, flat: bool = False) -> tuple[str, dict[str, Any]]:
     """Return (entry, template arguments) of the kernel for a recipe."""
     scaling = recipe.scaling
     entry, extent = _shape_of(scaling)
-    payload = (
-        "DividePowerOfTwo" if scaling.scale_format == "float8_e8m0fnu" else _PAYLOADS[PAYLOADS[scaling.payload].name]
-    )
+    payload = _PAYLOADS[PAYLOADS[scaling.payload].name]
+    if scaling.scale_format == "float8_e8m0fnu":
+        payload = "MultiplyReciprocal"  # as exact as a division: float32 has every power of two that E8M0 has
     arguments = {
         "input": f"numbers::{_INPUTS[dtype]}",
         "format": f"numbers::{_FORMATS[recipe.format]}",
@@ -122,7 +191,9 @@ def constants(recipe: Recipe, dtype: str, vector: bool) -> tuple[str, dict[str, 
         "scale": f"quantize::{_SCALES[scaling.scale_format]}",
         "payload": f"quantize::{payload}",
     }
-    return entry, {**arguments, **({"extent": extent} if extent else {}), "vector": vector}
+    arguments |= {"extent": extent} if extent else {}
+    arguments |= {"vector": vector}
+    return entry, arguments | ({"flat": flat} if entry == "quantize_blocks" else {})
 
 
 def _shape_of(scaling: Scaling) -> tuple[str, int] | None:
@@ -135,58 +206,46 @@ def _shape_of(scaling: Scaling) -> tuple[str, int] | None:
     return ("quantize_tiles", columns) if rows == _TILE and columns in (1, _TILE) else None
 
 
-def _kernel_of(recipe: Recipe, matrix: torch.Tensor) -> Kernel:
-    vector = matrix.shape[1] % 8 == 0 and matrix.stride(0) % 8 == 0 and matrix.data_ptr() % 16 == 0
-    return _compiled(recipe, str(matrix.dtype).removeprefix("torch."), vector)
-
-
-@lru_cache(maxsize=256)
-def _compiled(recipe: Recipe, dtype: str, vector: bool) -> Kernel:
-    entry, arguments = constants(recipe, dtype, vector)
-    return compile_kernel(SOURCE, entry, arguments)
-
-
-def _launch(kernel: Kernel, x, codes, scale, stored, scaling: Scaling) -> None:
-    rows, columns = x.shape
-    if not rows or not columns:
+def _launch(plan: _Plan, x, codes, scale, stored) -> None:
+    if not plan.rows or not plan.columns:
         return
+    pointer = 0 if stored is None else stored.data_ptr()
     problem = _PROBLEM.pack(
-        *(x.data_ptr(), codes.data_ptr(), scale.data_ptr(), 0 if stored is None else stored.data_ptr()),
-        *(x.stride(0), codes.stride(0), scale.stride(0), scale.stride(1)),
-        *(rows, columns, scaling.amax_floor),
+        *(x.data_ptr(), codes.data_ptr(), scale.data_ptr(), pointer),
+        *(x.stride(-2), codes.stride(-2), scale.stride(-2), scale.stride(-1)),
+        *(plan.rows, plan.columns, plan.recipe.scaling.amax_floor),
     )
-    kernel.launch(_grid(rows, columns, scaling), (_THREADS,), (problem,))
+    plan.kernel.launch(plan.grid, (plan.threads,), (problem,))
 
 
-def _grid(rows: int, columns: int, scaling: Scaling) -> tuple[int, ...]:
+def _grid(rows: int, columns: int, scaling: Scaling, run: int) -> tuple[int, ...]:
     height, width = scaling.block
     if height == _TILE:
         return -(-columns // _TILE), -(-rows // _TILE)
     if width == FULL:
         return (rows,)
-    chunks = rows * (-(-columns // width) * (width // 8))
-    if chunks >= 1 << 31:
+    elements = rows * -(-columns // width) * width
+    if elements // 8 >= 1 << 31:
         raise ShapeError(expected("x", f"{rows} x {columns}", "fewer than 2^34 elements"))
-    return (-(-chunks // (_THREADS * _CHUNKS)),)
+    return (-(-elements // (_THREADS * _IN_FLIGHT * 8)),)
 
 
-def _empty_payload(x, format: str) -> torch.Tensor:
+def _empty_payload(shapes: _Shapes, device) -> torch.Tensor:
     import torch
 
-    if FORMATS[format].bits == 4:
-        return torch.empty(*x.shape[:-1], -(-x.shape[-1] // 2), dtype=torch.uint8, device=x.device)
-    return torch.empty(x.shape, dtype=getattr(torch, format), device=x.device)
+    return torch.empty(shapes.payload, dtype=shapes.payload_dtype, device=device)
 
 
-def _empty_scale(x, scaling: Scaling, layout: str) -> torch.Tensor:
+def _empty_scale(shapes: _Shapes, device) -> torch.Tensor:
     import torch
 
-    grid = scaling.grid(tuple(x.shape))
-    dtype = torch.float32 if scaling.scale_format == "float32" else torch.uint8
-    if layout == "linear":
-        return torch.empty(grid, dtype=dtype, device=x.device)
-    *lead, rows, columns = grid
-    return torch.zeros(*lead, columns, -(-rows // 4) * 4, dtype=dtype, device=x.device).mT[..., :rows, :]
+    buffer = torch.empty(shapes.scale, dtype=shapes.scale_dtype, device=device)
+    if not shapes.scale_rows:
+        return buffer
+    padding = shapes.scale[-1] - shapes.scale_rows
+    if padding:
+        buffer.narrow(-1, shapes.scale_rows, padding).zero_()
+    return buffer.mT.narrow(-2, 0, shapes.scale_rows)
 
 
 def _global_scale(x, recipe: Recipe, given) -> torch.Tensor | None:
@@ -207,14 +266,18 @@ def _global_scale(x, recipe: Recipe, given) -> torch.Tensor | None:
     return torch.where(stored > 0, stored, torch.ones_like(stored))
 
 
-def _check(x, recipe: Recipe, layout: str) -> None:
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check(recipe: Recipe, dtype, shape, strides, device, layout: str) -> None:
     reason = unsupported(recipe)
     if reason:
         raise UnsupportedError(expected("CUDA quantiser", f"recipe {recipe.name}", reason))
-    if str(x.dtype).removeprefix("torch.") not in _INPUTS:
-        raise FormatError(expected("x", x.dtype, " or ".join(_INPUTS)))
-    if x.ndim < 2 or not x.is_cuda or x.stride(-1) != 1:
-        got = f"shape {tuple(x.shape)}, strides {x.stride()}, on {x.device}"
+    if _name(dtype) not in _INPUTS:
+        raise FormatError(expected("x", dtype, " or ".join(_INPUTS)))
+    if len(shape) < 2 or device.type != "cuda" or strides[-1] != 1:
+        got = f"shape {tuple(shape)}, strides {strides}, on {device}"
         raise ShapeError(expected("x", got, "[..., rows, K] on a GPU with K contiguous"))
     if layout not in ("linear", "mn_major_tma"):
         raise LayoutError(expected("scale_layout", layout, "linear or mn_major_tma"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from dgref.backends.cuda.jit import compile_kernel
+from dgref.backends.cuda.jit import Kernel, compile_kernel, on_device
 from dgref.errors import FormatError, ShapeError, UnsupportedError, expected
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.layouts.elements import ue8m0_codes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SOURCE = "common/scale_layouts.cu"
 _ROWS, _WORDS, _THREADS, _SIDE = 128, 32, 256, 64
+_ROW_BLOCKS = 1056  # of pack_rows: about what a large GPU holds at once, each with a long range to walk
 _FLOATS, _CODES = ("torch.float32",), ("torch.uint8", "torch.float8_e8m0fnu")
 _BYTES = (*_CODES, "torch.float8_e4m3fn")
 _PROBLEM = struct.Struct("=4Q7i4x")  # the fields of layouts::Problem, in order
@@ -49,13 +51,11 @@ def pack(name: str, scales: torch.Tensor, *, check: bool = False, **parameters: 
     tensors on the GPU or plain sequences.
     """
     layout = LAYOUTS[name]
-    if layout.name not in _PACKERS:
-        raise UnsupportedError(expected("CUDA layout", name, "one of " + ", ".join(_PACKERS)))
+    if layout.name not in PACKERS:
+        raise UnsupportedError(expected("CUDA layout", name, "one of " + ", ".join(PACKERS)))
     _check_grid(scales, name)
-    import torch
-
-    with torch.cuda.device(scales.device):
-        return _PACKERS[layout.name](scales.contiguous(), check=check, **parameters)
+    with on_device(scales):
+        return PACKERS[layout.name](scales.contiguous(), check=check, **parameters)
 
 
 def unpack(name: str, buffer: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -68,7 +68,7 @@ def unpack(name: str, buffer: torch.Tensor, shape: Sequence[int]) -> torch.Tenso
         raise ShapeError(expected("buffer", got, f"{layout.size(shape)} bytes on a GPU", f"scales {shape}"))
     import torch
 
-    with torch.cuda.device(buffer.device):
+    with on_device(buffer):
         grid = torch.empty(shape, dtype=buffer.dtype, device=buffer.device)
         geometry = Geometry(shape[-2], shape[-1], -(-shape[-2] // _ROWS) * _ROWS)
         _launch_tiles("unswizzle_128x4", (shape[-1] % 4 == 0,), buffer.contiguous(), grid, geometry)
@@ -82,7 +82,7 @@ def utccp_words(words: torch.Tensor) -> torch.Tensor:
     if words.shape[-1] % _ROWS or words.element_size() != 4 or not words.is_contiguous():
         got = f"{tuple(words.shape)} {words.dtype}, strides {words.stride()}"
         raise ShapeError(expected("words", got, "contiguous [..., rows] of 4 bytes, rows a multiple of 128"))
-    with torch.cuda.device(words.device):
+    with on_device(words):
         target = torch.empty_like(words)
         geometry = Geometry(words.shape[-1], prod(words.shape[:-1]), words.shape[-1])
         _launch("utccp_words", ("uint4",), words, target, geometry, (_blocks(words.numel() // 4),))
@@ -134,7 +134,7 @@ def _packed_psum(scales, check: bool, ends: Any, row_alignment: int = 128) -> to
     import torch
 
     rows, columns = scales.shape[-2:]
-    ends = _on_device(ends, scales)
+    ends = _as_int32(ends, scales)
     geometry = Geometry(rows, columns, -(-rows // 4) * 4, groups=len(ends), row_alignment=row_alignment)
     target = torch.empty(
         *scales.shape[:-2], geometry.words, geometry.padded_rows, dtype=torch.int32, device=scales.device
@@ -156,11 +156,11 @@ def _packed_k_grouped(scales, check: bool, extents: Any, total_words: int | None
                 expected("extents", f"{known} with sum {sum(known)}", f"counts with sum {scales.shape[0]}")
             )
         total_words = sum(-(-extent // 4) for extent in known)
-    extents = _on_device(extents, scales)
+    extents = _as_int32(extents, scales)
     geometry = Geometry(*scales.shape, 0, groups=len(extents), total_words=total_words)
     target = torch.empty(total_words, geometry.columns, dtype=torch.int32, device=scales.device)
     across = -(-geometry.columns // _THREADS)
-    grid = (across, max(1, min(total_words, -(-4096 // max(across, 1)))))
+    grid = (across, max(1, min(total_words, -(-_ROW_BLOCKS // max(across, 1)))))
     _checked_launch("pack_rows", (_source(scales),), scales, target, geometry, grid, check, extents)
     return target
 
@@ -190,13 +190,13 @@ def _utccp_rows(scales, check: bool) -> torch.Tensor:
     return target
 
 
-_PACKERS: dict[str, Callable[..., Any]] = {
+PACKERS: dict[str, Callable[..., Any]] = {
     "mn_major_tma": _transposed,
     "packed_ue8m0": _packed,
     "packed_ue8m0_broadcast_128": _packed_broadcast,
     "packed_ue8m0_psum": _packed_psum,
     "packed_ue8m0_k_grouped": _packed_k_grouped,
-    "mega_moe_l2_scale": _packed_utccp,
+    "utccp_4x32_packed_ue8m0": _packed_utccp,
     "swizzle_128x4": _swizzled,
     "utccp_4x32": _utccp_rows,
 }
@@ -240,11 +240,15 @@ def _launch(entry, arguments, source, target, geometry: Geometry, grid, ends=Non
     pointers = (tensor.data_ptr() if tensor is not None else 0 for tensor in (source, target, ends, offender))
     g = geometry
     numbers = (g.rows, g.columns, g.padded_rows, g.row_shift, g.groups, g.row_alignment, g.total_words)
-    kernel = compile_kernel(SOURCE, entry, {str(index): value for index, value in enumerate(arguments)})
-    kernel.launch(grid, (_THREADS,), (_PROBLEM.pack(*pointers, *numbers),))
+    _kernel(entry, arguments).launch(grid, (_THREADS,), (_PROBLEM.pack(*pointers, *numbers),))
 
 
-def _on_device(values: Any, like) -> torch.Tensor:
+@lru_cache(maxsize=256)
+def _kernel(entry: str, arguments: tuple) -> Kernel:
+    return compile_kernel(SOURCE, entry, {str(index): value for index, value in enumerate(arguments)})
+
+
+def _as_int32(values: Any, like) -> torch.Tensor:
     import torch
 
     if isinstance(values, torch.Tensor):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from dgref.backends.cuda.jit import compile_kernel
+from dgref.backends.cuda.jit import compile_kernel, on_device
 from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected
 from dgref.reference.arithmetic import Arithmetic, resolve
 
@@ -78,9 +78,7 @@ def verify_gemm(
     reason = unsupported(row, a.shape[1])
     if reason:
         raise UnsupportedError(expected("verifier", f"arithmetic {row.name}", reason))
-    import torch
-
-    with torch.cuda.device(a.device):
+    with on_device(a):
         return _launch(_loadable(a), _loadable(b), row, scale_a, scale_b, c, alpha, out)
 
 

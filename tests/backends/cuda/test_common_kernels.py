@@ -8,7 +8,7 @@ from dgref.backends.cuda import jit, quantizers, scale_layouts, verifier
 from dgref.formats.recipes import RECIPES
 from dgref.reference.arithmetic import ARITHMETICS
 
-DTYPES = (("bfloat16", True), ("float32", False))
+DTYPES = (("bfloat16", True, True), ("bfloat16", True, False), ("float32", False, False))
 SUPPORTED = [row for name, row in RECIPES.items() if quantizers.unsupported(name) is None]
 QUANTISED = {
     str(arguments): arguments for row in SUPPORTED for arguments in (quantizers.constants(row, *d) for d in DTYPES)

@@ -4,80 +4,147 @@
 using namespace quantize;
 
 namespace {
+
 constexpr int kThreads = 256;
-constexpr int kChunks = 4;  // chunks of eight elements in flight in each thread
-}  // namespace
+constexpr int kInFlight = 4;  // runs of eight elements that each thread has in flight
 
-// Blocks of 1 x kBlock along a row: kBlock / 8 neighbouring lanes share a block.
-template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, int kBlock, bool kVector>
-__global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constant__ Problem p) {
-    constexpr int kLanes = kBlock / 8;
-    static_assert(kLanes >= 1 && kLanes <= 32 && (kLanes & (kLanes - 1)) == 0, "a block is shared by lanes of a warp");
-    const int blocks = (p.columns + kBlock - 1) / kBlock, chunks = blocks * kLanes;
-    const float global = p.global ? *p.global : 1.0f;
-    const unsigned first = blockIdx.x * (kThreads * kChunks) + threadIdx.x;  // the host keeps the count below 2^31
-    int row = first / chunks, chunk = first % chunks;
-    const int row_step = kThreads / chunks, chunk_step = kThreads % chunks;
-
-    float x[kChunks][8];
-    int rows[kChunks], columns[kChunks];
+// Reduces kCount values over kLanes lanes while it deals them out: of d = min(kCount, kLanes) neighbouring values, lane l
+// keeps the one at l % d. Five shuffles do for four values of sixteen lanes what separate reductions need sixteen for.
+template <int kLanes, int kCount>
+__device__ __forceinline__ void reduce_and_deal(float (&value)[kCount], int lane) {
+    int count = kCount;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-        rows[i] = row, columns[i] = chunk * 8;
-        const bool inside = row < p.rows && columns[i] < p.columns;
-        if (inside) {
-            load<Input, kVector>(x[i], p, row, columns[i]);
+    for (int mask = 1; mask < kLanes; mask *= 2) {
+        if (count > 1) {
+            count /= 2;
+#pragma unroll
+            for (int i = 0; i < count; ++i) {
+                const float even = value[2 * i], odd = value[2 * i + 1];
+                value[i] = larger(lane & mask ? odd : even, __shfl_xor_sync(~0u, lane & mask ? even : odd, mask));
+            }
         } else {
-#pragma unroll
-            for (int j = 0; j < 8; ++j) x[i][j] = 0.0f;
+            value[0] = larger(value[0], __shfl_xor_sync(~0u, value[0], mask));
         }
-        row += row_step, chunk += chunk_step;
-        if (chunk >= chunks) chunk -= chunks, ++row;
-    }
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-        float amax = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) amax = larger_magnitude(amax, x[i][j]);
-        amax = reduce_magnitude<kLanes>(amax);
-        typename Scale::Stored stored;
-        const Payload divided = divide_by_scale_of<Format, Rule, Scale, Payload>(amax, p.floor, global, stored);
-        if (rows[i] >= p.rows || columns[i] >= p.columns) continue;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) x[i][j] = divided(x[i][j]);
-        store<Format, kVector>(x[i], p, rows[i], columns[i]);
-        if (columns[i] % kBlock == 0)
-            static_cast<typename Scale::Stored*>(p.scales)[rows[i] * p.scale_row + columns[i] / kBlock * p.scale_column] =
-                stored;
     }
 }
 
-// One scale a row: the row is read twice, the second time from the cache.
-template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, bool kVector>
-__global__ void __launch_bounds__(kThreads) quantize_row(const __grid_constant__ Problem p) {
-    __shared__ float partial[kThreads / 32];
-    const int row = blockIdx.x;
-    const float global = p.global ? *p.global : 1.0f;
-    float amax = 0.0f, x[8];
-#pragma unroll 4
-    for (int column = threadIdx.x * 8; column < p.columns; column += kThreads * 8) {
-        load<Input, kVector>(x, p, row, column);
+template <int kCount>
+__device__ __forceinline__ int pick(const int (&value)[kCount], int index) {
+    int result = value[0];
 #pragma unroll
-        for (int j = 0; j < 8; ++j) amax = larger_magnitude(amax, x[j]);
+    for (int i = 1; i < kCount; ++i) result = index == i ? value[i] : result;
+    return result;
+}
+
+}  // namespace
+
+// Blocks of 1 x kBlock along a row: a few neighbouring lanes share a block, and share out the work on its scales. FP4 goes
+// by sixteen elements a lane, so that stores are as wide as FP8's. kFlat: all rows are one row, which spares the indices.
+template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, int kBlock, bool kVector,
+          bool kFlat>
+__global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constant__ Problem p) {
+    constexpr int kRuns = 8 / Format::kBits, kEach = 8 * kRuns, kChunks = kInFlight / kRuns;
+    constexpr int kLanes = kBlock / kEach, kDealt = kLanes < kChunks ? kLanes : kChunks, kOwn = kChunks / kDealt;
+    static_assert(kLanes >= 1 && kLanes <= 32 && (kLanes & (kLanes - 1)) == 0, "a block is shared by lanes of a warp");
+    using Stored = typename Scale::Stored;
+    const int chunks = (p.columns + kBlock - 1) / kBlock * kLanes;
+    const float global = p.global ? *p.global : 1.0f;
+    const unsigned first = blockIdx.x * (kThreads * kChunks) + threadIdx.x;  // the host keeps the count below 2^31
+    const int row_step = kFlat ? 0 : kThreads / chunks, chunk_step = kFlat ? kThreads : kThreads % chunks;
+    int row = kFlat ? 0 : first / chunks, chunk = kFlat ? first : first % chunks;
+
+    Chunk<Input> x[kChunks][kRuns];
+    int rows[kChunks], columns[kChunks];
+    bool inside[kChunks];
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+        rows[i] = row, columns[i] = chunk * kEach;
+        inside[i] = (kFlat || row < p.rows) && columns[i] < p.columns;
+#pragma unroll
+        for (int run = 0; run < kRuns; ++run)
+            if (inside[i]) x[i][run].template load<kVector>(p, row, columns[i] + 8 * run);
+        row += row_step, chunk += chunk_step;
+        if (!kFlat && chunk >= chunks) chunk -= chunks, ++row;
     }
-    amax = reduce_magnitude<32>(amax);
+    float amax[kChunks];
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+        typename Input::Peaks peaks;
+#pragma unroll
+        for (int run = 0; run < kRuns; ++run) Input::raise(peaks, x[i][run].raw);
+        amax[i] = Input::all(peaks);
+    }
+    const int lane = threadIdx.x % kLanes;
+    reduce_and_deal<kLanes>(amax, lane);
+    Factor factor[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+        const int dealt = i * kDealt + lane % kDealt;
+        const int at_row = kFlat ? 0 : pick(rows, dealt);
+        const int at_column = kFlat ? columns[0] + dealt * (kThreads * kEach) : pick(columns, dealt);
+        Stored stored;
+        factor[i] = factor_of<Format, Rule, Scale, Payload>(amax[i], p.floor, global, stored);
+        if (lane < kDealt && (kFlat || at_row < p.rows) && at_column < p.columns)
+            static_cast<Stored*>(p.scales)[at_row * p.scale_row + at_column / kBlock * p.scale_column] = stored;
+    }
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+        const int source = (threadIdx.x & 31 & ~(kLanes - 1)) + i % kDealt;
+        Factor f = factor[i / kDealt];
+        if (kLanes > 1) {
+            f.divisor = __shfl_sync(~0u, f.divisor, source);
+            f.reciprocal = __shfl_sync(~0u, f.reciprocal, source);
+        }
+        if (!inside[i]) continue;
+        float values[kRuns][8];
+#pragma unroll
+        for (int run = 0; run < kRuns; ++run) {
+            x[i][run].widen(values[run]);
+            Payload::apply(values[run], f);
+        }
+        store<Format, kVector>(values, p, rows[i], columns[i]);
+    }
+}
+
+// One scale a row. Its first kKept chunks a thread stay in registers; of a longer row the rest is read twice.
+template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, bool kVector>
+__global__ void __launch_bounds__(512) quantize_row(const __grid_constant__ Problem p) {
+    constexpr int kRowThreads = 512, kKept = 4, kStep = kRowThreads * 8;
+    __shared__ float partial[kRowThreads / 32];
+    const int row = blockIdx.x, begin = threadIdx.x * 8;
+    const float global = p.global ? *p.global : 1.0f;
+    Chunk<Input> x[kKept];
+    float amax = 0.0f, values[1][8];
+#pragma unroll
+    for (int i = 0; i < kKept; ++i)
+        if (begin + i * kStep < p.columns) x[i].template load<kVector>(p, row, begin + i * kStep);
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) amax = larger(amax, x[i].amax());
+    for (int column = begin + kKept * kStep; column < p.columns; column += kStep) {
+        Chunk<Input> more;
+        more.template load<kVector>(p, row, column);
+        amax = larger(amax, more.amax());
+    }
+    amax = reduce_larger<32>(amax);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = amax;
     __syncthreads();
-    amax = reduce_magnitude<8>(partial[threadIdx.x % 8]);
+    amax = reduce_larger<16>(partial[threadIdx.x % 16]);
     typename Scale::Stored stored;
-    const Payload divided = divide_by_scale_of<Format, Rule, Scale, Payload>(amax, p.floor, global, stored);
+    const Factor factor = factor_of<Format, Rule, Scale, Payload>(amax, p.floor, global, stored);
     if (threadIdx.x == 0) static_cast<typename Scale::Stored*>(p.scales)[row * p.scale_row] = stored;
-#pragma unroll 4
-    for (int column = threadIdx.x * 8; column < p.columns; column += kThreads * 8) {
-        load<Input, kVector>(x, p, row, column);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) x[j] = divided(x[j]);
-        store<Format, kVector>(x, p, row, column);
+    for (int i = 0; i < kKept; ++i) {
+        if (begin + i * kStep >= p.columns) break;
+        x[i].widen(values[0]);
+        Payload::apply(values[0], factor);
+        store<Format, kVector>(values, p, row, begin + i * kStep);
+    }
+    for (int column = begin + kKept * kStep; column < p.columns; column += kStep) {
+        Chunk<Input> more;
+        more.template load<kVector>(p, row, column);
+        more.widen(values[0]);
+        Payload::apply(values[0], factor);
+        store<Format, kVector>(values, p, row, column);
     }
 }
 
@@ -86,50 +153,58 @@ __global__ void __launch_bounds__(kThreads) quantize_row(const __grid_constant__
 template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, int kColumns, bool kVector>
 __global__ void __launch_bounds__(kThreads) quantize_tiles(const __grid_constant__ Problem p) {
     static_assert(kColumns == 1 || kColumns == 128, "a scale belongs to a column of the tile or to all of it");
+    using Stored = typename Scale::Stored;
     __shared__ float partial[16][132];
-    __shared__ float largest[128];
+    __shared__ Factor factors[128];
+    __shared__ float largest[4];
     const float global = p.global ? *p.global : 1.0f;
     const int lane = threadIdx.x % 16, band = threadIdx.x / 16;
     const int column = blockIdx.x * 128 + lane * 8, row = blockIdx.y * 128 + band;
-    float x[8][8], amax[8] = {};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        const bool inside = row + 16 * i < p.rows && column < p.columns;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) x[i][j] = 0.0f;
-        if (inside) load<Input, kVector>(x[i], p, row + 16 * i, column);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) amax[j] = larger_magnitude(amax[j], x[i][j]);
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) partial[band][lane * 8 + j] = amax[j];
-    __syncthreads();
-    if (threadIdx.x < 128) {
-        float column_amax = 0.0f;
-#pragma unroll
-        for (int i = 0; i < 16; ++i) column_amax = larger_magnitude(column_amax, partial[i][threadIdx.x]);
-        largest[threadIdx.x] = kColumns == 1 ? column_amax : reduce_magnitude<32>(column_amax);
-    }
-    __syncthreads();
-    typename Scale::Stored stored, *scales = static_cast<typename Scale::Stored*>(p.scales);
-    if constexpr (kColumns == 1) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-            const Payload divided =
-                divide_by_scale_of<Format, Rule, Scale, Payload>(largest[lane * 8 + j], p.floor, global, stored);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) x[i][j] = divided(x[i][j]);
-            if (band == 0 && column + j < p.columns)
-                scales[blockIdx.y * p.scale_row + (column + j) * p.scale_column] = stored;
-        }
-    } else {
-        float all = larger_magnitude(larger_magnitude(largest[0], largest[32]), larger_magnitude(largest[64], largest[96]));
-        const Payload divided = divide_by_scale_of<Format, Rule, Scale, Payload>(all, p.floor, global, stored);
-#pragma unroll
-        for (int i = 0; i < 64; ++i) x[i / 8][i % 8] = divided(x[i / 8][i % 8]);
-        if (threadIdx.x == 0) scales[blockIdx.y * p.scale_row + blockIdx.x * p.scale_column] = stored;
-    }
+    Stored stored, *scales = static_cast<Stored*>(p.scales) + blockIdx.y * p.scale_row;
+    Chunk<Input> x[8];
+    typename Input::Peaks peaks;
 #pragma unroll
     for (int i = 0; i < 8; ++i)
-        if (row + 16 * i < p.rows && column < p.columns) store<Format, kVector>(x[i], p, row + 16 * i, column);
+        if (row + 16 * i < p.rows && column < p.columns) x[i].template load<kVector>(p, row + 16 * i, column);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) Input::raise(peaks, x[i].raw);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) partial[band][lane * 8 + j] = Input::column(peaks, j);
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        float amax = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 16; ++i) amax = larger(amax, partial[i][threadIdx.x]);
+        const int mine = blockIdx.x * 128 + threadIdx.x;
+        if constexpr (kColumns == 1) {
+            factors[threadIdx.x] = factor_of<Format, Rule, Scale, Payload>(amax, p.floor, global, stored);
+            if (mine < p.columns) scales[mine * p.scale_column] = stored;
+        } else {
+            amax = reduce_larger<32>(amax);
+            if (threadIdx.x % 32 == 0) largest[threadIdx.x / 32] = amax;
+        }
+    }
+    __syncthreads();
+    Factor factor[8];
+    if constexpr (kColumns == 1) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) factor[j] = factors[lane * 8 + j];
+    } else {
+        const float amax = larger(larger(largest[0], largest[1]), larger(largest[2], largest[3]));
+        factor[0] = factor_of<Format, Rule, Scale, Payload>(amax, p.floor, global, stored);
+        if (threadIdx.x == 0) scales[blockIdx.x * p.scale_column] = stored;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        if (row + 16 * i >= p.rows || column >= p.columns) continue;
+        float values[1][8];
+        x[i].widen(values[0]);
+        if constexpr (kColumns == 1) {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) values[0][j] = Payload::apply(values[0][j], factor[j]);
+        } else {
+            Payload::apply(values[0], factor[0]);
+        }
+        store<Format, kVector>(values, p, row + 16 * i, column);
+    }
 }

@@ -26,7 +26,7 @@ struct Float32Scale {
 struct E4m3Scale {
     using Stored = unsigned char;
     static __device__ __forceinline__ float round(float wanted, Stored& stored) {
-        return E4m3::decode(stored = E4m3::encode(wanted));
+        return E4m3::decode(stored = E4m3::pair(wanted, 0.0f));
     }
 };
 
@@ -75,75 +75,121 @@ struct AmaxOverMaxTimesGlobal {
     }
 };
 
-// Payload arithmetics: the names are those of dgref.formats.payloads. A scale of zero gives zeros.
-struct MultiplyReciprocal {
-    float factor;
-    __device__ __forceinline__ MultiplyReciprocal(float scale, float) : factor(scale == 0.0f ? 0.0f : __frcp_rn(scale)) {}
-    __device__ __forceinline__ float operator()(float x) const { return __fmul_rn(x, factor); }
+// What a block's elements are divided by, in two numbers that lanes can hand to one another.
+struct Factor {
+    float divisor, reciprocal;
 };
 
-struct Divide {
-    Divisor divisor;
-    bool zero;
-    __device__ __forceinline__ Divide(float scale, float) : divisor(scale), zero(scale == 0.0f) {}
-    __device__ __forceinline__ float operator()(float x) const {
-        return zero ? copysignf(0.0f, x) : divisor.divide(x);
+// Payload arithmetics: the names are those of dgref.formats.payloads. A scale of zero gives zeros.
+struct MultiplyReciprocal {
+    static __device__ __forceinline__ Factor prepare(float scale, float, float) {
+        return {scale, scale == 0.0f ? 0.0f : __frcp_rn(scale)};
+    }
+    static __device__ __forceinline__ float apply(float x, Factor f) { return __fmul_rn(x, f.reciprocal); }
+    static __device__ __forceinline__ void apply(float (&x)[8], Factor f) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[i] = apply(x[i], f);
     }
 };
 
-// Dividing by a power of two is multiplying by its reciprocal, which FP32 has for every E8M0 code.
-struct DividePowerOfTwo {
-    float factor;
-    __device__ __forceinline__ DividePowerOfTwo(float scale, float) : factor(__frcp_rn(scale)) {}
-    __device__ __forceinline__ float operator()(float x) const { return __fmul_rn(x, factor); }
+// x / d rounded to nearest even. With r = RN(1 / d), two corrections by the exact remainder give the correctly rounded
+// quotient (Markstein, IA-64 and Elementary Functions, theorem 8.4) while nothing over- or underflows on the way; where
+// it might, or a NaN or Inf is about, `reciprocal` is 0 and the division is a plain one. It is -1 for a scale of zero.
+struct Divide {
+    static __device__ __forceinline__ Factor prepare(float scale, float, float amax) { return by(scale, scale, amax); }
+    static __device__ __forceinline__ Factor by(float divisor, float scale, float amax) {
+        const float reciprocal = __frcp_rn(divisor);
+        const bool ordinary = divisor > 0x1p-60f && divisor < 0x1p60f && __fmul_rn(amax, reciprocal) < 0x1p60f;
+        return {divisor, scale == 0.0f ? -1.0f : ordinary ? reciprocal : 0.0f};
+    }
+    static __device__ __forceinline__ float corrected(float x, Factor f) {
+        const float first = __fmul_rn(x, f.reciprocal);
+        const float second = __fmaf_rn(__fmaf_rn(-first, f.divisor, x), f.reciprocal, first);
+        return __fmaf_rn(__fmaf_rn(-second, f.divisor, x), f.reciprocal, second);
+    }
+    static __device__ __forceinline__ float apply(float x, Factor f) {
+        if (f.reciprocal > 0.0f) return corrected(x, f);
+        return f.reciprocal < 0.0f ? copysignf(0.0f, x) : __fdiv_rn(x, f.divisor);
+    }
+    static __device__ __forceinline__ void apply(float (&x)[8], Factor f) {
+        if (f.reciprocal > 0.0f) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) x[i] = corrected(x[i], f);
+        } else {
+#pragma unroll 1
+            for (int i = 0; i < 8; ++i) {
+                x[0] = apply(x[0], f);  // rotated, so that the array stays in registers
+                const float done = x[0];
+#pragma unroll
+                for (int j = 0; j < 7; ++j) x[j] = x[j + 1];
+                x[7] = done;
+            }
+        }
+    }
 };
 
-struct DivideByScaleTimesGlobal {
-    Divisor divisor;
-    bool zero;
-    __device__ __forceinline__ DivideByScaleTimesGlobal(float scale, float global)
-        : divisor(__fmul_rn(scale, global)), zero(scale == 0.0f) {}
-    __device__ __forceinline__ float operator()(float x) const {
-        return zero ? copysignf(0.0f, x) : divisor.divide(x);
+struct DivideByScaleTimesGlobal : Divide {
+    static __device__ __forceinline__ Factor prepare(float scale, float global, float amax) {
+        return by(__fmul_rn(scale, global), scale, amax);
     }
 };
 
 // The whole step from a block's amax to what divides its elements; `stored` is what goes to memory.
 template <typename Format, typename Rule, typename Scale, typename Payload>
-__device__ __forceinline__ Payload divide_by_scale_of(float amax, float floor, float global, typename Scale::Stored& stored) {
+__device__ __forceinline__ Factor factor_of(float amax, float floor, float global, typename Scale::Stored& stored) {
     amax = amax < floor ? floor : amax;
-    return Payload(Scale::round(Rule::template find<Format>(amax, global), stored), global);
+    return Payload::prepare(Scale::round(Rule::template find<Format>(amax, global), stored), global, amax);
 }
 
 // Eight consecutive elements of a row: in one or two wide loads, or one by one at a ragged end.
-template <typename Input, bool kVector>
-__device__ __forceinline__ void load(float (&x)[8], const Problem& p, int row, int column) {
+template <typename Input>
+struct Chunk {
     using Storage = typename Input::Storage;
-    const Storage* source = static_cast<const Storage*>(p.x) + row * p.x_stride + column;
-    alignas(16) Storage raw[8];
-    if constexpr (kVector) {
-#pragma unroll
-        for (int i = 0; i < sizeof(raw) / 16; ++i)
-            reinterpret_cast<uint4*>(raw)[i] = __ldg(reinterpret_cast<const uint4*>(source) + i);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) raw[i] = column + i < p.columns ? source[i] : Input::zero();
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = Input::widen(raw[i]);
-}
+    typename Input::Raw raw;
 
-template <typename Format, bool kVector>
-__device__ __forceinline__ void store(const float (&x)[8], const Problem& p, int row, int column) {
-    auto word = Format::encode(x);
-    unsigned char* target = static_cast<unsigned char*>(p.codes) + row * p.code_stride + column * Format::kBits / 8;
-    if constexpr (kVector) {
-        *reinterpret_cast<decltype(word)*>(target) = word;
-    } else {
-        const unsigned char* bytes = reinterpret_cast<const unsigned char*>(&word);
+    template <bool kVector>
+    __device__ __forceinline__ void load(const Problem& p, int row, int column) {
+        const Storage* source = static_cast<const Storage*>(p.x) + row * p.x_stride + column;
+        if constexpr (kVector) {
 #pragma unroll
-        for (int i = 0; i < Format::kBits; ++i)
-            if (column + i * 8 / Format::kBits < p.columns) target[i] = bytes[i];
+            for (int i = 0; i < sizeof(raw) / 16; ++i)
+                reinterpret_cast<uint4*>(&raw)[i] = __ldg(reinterpret_cast<const uint4*>(source) + i);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+                if (column + i < p.columns) Input::put(raw, i, source[i]);
+        }
+    }
+
+    __device__ __forceinline__ void widen(float (&x)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[i] = Input::get(raw, i);
+    }
+
+    __device__ __forceinline__ float amax() const {
+        typename Input::Peaks peaks;
+        Input::raise(peaks, raw);
+        return Input::all(peaks);
+    }
+};
+
+// One run of eight elements, or two of them in one store.
+template <typename Format, bool kVector, int kRuns>
+__device__ __forceinline__ void store(const float (&x)[kRuns][8], const Problem& p, int row, int column) {
+    constexpr int kPerByte = 8 / Format::kBits, kBytes = 8 * kRuns / kPerByte;
+    struct alignas(kBytes) {
+        decltype(Format::encode(x[0])) run[kRuns];
+    } codes;
+#pragma unroll
+    for (int i = 0; i < kRuns; ++i) codes.run[i] = Format::encode(x[i]);
+    unsigned char* target = static_cast<unsigned char*>(p.codes) + row * p.code_stride + column / kPerByte;
+    if constexpr (kVector) {
+        *reinterpret_cast<decltype(codes)*>(target) = codes;
+    } else {
+        const unsigned char* bytes = reinterpret_cast<const unsigned char*>(&codes);
+#pragma unroll
+        for (int i = 0; i < kBytes; ++i)
+            if (column + i * kPerByte < p.columns) target[i] = bytes[i];
     }
 }
 

@@ -6,7 +6,7 @@
 
 namespace layouts {
 
-constexpr int kThreads = 256, kRows = 128, kWords = 32, kInFlight = 4;
+constexpr int kThreads = 256, kRows = 128, kWords = 32, kInFlight = 8, kGroups = 1024;
 
 struct Problem {
     const void* source;   // [batch, source rows, columns]
@@ -22,91 +22,150 @@ struct Problem {
 // Reading a word: four UE8M0 codes of one row, zeros past its end.
 struct Exponents {
     using Element = unsigned;  // the bits of a float
+    using Four = uint4;
+    static constexpr unsigned kPast = 0x00400000;  // past the end of a row: 2^-127, whose code is 0
     static __device__ __forceinline__ unsigned code(unsigned bits) { return bits >> 23; }
+    static __device__ __forceinline__ unsigned word(uint4 x) {
+        return code(x.x) | code(x.y) << 8 | code(x.z) << 16 | code(x.w) << 24;
+    }
     static __device__ __forceinline__ bool offends(unsigned bits) {
         const bool power = (bits & 0x7fffffu) == 0 && bits - 1 < 0x7f800000u - 1;
         return !power && bits != 0x00400000u;  // 2^-127 is a subnormal
+    }
+    static __device__ __forceinline__ bool any_offends(uint4 x) {
+        return offends(x.x) || offends(x.y) || offends(x.z) || offends(x.w);
     }
 };
 
 struct Codes {
     using Element = unsigned char;
+    using Four = unsigned;
+    static constexpr unsigned char kPast = 0;
     static __device__ __forceinline__ unsigned code(unsigned bits) { return bits; }
+    static __device__ __forceinline__ unsigned word(unsigned x) { return x; }
     static __device__ __forceinline__ bool offends(unsigned) { return false; }
+    static __device__ __forceinline__ bool any_offends(unsigned) { return false; }
 };
 
 template <typename Source, bool kVector>
-__device__ __forceinline__ unsigned read_word(const typename Source::Element* row, int word, int columns, bool& offends) {
-    typename Source::Element element[4];
-    if constexpr (kVector) {
-        using Four = uint4;
-        if constexpr (sizeof(element) == 16)
-            *reinterpret_cast<Four*>(element) = __ldg(reinterpret_cast<const Four*>(row) + word);
-        else
-            *reinterpret_cast<unsigned*>(element) = __ldg(reinterpret_cast<const unsigned*>(row) + word);
-    } else {
+__device__ __forceinline__ typename Source::Four read_four(const typename Source::Element* row, int word, int columns) {
+    typename Source::Four four;
+    if constexpr (kVector) return __ldg(reinterpret_cast<const typename Source::Four*>(row) + word);
+    auto* element = reinterpret_cast<typename Source::Element*>(&four);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) element[i] = word * 4 + i < columns ? row[word * 4 + i] : 0;
-    }
-    unsigned result = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        offends |= word * 4 + i < columns && Source::offends(element[i]);
-        result |= Source::code(element[i]) << 8 * i;
-    }
-    return result;
+    for (int i = 0; i < 4; ++i) element[i] = word * 4 + i < columns ? row[word * 4 + i] : Source::kPast;
+    return four;
 }
 
 struct Tile {
     unsigned word[kRows][kWords + 1];  // the odd width keeps columns free of bank conflicts
+    int ends[kGroups];
     bool stored[kRows];
 };
 
+// Which words of a row a block has: shares of about equal width, kWords at most, in whole sectors of 32 code bytes.
+struct Share {
+    int words, first, width;
+    __device__ __forceinline__ explicit Share(const Problem& p) : words((p.columns + 3) / 4) {
+        const int each = ((words + gridDim.x - 1) / gridDim.x + 7) / 8 * 8;
+        first = blockIdx.x * each, width = ::max(::min(each, words - first), 0);
+    }
+};
+
+// Walks over the words of a tile row by row, kThreads words a step, without a division a step.
+struct Walk {
+    int row, word, width, row_step, word_step;
+    __device__ __forceinline__ explicit Walk(int width)
+        : row(threadIdx.x / width), word(threadIdx.x % width), width(width), row_step(kThreads / width),
+          word_step(kThreads % width) {}
+    __device__ __forceinline__ void next() {
+        row += row_step, word += word_step;
+        if (word >= width) word -= width, ++row;
+    }
+};
+
 // psum: row r of group g is stored when align(ends[g - 1]) <= r < ends[g].
-__device__ __forceinline__ bool is_stored(const Problem& p, int row) {
+__device__ __forceinline__ bool is_stored(const Problem& p, const int* ends, int row) {
     if (row >= p.rows) return false;
     if (p.ends == nullptr) return true;
     int low = 0, high = p.groups;  // the first group that ends after the row
     while (low < high) {
         const int middle = (low + high) / 2;
-        if (p.ends[middle] > row) high = middle; else low = middle + 1;
+        if (ends[middle] > row) high = middle; else low = middle + 1;
     }
     if (low == p.groups) return false;
-    const int before = low ? p.ends[low - 1] : 0;
+    const int before = low ? ends[low - 1] : 0;
     return (before + p.row_alignment - 1) / p.row_alignment * p.row_alignment <= row;
 }
 
-// Fills the tile whose first row and word are given; words of rows that are not stored are zero.
-template <typename Source, bool kVector>
-__device__ __forceinline__ void load_tile(Tile& tile, const Problem& p, int first_row, int first_word, int width) {
-    using Element = typename Source::Element;
-    const int source_rows = (p.rows + (1 << p.row_shift) - 1) >> p.row_shift;
-    const Element* source = static_cast<const Element*>(p.source) + blockIdx.z * (size_t)source_rows * p.columns;
-    const int first_source = first_row >> p.row_shift, count = ::max(kRows >> p.row_shift, 1) * width;
-    if (threadIdx.x < kRows) tile.stored[threadIdx.x] = is_stored(p, first_row + threadIdx.x);
-    bool offends = false;
+__device__ __forceinline__ void find_stored(Tile& tile, const Problem& p, int first_row) {
     __syncthreads();
-    for (int start = threadIdx.x; start < count; start += kThreads * kInFlight) {
-        unsigned words[kInFlight];
+    const int* ends = p.groups <= kGroups ? tile.ends : p.ends;
+    if (threadIdx.x < kRows) tile.stored[threadIdx.x] = is_stored(p, ends, first_row + threadIdx.x);
+    __syncthreads();
+}
+
+// Fills the tile, whole source rows at a time; which of them are stored is known afterwards (before, if floats are
+// checked: padding may hold anything).
+template <typename Source, bool kVector>
+__device__ __forceinline__ void load_tile(Tile& tile, const Problem& p, int first_row, const Share& share) {
+    using Element = typename Source::Element;
+    const int source_rows = (p.rows + (1 << p.row_shift) - 1) >> p.row_shift, first_source = first_row >> p.row_shift;
+    const int height = ::min(::max(kRows >> p.row_shift, 1), source_rows - first_source);
+    const Element* source =
+        static_cast<const Element*>(p.source) + (blockIdx.z * (size_t)source_rows + first_source) * p.columns;
+    if (p.ends && p.groups <= kGroups)
+        for (int group = threadIdx.x; group < p.groups; group += kThreads) tile.ends[group] = p.ends[group];
+    const bool check = p.offender != nullptr;
+    bool offends = false;
+    if (check) find_stored(tile, p, first_row);
+    Walk read(share.width), write(share.width);
+    while (read.row < height) {
+        typename Source::Four four[kInFlight];
 #pragma unroll
-        for (int i = 0; i < kInFlight; ++i) {
-            const int index = start + i * kThreads, row = index / width, word = first_word + index % width;
-            words[i] = 0;
-            if (index < count && first_source + row < source_rows && (p.row_shift || tile.stored[row]))
-                words[i] = read_word<Source, kVector>(source + (size_t)(first_source + row) * p.columns, word, p.columns, offends);
-        }
+        for (int i = 0; i < kInFlight; ++i, read.next())  // past the end the last row again: no branch, all loads at once
+            four[i] = read_four<Source, kVector>(source + (size_t)::min(read.row, height - 1) * p.columns,
+                                                 share.first + read.word, p.columns);
 #pragma unroll
-        for (int i = 0; i < kInFlight; ++i) {
-            const int index = start + i * kThreads;
-            if (index < count) tile.word[index / width][index % width] = words[i];
+        for (int i = 0; i < kInFlight; ++i, write.next()) {
+            if (write.row >= height) continue;
+            tile.word[write.row][write.word] = Source::word(four[i]);
+            if (check && Source::any_offends(four[i])) offends |= p.row_shift || tile.stored[write.row];
         }
     }
-    if (offends && p.offender) *p.offender = 1;
-    __syncthreads();
+    if (offends) *p.offender = 1;
+    if (check)
+        __syncthreads();
+    else
+        find_stored(tile, p, first_row);
 }
 
 // Row m of every 128 goes to 4 (m % 32) + m / 32; this is the way back.
 __device__ __forceinline__ int utccp_source(int position) { return position % 4 * 32 + position / 4; }
+
+// Where a row of words comes from, in k-grouped grids: its group's first row and first row of words, and its extent.
+// A warp looks through 32 groups at a time.
+struct Group {
+    int row = 0, word = 0, extent = 0;
+    __device__ __forceinline__ Group(const Problem& p, int wanted) {
+        const int lane = threadIdx.x % 32;
+        for (int base = 0; base < p.groups; base += 32) {
+            const int mine = base + lane < p.groups ? p.ends[base + lane] : 0;
+            int rows = mine, words = (mine + 3) / 4;
+            for (int step = 1; step < 32; step *= 2) {
+                const int more_rows = __shfl_up_sync(~0u, rows, step), more_words = __shfl_up_sync(~0u, words, step);
+                if (lane >= step) rows += more_rows, words += more_words;
+            }
+            const unsigned beyond = __ballot_sync(~0u, word + words > wanted);
+            const int found = beyond ? __ffs(beyond) - 1 : 31;
+            const int last_row = row + __shfl_sync(~0u, rows, found), last_word = word + __shfl_sync(~0u, words, found);
+            extent = __shfl_sync(~0u, mine, found);
+            row = last_row, word = last_word;
+            if (beyond) break;
+        }
+        row -= extent, word -= (extent + 3) / 4;
+    }
+};
 
 }  // namespace layouts
 
@@ -115,15 +174,16 @@ template <typename Source, bool kUtccp, bool kVector>
 __global__ void __launch_bounds__(layouts::kThreads) pack_words(const __grid_constant__ layouts::Problem p) {
     using namespace layouts;
     __shared__ Tile tile;
-    const int words = (p.columns + 3) / 4, first_word = blockIdx.x * kWords, first_row = blockIdx.y * kRows;
-    const int width = ::min(kWords, words - first_word);
-    load_tile<Source, kVector>(tile, p, first_row, first_word, width);
-    const int position = threadIdx.x % kRows, row = kUtccp ? utccp_source(position) : position;
+    const Share share(p);
+    const int first_row = blockIdx.y * kRows, position = threadIdx.x % kRows;
+    load_tile<Source, kVector>(tile, p, first_row, share);
     if (first_row + position >= p.padded_rows) return;
+    const int row = kUtccp ? utccp_source(position) : position;
     const bool stored = tile.stored[row];
-    unsigned* target = static_cast<unsigned*>(p.target) + ((size_t)blockIdx.z * words + first_word) * p.padded_rows;
-    for (int word = threadIdx.x / kRows; word < width; word += kThreads / kRows)
-        target[(size_t)word * p.padded_rows + first_row + position] = stored ? tile.word[row >> p.row_shift][word] : 0;
+    unsigned* target =
+        static_cast<unsigned*>(p.target) + ((size_t)blockIdx.z * share.words + share.first) * p.padded_rows + first_row;
+    for (int word = threadIdx.x / kRows; word < share.width; word += kThreads / kRows)
+        target[(size_t)word * p.padded_rows + position] = stored ? tile.word[row >> p.row_shift][word] : 0;
 }
 
 // swizzle_128x4: 512 bytes for each 128 rows x 4 scales; row r of a tile at 16 (r % 32) + 4 (r / 32).
@@ -131,25 +191,26 @@ template <bool kVector>
 __global__ void __launch_bounds__(layouts::kThreads) swizzle_128x4(const __grid_constant__ layouts::Problem p) {
     using namespace layouts;
     __shared__ Tile tile;
-    const int words = (p.columns + 3) / 4, first_word = blockIdx.x * kWords;
-    const int width = ::min(kWords, words - first_word);
-    load_tile<Codes, kVector>(tile, p, blockIdx.y * kRows, first_word, width);
-    uint4* target = static_cast<uint4*>(p.target) + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * words + first_word) * 32;
+    const Share share(p);
+    load_tile<Codes, kVector>(tile, p, blockIdx.y * kRows, share);
+    const size_t tiles = blockIdx.z * (size_t)gridDim.y + blockIdx.y;
+    uint4* target = static_cast<uint4*>(p.target) + (tiles * share.words + share.first) * 32;
     const int r = threadIdx.x % 32;
-    for (int word = threadIdx.x / 32; word < width; word += kThreads / 32)
-        target[word * 32 + r] = make_uint4(tile.word[r][word], tile.word[r + 32][word], tile.word[r + 64][word],
-                                           tile.word[r + 96][word]);
+    const auto at = [&](int row, int word) { return tile.stored[row] ? tile.word[row][word] : 0u; };
+    for (int word = threadIdx.x / 32; word < share.width; word += kThreads / 32)
+        target[word * 32 + r] = make_uint4(at(r, word), at(r + 32, word), at(r + 64, word), at(r + 96, word));
 }
 
 template <bool kVector>
 __global__ void __launch_bounds__(layouts::kThreads) unswizzle_128x4(const __grid_constant__ layouts::Problem p) {
     using namespace layouts;
     __shared__ Tile tile;
-    const int words = (p.columns + 3) / 4, first_word = blockIdx.x * kWords, first_row = blockIdx.y * kRows;
-    const int width = ::min(kWords, words - first_word);
-    const uint4* source =
-        static_cast<const uint4*>(p.source) + ((blockIdx.z * (size_t)gridDim.y + blockIdx.y) * words + first_word) * 32;
-    for (int index = threadIdx.x; index < width * 32; index += kThreads) {
+    const Share share(p);
+    const int first_row = blockIdx.y * kRows, height = ::min(kRows, p.rows - first_row);
+    const size_t tiles = blockIdx.z * (size_t)gridDim.y + blockIdx.y;
+    const uint4* source = static_cast<const uint4*>(p.source) + (tiles * share.words + share.first) * 32;
+#pragma unroll 4
+    for (int index = threadIdx.x; index < share.width * 32; index += kThreads) {
         const uint4 four = __ldg(source + index);
         const int r = index % 32, word = index / 32;
         tile.word[r][word] = four.x, tile.word[r + 32][word] = four.y;
@@ -157,41 +218,46 @@ __global__ void __launch_bounds__(layouts::kThreads) unswizzle_128x4(const __gri
     }
     __syncthreads();
     unsigned char* target = static_cast<unsigned char*>(p.target) + ((size_t)blockIdx.z * p.rows + first_row) * p.columns;
-    for (int index = threadIdx.x; index < ::min(kRows, p.rows - first_row) * width; index += kThreads) {
-        const int row = index / width, word = index % width, column = (first_word + word) * 4;
-        unsigned char* place = target + (size_t)row * p.columns + column;
+    for (Walk at(share.width); at.row < height; at.next()) {
+        const int column = (share.first + at.word) * 4;
+        unsigned char* place = target + (size_t)at.row * p.columns + column;
+        const unsigned codes = tile.word[at.row][at.word];
         if constexpr (kVector) {
-            *reinterpret_cast<unsigned*>(place) = tile.word[row][word];
+            *reinterpret_cast<unsigned*>(place) = codes;
         } else {
-            for (int i = 0; i < 4 && column + i < p.columns; ++i) place[i] = tile.word[row][word] >> 8 * i;
+            for (int i = 0; i < 4 && column + i < p.columns; ++i) place[i] = codes >> 8 * i;
         }
     }
 }
 
 // packed_ue8m0_k_grouped: the grid is [scales along K, MN]; four rows of a group make one row of words, and every group
-// starts a new one. A block walks down a range of word rows, so that it looks up its group once.
+// starts a new one. A thread has one column and walks down a range of word rows.
 template <typename Source>
 __global__ void __launch_bounds__(layouts::kThreads) pack_rows(const __grid_constant__ layouts::Problem p) {
     using namespace layouts;
     using Element = typename Source::Element;
-    const int column = blockIdx.x * kThreads + threadIdx.x;
+    const int column = ::min(static_cast<int>(blockIdx.x * kThreads + threadIdx.x), p.columns - 1);
     const int per_block = (p.total_words + gridDim.y - 1) / gridDim.y, first = blockIdx.y * per_block;
-    int group = 0, row = 0, word = 0, extent = p.ends[0];  // `row` and `word` are where the group starts
+    const int end = ::min(first + per_block, p.total_words);
     bool offends = false;
-    for (int out = first; out < ::min(first + per_block, p.total_words); ++out) {
-        while (out >= word + (extent + 3) / 4) row += extent, word += (extent + 3) / 4, extent = p.ends[++group];
-        if (column >= p.columns) continue;
-        const int inside = (out - word) * 4;
-        const Element* source = static_cast<const Element*>(p.source) + (size_t)(row + inside) * p.columns + column;
-        unsigned result = 0;
+    for (int start = first; start < end;) {
+        const Group group(p, start);
+        const int stop = ::min(end, group.word + (group.extent + 3) / 4);
+#pragma unroll 4
+        for (int out = start; out < stop; ++out) {
+            const int inside = (out - group.word) * 4;
+            const Element* source = static_cast<const Element*>(p.source) + (size_t)(group.row + inside) * p.columns + column;
+            unsigned bits[4], result = 0;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (inside + i >= extent) continue;
-            const unsigned bits = source[(size_t)i * p.columns];
-            offends |= Source::offends(bits);
-            result |= Source::code(bits) << 8 * i;
+            for (int i = 0; i < 4; ++i) bits[i] = inside + i < group.extent ? source[(size_t)i * p.columns] : 0u;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                offends |= inside + i < group.extent && Source::offends(bits[i]);
+                result |= Source::code(bits[i]) << 8 * i;
+            }
+            static_cast<unsigned*>(p.target)[(size_t)out * p.columns + column] = result;
         }
-        static_cast<unsigned*>(p.target)[(size_t)out * p.columns + column] = result;
+        start = stop;
     }
     if (offends && p.offender) *p.offender = 1;
 }
