@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dgref.errors import FormatError, LayoutError, ShapeError, UnknownNameError
 from dgref.formats import LAYOUTS
 from dgref.formats.layouts.__main__ import markdown
+from dgref.formats.layouts.elements import _torch_exponents, ue8m0_codes, ue8m0_values
 
 
 def up(value: int, unit: int) -> int:
@@ -207,6 +208,31 @@ def test_torch_and_non_contiguous_input_give_the_same_bits(layout):
     back = layout.unpack(tensor, (rows, 9), **parameters)
     assert isinstance(back, torch.Tensor)
     assert back.shape == (rows, 9)
+
+
+@EVERY
+def test_tensors_that_numpy_cannot_view_take_the_readable_way_with_the_same_bits(layout):
+    """What a device tensor goes through, on the CPU."""
+    rows = layout.divisor * (-(-70 // layout.divisor))
+    parameters = parameters_of(layout, rows)
+    scales = grid((2, rows, 9))
+    codes = layout.encode(scales, **parameters).view(np.uint8 if layout.elements.lanes > 1 else np.int32)
+    tensor = torch.from_numpy(codes)
+    arrange = layout.arrange if layout.parameters else layout.readable_arrange
+    buffer = arrange(tensor, **parameters)
+    np.testing.assert_array_equal(np.asarray(buffer), layout.arrange(codes, **parameters))
+    back = layout.restore(buffer, scales.shape, **parameters)
+    stored = layout.addresses(scales.shape, **parameters) >= 0
+    np.testing.assert_array_equal(np.asarray(back)[stored], codes[stored])
+
+
+def test_exponents_of_tensors_equal_those_of_arrays():
+    scales = np.exp2(np.arange(-127.0, 128.0)).astype(np.float32)
+    bits = torch.from_numpy(scales).view(torch.int32)
+    np.testing.assert_array_equal(np.asarray(_torch_exponents(bits)), ue8m0_codes(scales))
+    np.testing.assert_array_equal(np.asarray(ue8m0_values(torch.from_numpy(ue8m0_codes(scales)))), scales)
+    for bad in (0.0, -1.0, 3.0, np.inf, np.nan, 2.0**-128):
+        assert _torch_exponents(torch.tensor([1.0, bad]).view(torch.int32)) is None
 
 
 @EVERY

@@ -45,6 +45,7 @@ _LINEAR = _tiled(
     "row by row: the scales of one row lie together",
     "checkpoints; OCP MX leaves the layout open",
     aliases=("k_major", "row_major"),
+    alignment=1,
 )
 _MN_MAJOR = _tiled(
     "mn_major",
@@ -85,6 +86,7 @@ _BROADCAST = _tiled(
     "M S -> (M r) S",
     "every row 128 times: a 128x128 weight scale where the kernel wants one scale a row",
     "DeepGEMM csrc/apis/layout.hpp, index_select by floor(row / 128)",
+    alignment=1,
     r=128,
 )
 _UTCCP = _tiled(
@@ -99,7 +101,7 @@ _UTCCP = _tiled(
 _INTERLEAVE_8 = _tiled(
     "gate_up_interleave_8",
     "(h T r) S -> (T h r) S",
-    "[gate; up] becomes 8 rows of gate, 8 rows of up, and so on",
+    "all gate rows, then all up rows, become 8 rows of gate, 8 rows of up, and so on",
     "DeepGEMM mega/__init__.py",
     aliases=("mega_moe_gate_up",),
     pads=False,
@@ -109,7 +111,7 @@ _INTERLEAVE_8 = _tiled(
 _INTERLEAVE_1 = _tiled(
     "gate_up_interleave_1",
     "(h T) S -> (T h) S",
-    "[gate; up] becomes one row of gate, one row of up, and so on",
+    "all gate rows, then all up rows, become one row of gate, one row of up, and so on",
     "gpt-oss checkpoints; FlashInfer reorder_rows_for_gated_act_gemm",
     aliases=("gate_up_interleave_rows",),
     pads=False,
@@ -121,7 +123,6 @@ _SWIZZLE_128X4 = _tiled(
     "tiles of 128 rows x 4 scales in 512 bytes: row r of a tile at 16 (r % 32) + 4 (r // 32)",
     f"{_CUBLAS}, 1D block scaling; CUTLASS Sm1xxBlockScaledBasicChunk; torch SwizzleType.SWIZZLE_32_4_4",
     aliases=("cublaslt_vec16", "cublaslt_vec32", "swizzle_32_4_4", "torch_blocked", "cutlass_sm100_sf", "128x4"),
-    alignment=16,
     a=4,
     b=32,
     c=4,
@@ -196,7 +197,7 @@ _ROWS: list[Layout] = [
     _SHUFFLE_32,
     Grouped(
         name="packed_ue8m0_k_grouped",
-        description="[sum of K blocks, MN] in groups of `extents` rows: every group starts a new row of words",
+        description="K blocks by MN, in groups of `extents` rows: every group starts a new row of words",
         source=f"{_DEEP_GEMM}, get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor",
         aliases=("deep_gemm_k_grouped",),
         elements=UE8M0_WORDS,
