@@ -157,7 +157,7 @@ def _weighted_scores(q: ScaledTensor, kv: ScaledTensor, weights: np.ndarray, ari
             exact = _exact_scores(q, kv, part)
             logits[part] = logit_limits(exact, scores, weights[part], key_scale, out, model.lanes.precision)
             continue
-        logits[part] = rounded(mqa_reduce(scores, weights[part], key_scale, model), out)
+        logits[part] = rounded(mqa_reduce(scores, weights[part], key_scale, model), out, model.output_rounding)
     return logits
 
 

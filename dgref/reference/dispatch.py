@@ -70,10 +70,11 @@ def product(
         return contract_exact(a, b, c, alpha=alpha, out=out, rows=rows, columns=columns)
     from dgref.reference.contraction import contract, finish
 
+    chosen = {"rows": rows, "columns": columns, "engine": _PATH.get()}
     if alpha == 1.0:
-        return finish(contract(a, b, model, c, rows=rows, columns=columns, engine=_PATH.get()), out=out)
+        return finish(contract(a, b, model, c, **chosen), out=out, rounding=model.output_rounding)
     start = None if c is None else c[..., _all(rows), :][..., _all(columns)]
-    return finish(contract(a, b, model, rows=rows, columns=columns, engine=_PATH.get()), start, out, alpha)
+    return finish(contract(a, b, model, **chosen), start, out, alpha, rounding=model.output_rounding)
 
 
 def bounding() -> bool:
@@ -123,8 +124,8 @@ def _result_shape(a: ScaledTensor, b: ScaledTensor, rows: Any, columns: Any) -> 
     return (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), m, n)
 
 
-def rounded(array: np.ndarray, out: str) -> np.ndarray:
-    """Return float32 values rounded to nearest even in the native dtype of `out`, as the last step of a kernel."""
+def rounded(array: np.ndarray, out: str, rounding: str = "nearest_even") -> np.ndarray:
+    """Return float32 values rounded to the native dtype of `out`, as the last step of a kernel."""
     from dgref.reference.contraction import finish
 
-    return finish(np.asarray(array, np.float32), out=out)
+    return finish(np.asarray(array, np.float32), out=out, rounding=rounding)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from dgref import reference
 from dgref.errors import FormatError, InputError, ShapeError
-from dgref.formats import FULL, ScaledTensor, Scaling
+from dgref.formats import FULL, ScaledTensor, Scaling, quantize
+from dgref.reference.dispatch import using
 from tests.conftest import VECTORS, needs_vectors
 from tests.reference import plain
 
@@ -155,3 +156,25 @@ def test_every_bit_of_a_recorded_hopper_kernel_is_reproduced():
         starts, ends = np.zeros(rows, np.int32), np.full(rows, len(v["kv"]), np.int32)
         logits = reference.mqa_logits(q, kv, v["weights"], starts, ends, arithmetic=SM90)
         np.testing.assert_array_equal(plain.bits(logits), v["logits"])
+
+
+@pytest.mark.parametrize(("arithmetic", "nan_is_seen"), [(SM90, False), ("deep_gemm.sm100.mqa_logits", True)])
+def test_a_nan_score_is_dropped_on_hopper_and_seen_on_blackwell(arithmetic, nan_is_seen):
+    q, kv, weights = operands(3, 1, 4)
+    q.data[0, 0, 0] = 0x7F
+    logits = reference.mqa_logits(q, kv, np.ones_like(weights), [0], [4], arithmetic=arithmetic)
+    assert np.isnan(logits).all() == nan_is_seen
+
+
+@pytest.mark.parametrize("depth", [64, 128])
+def test_fp4_on_blackwell_adds_the_scale_exponents_inside_the_core(depth):
+    q, kv = (
+        quantize(np.random.default_rng(seed).standard_normal(shape).astype(np.float32), "mxfp4")
+        for seed, shape in ((0, (3, 16, depth)), (1, (9, depth)))
+    )
+    weights = np.random.default_rng(2).standard_normal((3, 16)).astype(np.float32)
+    arguments = (q, kv, weights, [0] * 3, [9] * 3)
+    exact, model = (reference.mqa_logits(*arguments, arithmetic=a) for a in ("exact", "deep_gemm.sm100.mqa_logits_fp4"))
+    with using("bound"):
+        limit = reference.mqa_logits(*arguments, arithmetic="deep_gemm.sm100.mqa_logits_fp4")
+    assert (np.abs(exact.astype(np.float64) - model) <= limit).all() and (limit < np.abs(exact).max() * 2.0**-10).all()

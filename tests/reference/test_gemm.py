@@ -171,3 +171,12 @@ def test_every_bit_of_recorded_cublaslt_products_is_reproduced(output, arithmeti
     whole = (plain.FULL, plain.FULL)
     d = reference.gemm(fp8(v["a"], unit, whole), fp8(v["b"], unit, whole), arithmetic=arithmetic, out="float32")
     np.testing.assert_array_equal(d.view(np.uint32), v[output])
+
+
+def test_an_arithmetic_may_truncate_its_output():
+    from dgref.reference.arithmetic import ARITHMETICS
+
+    truncating = ARITHMETICS["deep_gemm.sm90.bf16"].but(output_rounding="toward_zero")
+    a, b = np.array([[1.0, 2.0**-8]], ml_dtypes.bfloat16), np.array([[1.0, 1.5]], ml_dtypes.bfloat16)
+    assert float(reference.gemm(a, b, arithmetic=truncating)[0, 0]) == 1.0
+    assert float(reference.gemm(a, b, arithmetic="deep_gemm.sm90.bf16")[0, 0]) == 1 + 2.0**-7
