@@ -10,6 +10,7 @@ import pytest
 from dgref.errors import DgrefError
 from dgref.formats import ScaledTensor
 from dgref.ops import OPS
+from dgref.reference.dispatch import using
 from dgref.suite import InputChoice, OperandChoice
 from tests.ops.cases import CASES, case
 from tests.reference.plain import bits
@@ -179,3 +180,15 @@ def test_a_model_stays_inside_the_bound_of_its_op(row, model):
         seen = ~np.isnan(off)
         assert (off[seen] <= limits[name][where][seen]).all()
         assert np.isfinite(limits[name][where][seen]).all()
+
+
+@pytest.mark.parametrize(("row", "model"), MODELLED)
+def test_the_readable_path_gives_the_bits_of_the_fast_one(row, model):
+    op, row = OPS[row.op], replace(row, inputs=InputChoice("wide", 11))
+    inputs = op.make_inputs(row)
+    for arithmetic in (model, "exact"):
+        fast = op.compute(row, inputs, arithmetic)
+        with using("readable"):
+            slow = op.compute(row, inputs, arithmetic)
+        for name in fast:
+            np.testing.assert_array_equal(bits(fast[name]), bits(slow[name]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,7 @@ from dgref import reference
 from dgref.errors import FormatError, InputError, ShapeError
 from dgref.formats import FULL, ScaledTensor, Scaling, quantize
 from dgref.reference.dispatch import using
+from dgref.reference.rational import round_once
 from tests.conftest import VECTORS, needs_vectors
 from tests.reference import plain
 
@@ -178,3 +180,23 @@ def test_fp4_on_blackwell_adds_the_scale_exponents_inside_the_core(depth):
     with using("bound"):
         limit = reference.mqa_logits(*arguments, arithmetic="deep_gemm.sm100.mqa_logits_fp4")
     assert (np.abs(exact.astype(np.float64) - model) <= limit).all() and (limit < np.abs(exact).max() * 2.0**-10).all()
+
+
+@pytest.mark.parametrize("out", ["float32", "bfloat16"])
+def test_exact_logits_are_the_fractions_rounded_once(out):
+    rng = np.random.default_rng(7)
+    q, kv = (
+        quantize(rng.standard_normal(shape).astype(np.float32), recipe)
+        for shape, recipe in (((2, 3, 5), "mxfp8"), ((4, 5), "per_row_fp8"))
+    )
+    weights = rng.standard_normal((2, 3)).astype(np.float32)
+    logits = reference.mqa_logits(q, kv, weights, [0, 0], [4, 4], out=out)
+    queries, keys = plain.values(q), plain.values(kv)
+    for token, key in np.ndindex(2, 4):
+        scores = [
+            sum(Fraction(x) * Fraction(y) for x, y in zip(head, keys[key], strict=True)) for head in queries[token]
+        ]
+        exact = sum(
+            max(score, Fraction(0)) * Fraction(float(w)) for score, w in zip(scores, weights[token], strict=True)
+        )
+        assert float(logits[token, key]) == round_once(exact, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from dgref import reference
 from dgref.errors import InputError
 from dgref.reference.hyperconnection import split_spans
+from dgref.reference.rational import round_once
 from tests.conftest import VECTORS, needs_vectors
 from tests.reference import plain
 
@@ -65,3 +68,15 @@ def test_every_bit_of_a_recorded_hopper_kernel_is_reproduced():
         result = reference.hc_prenorm(v["a"].view(ml_dtypes.bfloat16), v["b"].view(np.float32), arithmetic=MODEL)
         np.testing.assert_array_equal(plain.bits(result["d"]), v["d"])
         np.testing.assert_array_equal(plain.bits(result["sqr_sum"]), v["s"])
+
+
+def test_exact_results_are_the_fractions_rounded_once():
+    rng = np.random.default_rng(3)
+    a, b = rng.standard_normal((2, 70)).astype(ml_dtypes.bfloat16), rng.standard_normal((3, 70)).astype(np.float32)
+    result = reference.hc_prenorm(a, b)
+    rows, columns = ([[Fraction(float(x)) for x in row] for row in matrix] for matrix in (a, b))
+    for i, row in enumerate(rows):
+        assert float(result["sqr_sum"][i]) == round_once(sum(x * x for x in row), "float32")
+        for j, column in enumerate(columns):
+            exact = sum(x * y for x, y in zip(row, column, strict=True))
+            assert float(result["d"][i, j]) == round_once(exact, "float32")
