@@ -15,8 +15,9 @@ from dgref.formats.native import as_native, format_of, to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import engine
 from dgref.reference.arithmetic import Arithmetic
-from dgref.reference.contraction import accumulate, contract, finish, prepared
+from dgref.reference.contraction import contract, finish
 from dgref.reference.operand import Operand, as_scaled
+from dgref.reference.operands import take_rows
 from dgref.reference.reductions import hc_square_sum, mqa_reduce
 
 Sample = Literal["small", "medium", "all"]
@@ -92,14 +93,19 @@ class Product:
         return self.d[np.ix_(*self._indices(sample))]
 
     def computed(self, arithmetic: Arithmetic, sample: Sample) -> np.ndarray:
-        rows, columns = self._indices(sample)
-        if sample != "small":
-            sums = contract(self.a, self.b, arithmetic, self.c, rows=rows, columns=columns)
+        if sample == "small":
+            sums = contract(*self._small[:2], arithmetic, self._small[2], engine=self._store)
         else:
-            a, b = prepared(self.a, self.b, arithmetic)
-            c = None if self.c is None else self.c[np.ix_(rows, columns)]
-            sums = accumulate(a.select(rows), b.select(columns), arithmetic, c, self._store)
+            rows, columns = self._indices(sample)
+            sums = contract(self.a, self.b, arithmetic, self.c, rows=rows, columns=columns)
         return finish(sums, out=self.out, rounding=arithmetic.output_rounding)
+
+    @cached_property
+    def _small(self) -> tuple[ScaledTensor, ScaledTensor, np.ndarray | None]:
+        """The operands of the small sample, cut out so that rounding them beforehand costs little."""
+        rows, columns = self._indices("small")
+        c = None if self.c is None else self.c[np.ix_(rows, columns)]
+        return take_rows(self.a, rows), take_rows(self.b, columns), c
 
 
 class Logits:

@@ -22,11 +22,18 @@ def cores(a: ScaledTensor, b: ScaledTensor, architecture: str | None) -> list[Te
     """Return one row for each distinct way an instruction could multiply these formats."""
     distinct: dict[tuple, TensorCore] = {}
     rows = [row for row in TENSOR_CORES.values() if architecture in (None, row.architecture) and _accepts(row, a, b)]
-    for row in sorted(rows, key=lambda row: not row.instruction.startswith(_PREFERRED)):
+    for row in sorted(rows, key=lambda row: _unlikeliness(row, a, b)):
         seen = (row.operand_format(a.format), row.operand_format(b.format))
         same = (row.step, row.fraction_bits, row.output, row.c, row.group, row.scale_block, *seen)
         distinct.setdefault(same, row)
     return list(distinct.values())
+
+
+def _unlikeliness(row: TensorCore, a: ScaledTensor, b: ScaledTensor) -> tuple[bool, ...]:
+    """Order rows: operands as they are before widened ones, narrow scales inside, the newest instructions."""
+    widened = row.format not in (a.format, b.format)
+    narrow_scales = any(t.scale is not None and t.scaling.scale_format != "float32" for t in (a, b))
+    return widened, bool(row.scale_block) != narrow_scales, not row.instruction.startswith(_PREFERRED)
 
 
 def _accepts(row: TensorCore, a: ScaledTensor, b: ScaledTensor) -> bool:
@@ -37,7 +44,10 @@ def _accepts(row: TensorCore, a: ScaledTensor, b: ScaledTensor) -> bool:
     scaled = {t.scaling.scale_format for t in (a, b) if t.scale is not None}
     if row.format not in seen:
         return False
-    return not row.scale_block or (bool(scaled) and scaled <= set(row.scale_formats))
+    readable = {*row.scale_formats, "float32"}  # fp32 scales may hold such values: contract looks at each
+    if "float8_ue4m3" in readable:
+        readable.add("float8_e4m3fn")
+    return not row.scale_block or (bool(scaled) and scaled <= readable)
 
 
 def plans(a: ScaledTensor, b: ScaledTensor, architecture: str | None) -> list[Arithmetic]:

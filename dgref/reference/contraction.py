@@ -28,16 +28,17 @@ def contract(
     c: Any = None,
     rows: Any = None,
     columns: Any = None,
-    engine: Literal["fast", "readable"] = "fast",
+    engine: Literal["fast", "readable"] | Chain = "fast",
 ) -> np.ndarray:
     """Return the fp32 accumulator [..., M, N] of a[..., M, K] . b[..., N, K]^T; leading axes broadcast.
 
     `rows` and `columns` select outputs, so that a sample costs only its own products. C has the full output's shape.
-    Memory stays bounded by tiles: operands are decoded as they are needed. NaN comes out as 0x7FFFFFFF.
+    Memory stays bounded by tiles: operands are decoded as they are needed. NaN comes out as 0x7FFFFFFF. `engine` may
+    also be a function that computes one chain of instructions.
     """
     arithmetic = resolve(arithmetic)
     a, b = _rounded(as_scaled(a), arithmetic.round_a), _rounded(as_scaled(b), arithmetic.round_b)
-    batch = _check_shapes(a, b, engine)
+    batch, run = _check_shapes(a, b), _engine(engine)
     if rows is None and c is None and _folds(a, b):
         folded = contract(_fold(a), b, arithmetic, columns=columns, engine=engine)
         return folded.reshape(*a.shape[:-1], folded.shape[-1])
@@ -45,9 +46,9 @@ def contract(
     c = None if c is None else _addend(c, a.shape[-2], b.shape[-2])
     result = np.zeros((*batch, m.size, n.size), np.float32)
     for index in np.ndindex(*batch):
-        left, right = operands(a, b, arithmetic.tensor_core, index)
+        left, right = _operands(a, b, arithmetic.tensor_core, index)
         start = None if c is None else c[_within(index, c.shape)][np.ix_(m, n)]
-        result[index] = accumulate(left.select(m), right.select(n), arithmetic, start, _CHAINS[engine])
+        result[index] = _accumulate(left.select(m), right.select(n), arithmetic, start, run)
     factor = _global_factor(a, b)
     if factor is not None:
         result *= factor
@@ -55,13 +56,7 @@ def contract(
     return result
 
 
-def prepared(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> tuple[Operand, Operand]:
-    """Return two matrices as `accumulate` takes them: rounded beforehand as the arithmetic says."""
-    a, b = _rounded(a, arithmetic.round_a), _rounded(b, arithmetic.round_b)
-    return operands(a, b, arithmetic.tensor_core, ())
-
-
-def operands(a: ScaledTensor, b: ScaledTensor, core: TensorCore, index: tuple[int, ...]) -> tuple[Operand, Operand]:
+def _operands(a: ScaledTensor, b: ScaledTensor, core: TensorCore, index: tuple[int, ...]) -> tuple[Operand, Operand]:
     """Return both sides of one matrix product; scales of one side alone set the scale format of both."""
     left, right = Operand(a, core, _within(index, a.shape), "a"), Operand(b, core, _within(index, b.shape), "b")
     if left.grid is None:
@@ -95,9 +90,7 @@ def finish(
     return as_native(codes, row)
 
 
-def accumulate(
-    a: Operand, b: Operand, arithmetic: Arithmetic, c: np.ndarray | None = None, run: Chain = fast_engine.chain
-) -> np.ndarray:
+def _accumulate(a: Operand, b: Operand, arithmetic: Arithmetic, c: np.ndarray | None, run: Chain) -> np.ndarray:
     """Return the fp32 sums of two matrices, tile by tile; `run` computes one chain of instructions."""
     ranges = arithmetic.ranges(a.codes.shape[1])
     chains = [chain for span in ranges for chain in arithmetic.chains(*span)]
@@ -206,9 +199,15 @@ def _rounded(tensor: ScaledTensor, format: str | None) -> ScaledTensor:
     return ScaledTensor(codes, format, tensor.scale, tensor.scaling, tensor.global_scale)
 
 
-def _check_shapes(a: ScaledTensor, b: ScaledTensor, engine: str) -> tuple[int, ...]:
+def _engine(engine: str | Chain) -> Chain:
+    if callable(engine):
+        return engine
     if engine not in _CHAINS:
         raise InputError(expected("engine", repr(engine), " or ".join(_CHAINS)))
+    return _CHAINS[engine]
+
+
+def _check_shapes(a: ScaledTensor, b: ScaledTensor) -> tuple[int, ...]:
     for name, operand in (("a", a), ("b", b)):
         if len(operand.shape) < 2:
             raise ShapeError(expected(name, f"shape {operand.shape}", "at least two axes: rows and K"))

@@ -12,6 +12,7 @@ from dgref.compare import fingerprint_space
 from dgref.compare.fingerprint import infer_arithmetic
 from dgref.compare.inference import named, plain
 from dgref.errors import InputError, ShapeError, UnsupportedError
+from dgref.formats import quantize
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
@@ -149,6 +150,16 @@ def test_synthetic_arithmetics_are_recovered(arithmetic):
 )
 def test_synthetic_promotions_are_recovered(arithmetic):
     check_recovered(arithmetic, operands(scaled=True))
+
+
+@pytest.mark.parametrize(("recipe", "name"), [("mxfp8", "deep_gemm.sm100.fp8_1d1d"), ("nvfp4", "cublaslt.sm100.nvfp4")])
+def test_block_scaled_instructions_are_recovered(recipe, name, monkeypatch):
+    rng = np.random.default_rng(4)
+    a, b = (quantize(rng.standard_normal((rows, 512)).astype(np.float32), recipe) for rows in (20, 36))
+    monkeypatch.setattr(fingerprint_space, "presets", lambda *args, **kwargs: [])
+    found = infer_arithmetic("gemm", {"a": a, "b": b}, contract(a, b, name))
+    assert found.arithmetic is not None
+    assert found.arithmetic.name == name
 
 
 def test_c_inside_the_first_chain_is_recovered():
