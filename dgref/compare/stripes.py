@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log2
 from typing import Any
 
 import numpy as np
 
 PERIODS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+_ACROSS = 4.0  # bits that a description pays for numbering rows across groups
 _RANGES = 4  # separate ranges that a description may list
 
 
@@ -37,10 +38,11 @@ def axis_candidates(counts: np.ndarray, name: str, groups: int = 0, labels: np.n
         if support.tobytes() in seen or not support.any() or support.all():
             continue
         seen.add(support.tobytes())
-        found += _ranges(support, name)
-        found += _periodic(support, name)
+        plain = [*_ranges(support, name), *_periodic(support, name)]
         if groups and counts.size > groups:
+            plain = [replace(axis, bits=axis.bits + _ACROSS) for axis in plain]
             found += _grouped(support, name, groups)
+        found += plain
         if labels is not None:
             found += _labelled(support, np.asarray(labels).reshape(-1))
     return found
@@ -58,9 +60,14 @@ def _ranges(support: np.ndarray, name: str) -> Iterator[Axis]:
         tail = (
             f" (the last {size - parts[0][0]})" if len(parts) == 1 and 0 < parts[0][0] < parts[0][1] == size - 1 else ""
         )
-        yield Axis(name + "s", _words(name, parts) + tail, support, 2 * log2(size) * len(parts), parts)
+        yield Axis(name + "s", _words(name, parts) + tail, support, _range_bits(parts, size), parts)
         return
     yield Axis(name + "s", f"{int(support.sum())} of {size} {name}s", support, _subset_bits(support), parts[:_RANGES])
+
+
+def _range_bits(parts: list[tuple[int, int]], size: int) -> float:
+    """Return the bits that say some ranges: two ends each, or one index and that there is only one."""
+    return sum(log2(size) + (1 if first == last else log2(size)) for first, last in parts)
 
 
 def _subset_bits(support: np.ndarray) -> float:
@@ -85,7 +92,7 @@ def _periodic(support: np.ndarray, name: str) -> Iterator[Axis]:
         if pattern.all() or len(parts) > _RANGES:
             continue
         chosen = np.resize(pattern, support.size)
-        bits = log2(len(PERIODS)) + 2 * log2(period) * len(parts)
+        bits = log2(len(PERIODS)) + _range_bits(parts, period)
         data = {"period": period, "ranges": parts}
         yield Axis(name + "s", f"{_words(name, parts)} of every {period}", chosen, bits, data)
 
