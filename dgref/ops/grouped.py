@@ -72,6 +72,10 @@ def _rows_of_groups(p: Problem, inputs: Inputs) -> np.ndarray:
     return np.bincount(layout[layout >= 0], minlength=p["g"])
 
 
+def _written_rows(p: Problem, inputs: Inputs) -> int:
+    return p["m"] if p["zero_padding"] else int(_rows_of_groups(p, inputs).sum())
+
+
 def _padding(p: Problem, inputs: Inputs) -> dict[str, np.ndarray]:
     if p["zero_padding"]:
         return {}
@@ -119,7 +123,7 @@ CONTIGUOUS = Op(
             "m n",
             "plain",
             OUT_FORMATS,
-            touched=lambda p, inputs: int(_rows_of_groups(p, inputs).sum()) * p["n"],
+            touched=lambda p, inputs: _written_rows(p, inputs) * p["n"],
         ),
     ),
     reference=gemm_grouped_contiguous,
