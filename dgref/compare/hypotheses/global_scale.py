@@ -1,0 +1,127 @@
+"""The one FP32 scale beside the blocks' own, scales that never enter, and arguments that nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from dgref.compare.hypotheses.base import (
+    Misreading,
+    Scene,
+    State,
+    hypothesis,
+    on,
+    scale_floats,
+    with_floats,
+)
+from dgref.formats import ScaledTensor
+from dgref.formats.tensor import global_range
+
+
+def _with_global(scene: Scene) -> Iterator[tuple[str, ScaledTensor]]:
+    return ((name, tensor) for name, tensor in scene.state.scaled() if tensor.global_scale is not None)
+
+
+def _factor(tensor: ScaledTensor, factor: np.ndarray) -> ScaledTensor:
+    """Return the tensor whose global factor is this, in the convention that it stores."""
+    stored = 1 / factor if tensor.scaling.global_scale == "divide" else factor
+    if tensor.scaling.global_scale == "amax":
+        stored = factor * global_range(tensor.scaling, tensor.format)
+    return replace(tensor, global_scale=np.asarray(stored, np.float32))
+
+
+@hypothesis(7, likelihood=0.75)
+def global_scale_inverted(scene: Scene) -> Iterator[Misreading]:
+    """The global scale multiplied where it divides, or the other way round."""
+    for name, tensor in _with_global(scene):
+        stored = tensor.scaling.global_scale
+        yield Misreading(
+            f"the global scale of {name} was inverted",
+            on(name, lambda t: replace(t, global_scale=np.float32(1) / np.asarray(t.global_scale, np.float32))),
+            name,
+            f"{name}'s recipe stores the kind that one must {stored} by: pass it so, or its reciprocal",
+            "inverting it",
+        )
+
+
+@hypothesis(8, likelihood=0.75)
+def global_scale_missing(scene: Scene) -> Iterator[Misreading]:
+    """The global scale left out, or 1.0 in its place."""
+    for name, _ in _with_global(scene):
+        yield Misreading(
+            f"the global scale of {name} was left out",
+            on(name, lambda t: _factor(t, np.ones_like(np.asarray(t.global_scale, np.float64)))),
+            name,
+            f"multiply by {name}'s global scale: in the epilogue (alpha), or in the block scales",
+            "leaving it out",
+        )
+
+
+@hypothesis(9, likelihood=0.65)
+def shard_global_scale_shared(scene: Scene) -> Iterator[Misreading]:
+    """One global scale used for parts that have different ones: gate and up, experts, shards."""
+    for name, tensor in _with_global(scene):
+        stored = np.asarray(tensor.global_scale)
+        if stored.ndim and np.unique(stored).size > 1:
+            for word, chosen in (("the first", stored.reshape(-1)[0]), ("the largest", stored.max())):
+                yield Misreading(
+                    f"{word} of {name}'s {stored.size} global scales was used for all of them",
+                    on(name, lambda t, v=chosen: replace(t, global_scale=np.full_like(np.asarray(t.global_scale), v))),
+                    name,
+                    f"requantise {name} to one global scale, or pass one for each part",
+                    "using it so",
+                )
+
+
+@hypothesis(10, likelihood=0.6)
+def scale_ignored(scene: Scene) -> Iterator[Misreading]:
+    """The scales of an operand never applied."""
+    for name, tensor in scene.state.scaled():
+        if not (scale_floats(tensor) == 1).all():
+            yield Misreading(
+                f"the scales of {name} were never applied",
+                on(name, lambda t: with_floats(t, np.ones(t.scale.shape, np.float32))),
+                name,
+                f"pass {name}'s scales, and check that the kernel's epilogue reads them",
+                "leaving them out",
+            )
+
+
+@hypothesis(10, likelihood=0.8)
+def argument_ignored(scene: Scene) -> Iterator[Misreading]:
+    """An argument that has no effect: C, a clamp, head weights."""
+    state = scene.state
+    if isinstance(state.inputs.get("c"), ScaledTensor):
+        yield Misreading(
+            "c was never added",
+            on("c", lambda t: replace(t, data=np.zeros_like(np.asarray(t.data)))),
+            "c",
+            "pass c (accumulate), and check that the kernel starts from it",
+            "leaving it out",
+        )
+    if state.case.params.get("activation_clamp") is not None:
+        yield Misreading(
+            "the activation clamp was ignored",
+            lambda s: s.param(activation_clamp=None),
+            "activation_clamp",
+            f"pass activation_clamp={state.case.params['activation_clamp']}",
+            "leaving it out",
+        )
+    for name in ("topk_weights", "weights"):
+        if isinstance(state.inputs.get(name), ScaledTensor):
+            yield Misreading(
+                f"{name} was ignored: every weight was taken as 1",
+                lambda s, n=name: _ones(s, n),
+                name,
+                f"pass {name}",
+                "taking them so",
+            )
+
+
+def _ones(state: State, name: str) -> State:
+    from dgref.formats import FORMATS
+
+    tensor = state.inputs[name]
+    return state.put(name, replace(tensor, data=FORMATS[tensor.format].encode(np.ones(tensor.shape, np.float32))))

@@ -1,0 +1,160 @@
+"""Outputs that were never written, or written elsewhere, and reads past the end of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from dgref.compare.hypotheses.base import Misreading, Outputs, Scene, State, hypothesis, poisoned
+from dgref.formats import FORMATS, ScaledTensor
+
+
+def _unsigned(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+
+
+def blank(array: np.ndarray) -> np.ndarray:
+    """Return where an output holds what was there before any launch: zero, or the poison."""
+    bits = _unsigned(array)
+    return (bits == 0) | (bits == _unsigned(poisoned(array[..., :1].reshape(-1)[:1]))[0] if bits.size else bits == 0)
+
+
+@hypothesis(26, likelihood=0.95)
+def output_unwritten(scene: Scene) -> Iterator[Misreading]:
+    """Part of the output never written: a tile still holds zeros, or what was there before."""
+    fix = "check the grid and the tile bounds: the last tile along M or N is what is forgotten most"
+    if scene.observed is not None:
+        empty = [blank(array) for array in scene.observed.values()]
+        if any(part.any() for part in empty) and not all(part.all() for part in empty):
+            yield Misreading(
+                "part of the output was never written",
+                after=lambda correct, observed: {n: _kept(observed[n], correct[n]) for n in correct},
+                fix=fix,
+                remedy="leaving that part out",
+                elementwise=True,
+            )
+        return
+    for word, place in (("tile", np.s_[..., 64:128, 64:128]), ("last rows", np.s_[..., -8:, :])):
+        for byte in (0, 0xFF):
+            after = _erasing(place, byte)
+            yield Misreading(f"the {word} of the output never written", after=after, site=word, fix=fix)
+
+
+@hypothesis(35, likelihood=0.9)
+def nothing_ran(scene: Scene) -> Iterator[Misreading]:
+    """The whole output holds what was there before: no kernel image for this architecture, or no launch."""
+    if scene.observed is None or all(blank(array).all() for array in scene.observed.values()):
+        yield Misreading(
+            "nothing was written: no kernel ran",
+            after=lambda correct, seen: {n: np.zeros_like(d) if seen is None else seen[n] for n, d in correct.items()},
+            fix="check the launch's error code, and that the binary holds code for this architecture, such as sm_90a",
+            remedy="leaving everything as it was",
+            elementwise=True,
+        )
+
+
+def _kept(observed: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    return np.where(blank(observed), observed, correct)
+
+
+def _erasing(place: tuple, byte: int):
+    def after(correct: Outputs, _: Outputs) -> Outputs:
+        outputs = {}
+        for name, array in correct.items():
+            outputs[name] = array.copy()
+            part = place if array.ndim > 1 else place[:1] + place[1:2]
+            outputs[name][part] = np.full(array.dtype.itemsize, byte, np.uint8).view(array.dtype)[0]
+        return outputs
+
+    return after
+
+
+@hypothesis(29, likelihood=0.7)
+def output_strides(scene: Scene) -> Iterator[Misreading]:
+    """The output written with other strides than it is read with."""
+    shape = next(iter(scene.correct.values())).shape if scene.correct else _shape(scene.state)
+    if len(shape) < 2 or min(shape[-2:]) < 2:
+        return
+    columns, order = shape[-1], "pass the output's strides in (row, column) order"
+    yield _strided("column by column", lambda d: np.swapaxes(d, -1, -2), order)
+    for extra in sorted({-columns % 8, -columns % 64, -columns % 128, 8, 64} - {0}):
+        what = f"with a row stride of {columns + extra} instead of {columns}"
+        fix = f"pass ld = {columns}, or a buffer of {columns + extra} columns"
+        yield _strided(what, lambda d, e=extra: _widened(d, e), fix)
+
+
+def _shape(state: State) -> tuple[int, ...]:
+    from dgref.ops import OPS
+
+    return next(iter(OPS[state.case.op].output_shapes(state.case).values()))
+
+
+def _strided(what: str, how, fix: str) -> Misreading:
+    def after(correct: Outputs, _: Outputs) -> Outputs:
+        return {n: np.ascontiguousarray(how(d)).reshape(d.shape) if d.ndim > 1 else d for n, d in correct.items()}
+
+    return Misreading(f"the output was written {what}", after=after, site="d", fix=fix, remedy="reading it so")
+
+
+def _widened(d: np.ndarray, extra: int) -> np.ndarray:
+    """Return what a buffer of d's size holds when every row starts `extra` elements later than it should."""
+    gap = np.full((*d.shape[:-1], extra * d.dtype.itemsize), 0xFF, np.uint8).view(d.dtype)
+    wide = np.concatenate([d, gap], axis=-1).reshape(*d.shape[:-2], -1)
+    return wide[..., : d.shape[-2] * d.shape[-1]].reshape(d.shape)
+
+
+@hypothesis(28, likelihood=0.65)
+def k_read_past_end(scene: Scene) -> Iterator[Misreading]:
+    """The last tile of K reads past the end of its row, into the next one."""
+    a, b = scene.state.inputs.get("a"), scene.state.inputs.get("b")
+    if not isinstance(a, ScaledTensor) or not isinstance(b, ScaledTensor) or "grouped_layout" in scene.state.inputs:
+        return
+    k = a.shape[-1]
+    for tile in (32, 64, 128):
+        if k % tile and k > 1:
+            yield Misreading(
+                f"the last tile of K was read whole: {-k % tile} elements past the end of every row of a and b",
+                lambda s, e=-k % tile: s.put("a", _overrun(s.inputs["a"], e)).put("b", _overrun(s.inputs["b"], e)),
+                "a, b",
+                f"pad K to a multiple of {tile} with zeros, or mask the tail",
+                "reading on so",
+            )
+
+
+def _overrun(tensor: ScaledTensor, extra: int) -> ScaledTensor:
+    """Return the tensor whose rows go on into the next row; the last one into zeros."""
+    data = np.asarray(tensor.data)
+    flat = np.concatenate([data.reshape(-1), np.zeros(data.shape[-1] + extra, data.dtype)])
+    starts = np.arange(int(np.prod(data.shape[:-1]))) * data.shape[-1]
+    longer = flat[starts[:, None] + np.arange(data.shape[-1] + extra)].reshape(*data.shape[:-1], -1)
+    if tensor.scale is None:
+        return replace(tensor, data=longer)
+    width = tensor.scaling.grid(longer.shape)[-1]
+    columns = np.minimum(np.arange(width), tensor.scale.shape[-1] - 1)
+    return replace(tensor, data=longer, scale=np.asarray(tensor.scale)[..., columns])
+
+
+@hypothesis(43, likelihood=0.85)
+def k_tail_dropped(scene: Scene) -> Iterator[Misreading]:
+    """The last part of K left out of the sum."""
+    names = [n for n in ("a", "b") if isinstance(scene.state.inputs.get(n), ScaledTensor)]
+    if not names or scene.state.case.op == "gemm_grouped_k":
+        return
+    k = scene.state.inputs[names[0]].shape[-1]
+    whole = [k // tile * tile for tile in (128, 64, 32, 16)]
+    for stop in dict.fromkeys(stop for stop in (*whole, k - 128, k - 64, k - 32) if 0 < stop < k):
+        yield Misreading(
+            f"the last {k - stop} of K were dropped",
+            lambda s, stop=stop: s.put("a", _zeroed(s.inputs["a"], stop)),
+            "k",
+            f"round the number of K tiles up: K = {k} is not a multiple of the tile",
+            "dropping them",
+        )
+
+
+def _zeroed(tensor: ScaledTensor, stop: int) -> ScaledTensor:
+    data = np.array(tensor.data)
+    data[..., stop:] = FORMATS[tensor.format].encode(np.zeros(1, np.float32))[0]
+    return replace(tensor, data=data)

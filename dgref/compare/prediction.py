@@ -1,0 +1,216 @@
+"""Outputs recomputed, whole or in part: every operation knows how to compute some of its rows and columns alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dgref.compare.hypotheses.base import After, Outputs, State
+from dgref.compare.verdict import same
+from dgref.formats.native import to_numpy
+from dgref.ops import OPS
+from dgref.reference.gemm import split_columns
+from dgref.reference.grouped import psum_spans
+from dgref.reference.operands import take_rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows and columns of an output, ascending."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How an op is cut down: which extents count rows and columns, the smaller state, and the same part of an array."""
+
+    axes: tuple[str, str | None]
+    cut: Callable[[State, Part], State]
+    pick: Callable[[State, str, np.ndarray, Part], np.ndarray]
+
+    def extents(self, state: State) -> tuple[int, int]:
+        """Return how many rows and columns there are to choose from."""
+        problem = OPS[state.case.op].problem(state.case)
+        rows, columns = self.axes
+        return problem[rows], problem[columns] if columns else 1
+
+
+def _cut_product(state: State, part: Part) -> State:
+    a, b, c = state.inputs["a"], state.inputs["b"], state.inputs.get("c")
+    state = state.put("a", take_rows(a, part.rows)).put("b", take_rows(b, part.columns))
+    if c is not None:
+        state = state.put("c", replace(c, data=to_numpy(c.data)[..., part.rows, :][..., part.columns]))
+    return state.param(head_splits=None) if state.case.op == "gemm" else state
+
+
+def _cut_contiguous(state: State, part: Part) -> State:
+    labels = row_labels(state)
+    return _cut_product(state, part).put("grouped_layout", labels[part.rows]).param(psum=False)
+
+
+def row_labels(state: State) -> np.ndarray:
+    """Return the group of each row of a contiguous grouped product, -1 for padding, whichever way it is given."""
+    layout = np.asarray(state.inputs["grouped_layout"])
+    problem = OPS[state.case.op].problem(state.case)
+    if not problem["psum"]:
+        return layout
+    labels = np.full(problem["m"], -1, np.int32)
+    for group, span in enumerate(psum_spans(layout, problem["m"], problem["alignment"])):
+        labels[span] = group
+    return labels
+
+
+def _cut_masked(state: State, part: Part) -> State:
+    counts = np.searchsorted(part.rows, np.asarray(state.inputs["masked_m"]))
+    return _cut_product(state, part).put("masked_m", counts.astype(np.int32))
+
+
+def _cut_logits(state: State, part: Part) -> State:
+    for name in ("starts", "ends"):
+        state = state.put(name, np.asarray(state.inputs[name])[part.rows])
+    for name in ("q", "weights"):
+        tensor = state.inputs[name]
+        scale = None if tensor.scale is None else tensor.scale[part.rows]
+        state = state.put(name, replace(tensor, data=to_numpy(tensor.data)[part.rows], scale=scale))
+    return state
+
+
+def _pick_product(state: State, name: str, array: np.ndarray, part: Part) -> np.ndarray:
+    splits = state.case.params.get("head_splits")
+    columns = part.columns if splits is None else split_columns(state.inputs["b"].shape[-2], splits)[part.columns]
+    return array[..., part.rows, :][..., columns]
+
+
+def _pick_prenorm(state: State, name: str, array: np.ndarray, part: Part) -> np.ndarray:
+    return array[..., part.rows] if name == "sqr_sum" else array[..., part.rows, :][..., part.columns]
+
+
+SAMPLERS = {
+    "gemm": Sampler(("m", "n"), _cut_product, _pick_product),
+    "gemm_grouped_contiguous": Sampler(("m", "n"), _cut_contiguous, _pick_product),
+    "gemm_grouped_masked": Sampler(("m", "n"), _cut_masked, _pick_product),
+    "gemm_grouped_k": Sampler(("m", "n"), _cut_product, _pick_product),
+    "hc_prenorm": Sampler(("m", "n"), _cut_product, _pick_prenorm),
+    "mqa_logits": Sampler(("s", None), _cut_logits, lambda state, name, array, part: array[part.rows]),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far predicted outputs agree with observed ones."""
+
+    agreed: int
+    total: int
+    error: float  # 0: nothing left to explain; 1: unrelated
+    bits: int  # in the agreeing elements
+    equal: int  # elements whose bits are equal; fewer than `agreed` where a bound decides
+
+    @property
+    def all(self) -> bool:
+        """Whether every element agrees."""
+        return self.agreed == self.total > 0
+
+    def plus(self, other: Agreement) -> Agreement:
+        """Return the agreement over both parts."""
+        total = self.total + other.total
+        error = (self.error * self.total + other.error * other.total) / max(total, 1)
+        return Agreement(self.agreed + other.agreed, total, error, self.bits + other.bits, self.equal + other.equal)
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What came out of a case, and what it is held to: an arithmetic's bits, or the derived bound."""
+
+    case: Any
+    outputs: Outputs
+    defined: Mapping[str, np.ndarray | None]
+    limits: Any = None  # the arithmetic that bounds outputs; None: every bit must agree
+
+    def sample(self, state: State, part: Part | None) -> tuple[Outputs, dict[str, np.ndarray | None]]:
+        """Return the observed outputs of a part, and which of their elements count."""
+        if part is None:
+            return self.outputs, dict(self.defined)
+        pick = SAMPLERS[self.case.op].pick
+        masks = {n: None if m is None else pick(state, n, m, part) for n, m in self.defined.items()}
+        return {n: pick(state, n, array, part) for n, array in self.outputs.items()}, masks
+
+    def against(self, true: State, wrong: State, after: After | None, part: Part | None) -> Agreement:
+        """Return how far the observed outputs agree with those of a state, over a part or everything."""
+        observed, masks = self.sample(true, part)
+        smaller = wrong if part is None else SAMPLERS[self.case.op].cut(wrong, part)
+        predicted = compute(smaller, after, observed)
+        agreement = agree(observed, predicted, masks)
+        if self.limits is None or agreement.all or agreement.error > 0.05:
+            return agreement
+        return self._within(smaller, after, observed, masks, agreement)
+
+    def _within(self, state: State, after: After | None, observed: Outputs, masks: Any, found: Agreement) -> Agreement:
+        limits = OPS[self.case.op].bound(state.case, state.inputs, self.limits)
+        if not limits:
+            return found
+        exact = compute(replace(state, arithmetic="exact"), after, observed)
+        return agree(observed, exact, masks, limits, found.equal)
+
+
+def compute(state: State, after: After | None = None, observed: Outputs | None = None) -> dict[str, np.ndarray]:
+    """Return what a state gives, as native arrays, and what `after` then makes of it."""
+    outputs = OPS[state.case.op].compute(state.case, state.inputs, state.arithmetic)
+    outputs = {name: np.asarray(array) for name, array in outputs.items()}
+    return outputs if after is None else dict(after(outputs, observed))
+
+
+def agree(
+    observed: Outputs, predicted: Outputs, masks: Mapping[str, Any], limits: Outputs | None = None, equal: int = 0
+) -> Agreement:
+    """Compare two sets of outputs element by element: bit for bit, or within limits."""
+    agreed = total = bits = 0
+    errors = []
+    for name, array in predicted.items():
+        matches = same(observed[name], array, nan_equal=True)
+        if limits is not None and name in limits:
+            matches |= _near(observed[name], array, limits[name])
+        mask = masks.get(name)
+        chosen = matches if mask is None else matches[mask]
+        agreed, total = agreed + int(np.count_nonzero(chosen)), total + chosen.size
+        bits += int(np.count_nonzero(chosen)) * array.dtype.itemsize * 8
+        if chosen.size and not chosen.all():
+            pair = (observed[name], array) if mask is None else (observed[name][mask], array[mask])
+            errors.append((unexplained(*pair), chosen.size))
+    error = sum(e * n for e, n in errors) / max(total, 1)
+    return Agreement(agreed, total, error, bits, equal if limits is not None else agreed)
+
+
+def _near(observed: np.ndarray, exact: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.abs(observed.astype(np.float64) - exact.astype(np.float64)) <= limit
+
+
+def unexplained(observed: np.ndarray, predicted: np.ndarray) -> float:
+    """Return how unlike two arrays are, from 0 to 1: half by relative error, half by correlation of magnitudes."""
+    with np.errstate(all="ignore"):
+        x, y = (np.asarray(side, np.float64).ravel() for side in (observed, predicted))
+        larger = np.maximum(np.abs(x), np.abs(y))
+        relative = np.minimum(np.abs(x - y) / larger, 1.0)
+        relative[(x == y) | (np.isnan(x) & np.isnan(y))] = 0.0
+        relative[np.isnan(relative)] = 1.0
+        return float(0.5 * relative.mean() + 0.5 * (1 - _likeness(x, y)))
+
+
+def _likeness(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the correlation of signed logarithms, at least 0: the same pattern under any gain scores high."""
+    usable = np.isfinite(x) & np.isfinite(y)
+    if np.count_nonzero(usable) < 3:
+        return 0.0
+    logs = []
+    for side in (x[usable], y[usable]):
+        size = np.abs(side)
+        floor = np.median(size[size > 0]) * 2.0**-12 if (size > 0).any() else 1.0
+        logs.append(np.sign(side) * np.log2(1 + size / floor))
+    if logs[0].std() == 0 or logs[1].std() == 0:
+        return 0.0
+    return max(float(np.corrcoef(*logs)[0, 1]), 0.0)

@@ -1,0 +1,88 @@
+"""Which outputs hypotheses are tried on, and the words for what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dgref.compare.hypotheses.base import Misreading, State
+from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part
+from dgref.compare.verdict import same
+
+_WORTH_SAMPLING = 1 << 21  # multiply-adds; below, everything costs no more than a sample
+_ROWS, _COLUMNS = (14, 6), (20, 8)  # differing ones, and any others
+
+
+def suspect_places(observation: Observation, correct: dict[str, np.ndarray]) -> np.ndarray:
+    """Return where the first output differs, as a matrix; leading axes are laid one over the other.
+
+    Where a bound decides, small differences are no suspects.
+    """
+    name = next(iter(correct))
+    observed = observation.outputs[name]
+    wrong = ~same(observed, correct[name], nan_equal=True)
+    if observation.limits is not None and wrong.any():
+        wrong &= _far(observed, correct[name])
+    mask = observation.defined.get(name)
+    wrong = wrong if mask is None else wrong & mask
+    wrong = np.atleast_2d(wrong)
+    return wrong.reshape(-1, *wrong.shape[-2:]).any(axis=0)
+
+
+def _far(observed: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        x, y = (side.astype(np.float64) for side in (observed, correct))
+        return ~(np.abs(x - y) <= 2.0**-5 * np.maximum(np.abs(x), np.abs(y)))
+
+
+def choose_part(state: State, observation: Observation, differs: np.ndarray | None, work: int) -> Part | None:
+    """Return a sample of rows and columns, most of them where something differs; None: take everything."""
+    if work <= _WORTH_SAMPLING or state.case.op not in SAMPLERS:
+        return None
+    rows, columns = SAMPLERS[state.case.op].extents(state)
+    if differs is None:
+        return Part(_spread(rows, 2 * sum(_ROWS)), _spread(columns, 2 * sum(_COLUMNS)))
+    by_row, by_column = differs.any(axis=1), differs.any(axis=0)
+    if by_column.size != columns:  # an output wider than the product: columns between heads are nobody's
+        by_column = np.ones(columns, bool)
+    return Part(_mixed(by_row, rows, _ROWS), _mixed(by_column, columns, _COLUMNS))
+
+
+def _mixed(wrong: np.ndarray, extent: int, counts: tuple[int, int]) -> np.ndarray:
+    """Return some indices where something is wrong, and some of all."""
+    places = np.flatnonzero(wrong)
+    chosen = places[_spread(places.size, counts[0])]
+    return np.unique(np.concatenate([chosen, _spread(extent, counts[1])]))
+
+
+def _spread(extent: int, count: int) -> np.ndarray:
+    """Return up to `count` indices spread over an axis at uneven distances, both ends included."""
+    if extent <= count:
+        return np.arange(extent)
+    steps = np.arange(count)
+    gap = (extent - 1) / (count - 1)
+    places = (steps * gap + (steps * 7 % 11 - 5) / 11 * gap).round().astype(np.int64)
+    return np.unique(np.append(np.clip(places, 0, extent - 1), [0, extent - 1]))
+
+
+def sentence_of(status: str, row: Misreading, found: Agreement, explained: float, declared: Any, benign: bool) -> str:
+    """Return the one sentence of a diagnosis."""
+    if status == "none":
+        return (
+            f"no hypothesis explains it; the nearest, that {row.cause}, explains {max(explained, 0):.0%} of the error"
+        )
+    if status == "suspicion":
+        counts = f"{found.agreed:,} of {found.total:,} outputs equal"
+        return f"suspicion: {row.cause}; {row.remedy} explains {explained:.0%} of the error and makes {counts}"
+    result = _agreement(found)
+    if benign:
+        return f"nothing is wrong: the outputs follow another valid arithmetic ({row.cause}), which {result}"
+    return f"{row.cause}; {row.remedy} {result}"
+
+
+def _agreement(found: Agreement) -> str:
+    if found.equal == found.total:
+        return f"makes all {found.bits:,} output bits equal ({found.total:,} outputs)"
+    share = found.equal / max(found.total, 1)
+    return f"puts all {found.total:,} outputs within the derived bound ({share:.1%} of them equal in every bit)"
