@@ -62,7 +62,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             "float8_e4m3fn",
             (".weight",),
             ("F8_E4M3",),
-            (".weight_scale_inv",),
+            (".weight_scale_inv", ".scale"),
             ("F32", "BF16"),
             "float32",
             ((128, 128),),
@@ -70,15 +70,15 @@ CONVENTIONS: Registry[Convention] = Registry(
         ),
         Convention(
             "deepseek_v4_fp8",
-            "float8_e4m3fn with UE8M0 scales of 128x128 blocks",
-            "deepseek-ai/DeepSeek-V4 config.json: scale_fmt ue8m0",
+            "float8_e4m3fn with UE8M0 scales of 128x128 blocks (32x32 occurs)",
+            "deepseek-ai/DeepSeek-V4 config.json: scale_fmt ue8m0; vllm models/deepseek_v4/quant_config.py",
             "float8_e4m3fn",
             (".weight",),
             ("F8_E4M3",),
             (".scale", ".weight_scale_inv"),
             ("F8_E8M0",),
             "float8_e8m0fnu",
-            ((128, 128), (1, 128), (1, 32)),
+            ((128, 128), (32, 32)),
             ("fp8", "fp8/ue8m0"),
         ),
         Convention(
@@ -168,6 +168,19 @@ CONVENTIONS: Registry[Convention] = Registry(
             ("compressed-tensors/mxfp4-pack-quantized",),
         ),
         Convention(
+            "compressed_tensors_mxfp8",
+            "float8_e4m3fn with UE8M0 bytes of 32 along K",
+            "vllm-project/compressed-tensors, format mxfp8-quantized; NVIDIA/Model-Optimizer, MXFP8",
+            "float8_e4m3fn",
+            (".weight",),
+            ("F8_E4M3",),
+            (".weight_scale",),
+            ("U8", "F8_E8M0"),
+            "float8_e8m0fnu",
+            ((1, 32),),
+            ("compressed-tensors/mxfp8-quantized", "modelopt/MXFP8"),
+        ),
+        Convention(
             "compressed_tensors_fp8",
             "float8_e4m3fn with scales for the tensor, each row, or 128x128 blocks",
             "vllm-project/compressed-tensors, format float-quantized",
@@ -190,12 +203,13 @@ PLAIN = "plain"  # the name of a checkpoint without quantised weights
 def signatures(config: dict[str, Any], quantization: dict[str, Any]) -> set[str]:
     """Return what the configuration claims, as `method` or `method/variant`."""
     claims: set[str] = set()
-    table = _table(config, "quantization_config") or _table(_table(config, "text_config"), "quantization_config")
+    text = _table(config, "text_config")
+    table = _table(config, "quantization_config") or _table(text, "quantization_config")
     method = str(table.get("quant_method", ""))
     if method in ("fp8", "mxfp4"):
         claims.add(method)
         claims |= {"fp8/ue8m0"} if table.get("scale_fmt") == "ue8m0" else set()
-        claims |= {"fp8/fp4"} if config.get("expert_dtype", table.get("expert_dtype")) == "fp4" else set()
+        claims |= {"fp8/fp4"} if any(part.get("expert_dtype") == "fp4" for part in (config, text, table)) else set()
     if method == "compressed-tensors":
         groups = _table(table, "config_groups").values()
         kinds = [table.get("format"), *(group.get("format") for group in groups if isinstance(group, dict))]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgref.checkpoint.conventions import CONVENTIONS, Convention, signatures
+from dgref.checkpoint.conventions import CONVENTIONS, Block, Convention, signatures
 from dgref.checkpoint.header import Entry
 from dgref.checkpoint.layouts import METADATA, relaid
 from dgref.checkpoint.rules import FLOATS, dequantized, refused, replanned
@@ -60,7 +60,7 @@ def convert(
         _check_all(weights, CONVENTIONS[to])
     plan = _plan(source, weights, to, layout)
     with appearing(out) as partial:
-        _write(source, plan, partial, to, layout, progress or (lambda done, total, name: None))
+        _write(source, plan, partial, to, weights[0].block, layout, progress or (lambda done, total, name: None))
     copied = sum(len(tensors) for tensors in plan.values()) - len(weights)
     size = sum(tensor.size for tensors in plan.values() for tensor in tensors)
     return Conversion(str(out), len(weights), copied, size)
@@ -113,6 +113,7 @@ def _write(
     plan: dict[str, list[Planned]],
     partial: Path,
     to: str | None,
+    block: Block,
     layout: str | None,
     progress: Progress,
 ) -> None:
@@ -122,7 +123,7 @@ def _write(
     if folder:
         partial.mkdir()
         _copy_rest(source, partial)
-        _write_configuration(source, partial, to)
+        _write_configuration(source, partial, to, block)
         _write_index(plan, partial)
     for name, tensors in plan.items():
         progress(done, total, name)
@@ -152,33 +153,33 @@ def _write_index(plan: dict[str, list[Planned]], partial: Path) -> None:
     (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_configuration(source: Source, partial: Path, to: str | None) -> None:
+def _write_configuration(source: Source, partial: Path, to: str | None, block: Block) -> None:
     """Write config.json with the claim of the new convention, so that the result does not contradict itself."""
     config, quantization = dict(source.config), dict(source.quantization)
     if to is not None:
         config.pop("quantization_config", None)
         config.pop("expert_dtype", None)
         quantization = {}
-        config.update(claim(to))
+        config.update(claim(to, block))
     for name, table in (("config.json", config), ("hf_quant_config.json", quantization)):
         if table:
             (partial / name).write_text(json.dumps(table, indent=2) + "\n")
 
 
-def claim(to: str) -> dict[str, Any]:
-    """Return the part of config.json that declares a convention; nothing, for plain floats."""
+def claim(to: str, block: Block = (128, 128)) -> dict[str, Any]:
+    """Return the part of config.json that declares a convention of weights in blocks; only the dtype of plain ones."""
     if to in FLOATS:
         return {"torch_dtype": to}
     row = CONVENTIONS[to]
     method, _, variant = row.signatures[-1 if to.startswith("deepseek") else 0].partition("/")
     table: dict[str, Any] = {"quant_method": method}
     if method == "fp8":
-        table["weight_block_size"] = [128, 128]
+        table["weight_block_size"] = [128, 128] if row.packing == 2 else list(block)
         table |= {"scale_fmt": "ue8m0"} if row.scale_format == "float8_e8m0fnu" else {}
     if method == "modelopt":
         table["quant_algo"] = variant
     if method == "compressed-tensors":
-        bits, size = (4, row.blocks[0][1]) if row.packing == 2 else (8, None)
+        bits, size = 8 // row.packing, row.blocks[0][1] or None
         weights = {"num_bits": bits, "type": "float", "group_size": size}
         table |= {"format": variant, "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
     extra = {"expert_dtype": "fp4"} if variant == "fp4" else {}

@@ -28,6 +28,7 @@ class ScaleSummary:
     zero: int = 0
     negative: int = 0
     powers_of_two: int = 0
+    whole: int = 0  # integers from 1 to 254, as bytes cast to floats are
     smallest: float = np.inf  # of the positive finite ones
     largest: float = 0.0
     median: float = float("nan")
@@ -43,6 +44,7 @@ class ScaleSummary:
         self.zero += int(times[values == 0].sum())
         self.negative += int(times[values < 0].sum())
         self.powers_of_two += int(times[good][np.frexp(values[good])[0] == 0.5].sum())
+        self.whole += int(times[good & (values == np.round(values)) & (values >= 1) & (values <= 254)].sum())
         if good.any():
             self.smallest = min(self.smallest, float(values[good].min()))
             self.largest = max(self.largest, float(values[good].max()))

@@ -31,6 +31,7 @@ class Target:
 
 _NVFP4 = ("modelopt_nvfp4", "compressed_tensors_nvfp4")
 _MXFP4 = ("gpt_oss_mxfp4", "deepseek_v4_fp4", "compressed_tensors_mxfp4")
+_MXFP8 = ("compressed_tensors_mxfp8",)
 _BLOCK_FP8 = ("deepseek_v3_fp8", "compressed_tensors_fp8")
 _ALPHA = "the product of both global scales is the GEMM's alpha"
 
@@ -51,6 +52,9 @@ TARGETS: tuple[Target, ...] = (
     Target(_BLOCK_FP8, "torch", ("sm90",), AS_IS, "linear_padded_4", "BlockWise128x128, transposed", (128, 128)),
     Target(("deepseek_v4_fp8",), "deep_gemm", _BLACKWELL, AS_IS, "packed_ue8m0_broadcast_128", "", (128, 128)),
     Target(("deepseek_v4_fp8",), "deep_gemm", ("sm90",), AS_IS, "linear", "scales decoded to float32", (128, 128)),
+    Target(_MXFP8, "deep_gemm", _BLACKWELL, AS_IS, "packed_ue8m0", "granularity 32 on both sides"),
+    Target(_MXFP8, "cublaslt", _BLACKWELL_ALL, AS_IS, "swizzle_128x4", "VEC32_UE8M0"),
+    Target(_MXFP8, "torch", _BLACKWELL_ALL, AS_IS, "swizzle_128x4", "BlockWise1x32, SWIZZLE_32_4_4"),
     Target(_MXFP4, "deep_gemm", _BLACKWELL, AS_IS, "packed_ue8m0", "FP8 activations with granularity 32 or 128"),
     Target(
         _MXFP4,

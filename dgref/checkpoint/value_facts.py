@@ -76,6 +76,30 @@ def float32_read_as_bytes(m: Measured) -> Found:
 
 
 @fact
+def bytes_cast_to_floats(m: Measured) -> Found:
+    """Float32 scales that are all integers of one byte: exponents whose number was taken, not their meaning."""
+    summary = m.statistics.scale
+    if m.weight.convention.scale_format != "float32" or summary.count < 4 or summary.smallest < 16:
+        return
+    if summary.whole == summary.count:
+        got = f"only whole numbers, {summary.smallest:g} to {summary.largest:g}"
+        fix = "UE8M0 bytes were cast to float instead of decoded: 120.0 stands for 2^-7"
+        yield "contradiction", expected("scales", got, "powers of two, or fractions"), fix
+
+
+@fact
+def zero_bytes(m: Measured) -> Found:
+    """UE8M0 scales of which most are the byte 0, which is 2^-127 and what unwritten memory holds."""
+    counts = m.statistics.scale.bytes
+    if counts is None or m.weight.convention.scale_format != "float8_e8m0fnu" or not counts.sum():
+        return
+    zeros = int(counts[:, 0].sum())
+    if 2 * zeros > counts.sum():
+        fix = "zero bytes are padding, floats truncated to bytes, or were never written"
+        yield "contradiction", expected("scales", f"{zeros} of {counts.sum()} bytes zero", "exponents"), fix
+
+
+@fact
 def e4m3_read_as_e8m0(m: Measured) -> Found:
     """UE8M0 scales that span more binades than weights ever do: E4M3 bytes look like that."""
     counts = m.statistics.scale.bytes

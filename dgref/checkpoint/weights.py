@@ -98,6 +98,7 @@ def _agreement(weight: Weight, claims: set[str]) -> int:
     """Count the evidence for a reading; the scales' dtype weighs most."""
     row, scale = weight.convention, weight.scale
     points = 4 * (scale is not None) + 4 * stored_as(weight)
+    points += scale is not None and scale.name == weight.name + row.scale[0]  # the usual spelling
     points += 2 * (weight.block is not None) + (weight.global_scale is not None) + (weight.input_scale is not None)
     return points + bool(claims & set(row.signatures))
 

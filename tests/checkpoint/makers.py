@@ -82,6 +82,11 @@ def compressed_tensors_mxfp4(name: str, weights: np.ndarray) -> Tensors:
     return {f"{name}.weight_packed": ("U8", data), f"{name}.weight_scale": ("U8", scale)}
 
 
+def compressed_tensors_mxfp8(name: str, weights: np.ndarray) -> Tensors:
+    data, scale, _ = parts(weights, "mxfp8")
+    return {f"{name}.weight": ("F8_E4M3", data), f"{name}.weight_scale": ("U8", scale)}
+
+
 def compressed_tensors_fp8(name: str, weights: np.ndarray) -> Tensors:
     data, scale, _ = parts(weights, "per_row_fp8")
     return {f"{name}.weight": ("F8_E4M3", data), f"{name}.weight_scale": ("F32", scale)}
@@ -98,6 +103,7 @@ MAKERS: dict[str, Callable[[str, np.ndarray], Tensors]] = {
         modelopt_fp8,
         compressed_tensors_nvfp4,
         compressed_tensors_mxfp4,
+        compressed_tensors_mxfp8,
         compressed_tensors_fp8,
     )
 }

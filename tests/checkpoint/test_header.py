@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dgref.checkpoint import inspect, read_header
+from dgref.checkpoint import convert, inspect, read_header
 from dgref.checkpoint.conversion import claim
-from dgref.errors import FileError
+from dgref.errors import DgrefError, FileError
 from tests.checkpoint.makers import MAKERS, save, structured
 
 GOOD = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
@@ -122,13 +124,19 @@ def specimens(tmp_path_factory) -> list[bytes]:
 
 
 def _read_anyhow(path) -> None:
-    """Inspect; only FileError may come out."""
+    """Inspect and convert; only FileError may come out of the one, and only dgref's own errors of the other."""
     try:
         inspection = inspect(path)
     except FileError:
         return
     assert inspection.exit_code in (0, 1)
     json.loads(inspection.to_json())
+    for how in ({"to": "float32"}, {"to": "compressed_tensors_mxfp4"}, {"layout": "swizzle_128x4"}):
+        out = path.with_name("out")
+        with suppress(DgrefError):
+            convert(path, out, **how)
+            assert inspect(out).bytes >= 0
+        shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -76,6 +76,27 @@ def test_json_is_strict_and_rendering_names_the_convention(tmp_path, name):
     assert name in console.export_text()
 
 
+def test_deepseek_v4_mixes_two_conventions_and_is_clean(tmp_path):
+    tensors: Tensors = {}
+    for layer in range(2):
+        tensors |= MAKERS["deepseek_v4_fp8"](f"layers.{layer}.attn.wq_a", structured(seed=layer))
+        for expert in range(4):
+            stem = f"layers.{layer}.ffn.experts.{expert}"
+            tensors |= MAKERS["deepseek_v4_fp4"](f"{stem}.w1", structured(seed=10 * layer + expert))
+        tensors[f"layers.{layer}.hc_attn_scale"] = ("F32", np.ones(3, np.float32))
+    config = {**claim("deepseek_v4_fp8"), "text_config": {"expert_dtype": "fp4"}}
+    inspection = inspect(save_folder(tmp_path / "m", [tensors], config))
+    assert inspection.conventions == {"deepseek_v4_fp4": 8, "deepseek_v4_fp8": 2}
+    assert inspection.findings == ()
+
+
+def test_deepseek_v4_with_float32_scales_is_read_like_v3(tmp_path):
+    tensors = {name.replace(".weight_scale_inv", ".scale"): tensor for name, tensor in model("deepseek_v3_fp8").items()}
+    config = {**claim("deepseek_v3_fp8"), "expert_dtype": "fp8"}
+    inspection = inspect(save_folder(tmp_path / "m", [tensors], config))
+    assert (inspection.convention, inspection.findings) == ("deepseek_v3_fp8", ())
+
+
 def test_plain_checkpoints_are_plain(tmp_path):
     inspection = inspect(save(tmp_path / "plain.safetensors", {"w.weight": ("F32", structured())}))
     assert (inspection.convention, inspection.conventions, inspection.exit_code) == ("plain", {}, 0)
@@ -151,6 +172,13 @@ FAULTS = {
         lambda a: np.random.default_rng(0).integers(112, 126, a.shape).astype(np.uint8),
         "suspicion",
     ),
+    "bytes_cast_to_floats": (
+        "deepseek_v3_fp8",
+        ".weight_scale_inv",
+        lambda a: np.round(np.log2(a) + 127).astype(np.float32),
+        "contradiction",
+    ),
+    "zero_bytes": ("deepseek_v4_fp8", ".scale", lambda a: a * 0, "contradiction"),
     "scale_dtype": ("modelopt_nvfp4", ".weight_scale", lambda a: ("U8", a), "contradiction"),
     "scale_shape/truncated": ("deepseek_v3_fp8", ".weight_scale_inv", lambda a: a[:1], "contradiction"),
     "scale_shape/granularity": (
