@@ -261,7 +261,7 @@ def _fifth_generation(architecture: str, instruction: str, origin: dict[str, Any
 TENSOR_CORES: Registry[TensorCore] = Registry(
     "tensor core",
     [
-        *_rows("sm70", "mma", "float16", 4, 4, 23, floor=-1022),
+        *_rows("sm70", "mma", "float16", 4, 4, 23),
         *_rows("sm75", "mma", "float16", 8, 8, 24, floor=-132, **_PUBLISHED),
         *_rows("sm80 sm86 sm89", "mma", _HALF, 16, 8, 24, floor=-132),
         *_rows("sm80 sm86 sm89", "mma", "tfloat32", 8, 4, 24, floor=-132),
