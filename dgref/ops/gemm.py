@@ -57,7 +57,12 @@ GEMM = Op(
     multiply_adds=lambda p, inputs: p["m"] * p["n"] * p["k"],
     params=(
         accumulate,
-        Param("head_splits", None, "[left, mid, right]: leave mid columns free after the first left of every head"),
+        Param(
+            "head_splits",
+            None,
+            "[left, mid, right]: leave mid columns free after the first left of every head",
+            kind=tuple,
+        ),
     ),
     constraints=(
         Constraint("head_splits, n", "left, mid, right >= 0 with n a multiple of left + right > 0", _splits_fit),

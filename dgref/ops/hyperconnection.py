@@ -26,7 +26,7 @@ HC_PRENORM = Op(
     ),
     reference=hc_prenorm,
     multiply_adds=lambda p, inputs: p["m"] * p["k"] * (p["n"] + 1),
-    params=(Param("num_splits", None, "contiguous parts of K, each with its own result"),),
+    params=(Param("num_splits", None, "contiguous parts of K, each with its own result", kind=int),),
     constraints=(Constraint("num_splits", "a whole number of at least 1", lambda p: _count(p) >= 1),),
     derived={"splits": lambda p: max(_count(p), 1)},
     notes="K is handed out in blocks of 64, one more to each of the first splits where they do not divide evenly.",
@@ -35,7 +35,7 @@ HC_PRENORM = Op(
 
 def _count(p: Problem) -> int:
     splits = p.params["num_splits"]
-    return 1 if splits is None else splits if isinstance(splits, int) else 0
+    return 1 if splits is None else splits
 
 
 ROWS = (HC_PRENORM,)

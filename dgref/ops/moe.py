@@ -90,7 +90,7 @@ MEGA_MOE = Op(
     reference=mega_moe,
     multiply_adds=lambda p, inputs: 3 * _routes(p, inputs) * p["hidden"] * p["intermediate"],
     params=(
-        Param("activation_clamp", None, "bound of gate from above, and of up on both sides"),
+        Param("activation_clamp", None, "bound of gate from above, and of up on both sides", kind=float),
         Param("granularity", 32, "columns that share a scale after the activation", (32, 64, 128)),
         Param("routes", "uniform", "where tokens go", ROUTES, shapes_inputs_only=True),
     ),

@@ -59,15 +59,28 @@ class Problem:
         return Stream(self.case.inputs.seed, name)
 
 
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of whole numbers",
+}
+
+
 @dataclass(frozen=True)
 class Param:
-    """One parameter of an op. `shapes_inputs_only` ones never reach the reference: the inputs already show them."""
+    """One parameter of an op. `shapes_inputs_only` ones never reach the reference: the inputs already show them.
+
+    `kind` is the type of a value where the default is None, which then is a value too.
+    """
 
     name: str
     default: Any
     meaning: str
     choices: tuple[Any, ...] = ()
     shapes_inputs_only: bool = False
+    kind: type | None = None
 
     def check(self, value: Any, op: str, context: str) -> Any:
         """Return the value, or raise when its type or choice is wrong; lists become tuples."""
@@ -77,17 +90,16 @@ class Param:
             raise InputError(
                 f"{subject}: {unknown_name('value', value, map(str, self.choices))}" + in_brackets(context)
             )
-        if not self.choices and not self._fits(value):
-            need = type(self.default).__name__ if self.default is not None else "a number or a list of numbers"
-            raise InputError(expected(subject, repr(value), need, context))
+        kind = self.kind or type(self.default)
+        if value is not self.default and not _fits(value, kind):
+            raise InputError(expected(subject, repr(value), _KINDS[kind], context))
         return value
 
-    def _fits(self, value: Any) -> bool:
-        if self.default is None:
-            return value is None or isinstance(value, int | float | tuple)
-        if isinstance(self.default, float):
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        return type(value) is type(self.default)
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and value == value
+    return type(value) is kind and (kind is not tuple or all(type(element) is int for element in value))
 
 
 @dataclass(frozen=True)

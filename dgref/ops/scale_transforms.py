@@ -95,7 +95,7 @@ PACKED = Op(
 
 
 def _block_counts(p: Problem) -> list[int]:
-    lengths = group_lengths(make_k_layout(p, {}), p["psum"], p["alignment"])
+    lengths = group_lengths(make_k_layout(p, {}), p["psum"], p["alignment"]) if p["alignment"] > 0 else []
     return [-(-length // p["block"]) for length in lengths]
 
 

@@ -113,7 +113,7 @@ GEMM, AB = dict(m=4, n=6, k=32), {"a": "mxfp8", "b": "mxfp8"}
         (case("gemm", GEMM, {"a": "mxfp8"}), "gemm b: got no recipe, need one, such as { recipe = 'mxfp8' } [x]"),
         (case("gemm", GEMM, {**AB, "c": "float32"}), "gemm: operand: got 'c', need"),
         (case("gemm", GEMM, AB, {"acumulate": True}), "gemm: param: got 'acumulate', need accumulate [x]"),
-        (case("gemm", GEMM, AB, {"accumulate": 1}), "gemm param 'accumulate': got 1, need bool [x]"),
+        (case("gemm", GEMM, AB, {"accumulate": 1}), "gemm param 'accumulate': got 1, need true or false [x]"),
         (
             case("gemm", GEMM, AB, {"head_splits": [4, 1, 4]}),
             "gemm head_splits, n: got ((4, 1, 4), 6), need left, mid, right >= 0",
@@ -192,3 +192,17 @@ def test_the_readable_path_gives_the_bits_of_the_fast_one(row, model):
             slow = op.compute(row, inputs, arithmetic)
         for name in fast:
             np.testing.assert_array_equal(bits(fast[name]), bits(slow[name]))
+
+
+WRONG = (None, 0, -1, 2.5, "x", "", True, (1,), [0, 0, 0], (1.5, 2, 3), (-1, 2, 3), {}, float("nan"), 10**9)
+
+
+@pytest.mark.parametrize("row", EVERY)
+def test_any_value_of_a_parameter_is_taken_or_refused_in_a_sentence(row):
+    op = OPS[row.op]
+    for param in op.params:
+        for value in WRONG:
+            try:
+                op.validate(replace(row, params={**row.params, param.name: value}))
+            except DgrefError as error:
+                assert "need" in str(error)
