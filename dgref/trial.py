@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dgref import machine, recordings
+from dgref.answers import answers_for, check_whole
 from dgref.backends.base import Backend, BackendBase, Kernel
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
@@ -106,6 +107,8 @@ def _fill(result: Result, case: Case, backend: Backend, settings: Settings) -> N
     with _timed(result, "reference"):
         verdict = _verdict(attempt)
     _describe(result, attempt, verdict)
+    with _timed(result, "verifier"):
+        _check_whole(result, attempt)
     if result.bad and settings.diagnose:
         with _timed(result, "diagnosis"):
             result.diagnosis = _diagnosis(attempt)
@@ -166,15 +169,28 @@ def _changed(first: np.ndarray, now: np.ndarray, mask: np.ndarray | None) -> boo
 
 
 def _verdict(attempt: _Attempt) -> Verdict:
-    case, op, inputs = attempt.case, attempt.op, attempt.inputs
+    answers = answers_for(attempt.op, attempt.case, attempt.inputs)
     modelled = attempt.claim not in (None, "exact")
     return judge(
-        attempt.outputs,
-        exact=lambda: op.compute(case, inputs, "exact"),
-        model=(lambda: op.compute(case, inputs, attempt.claim)) if modelled else None,
-        bound=(lambda: op.bound(case, inputs, attempt.limits)) if attempt.limits not in (None, "exact") else None,
-        defined=op.defined(case, inputs),
+        answers.part(attempt.outputs),
+        exact=answers.exact,
+        model=(lambda: answers.model(attempt.claim)) if modelled else None,
+        bound=(lambda: answers.bound(attempt.limits)) if attempt.limits not in (None, "exact") else None,
+        defined=answers.defined(),
     )
+
+
+def _check_whole(result: Result, attempt: _Attempt) -> None:
+    """Where only a sample was judged, let the GPU check the rest against the declared arithmetic."""
+    coverage = answers_for(attempt.op, attempt.case, attempt.inputs).coverage()
+    result.evidence.update(coverage)
+    differing = check_whole(attempt) if coverage and not result.bad else None
+    if differing is None:
+        return
+    result.evidence["verifier"] = f"{differing} of {attempt.outputs['d'].size} elements differ from {result.arithmetic}"
+    if differing:
+        result.status, result.level = "fail", "wrong"
+        result.reason = f"d: {result.evidence['verifier']}, found by the verifier on the GPU"
 
 
 def required_level(expect: str, claim: Any) -> str:
@@ -188,10 +204,9 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
     claim = attempt.claim
     result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str | None) else claim.name
     result.required = required_level(attempt.case.expect, claim)
-    defined = attempt.op.defined(attempt.case, attempt.inputs)
     for name, expected in verdict.expected.items():
-        if name in attempt.outputs and attempt.outputs[name].shape == expected.shape:
-            result.outputs[name] = _output(attempt.outputs[name], expected, defined.get(name), verdict)
+        if name in verdict.actual and verdict.actual[name].shape == expected.shape:
+            result.outputs[name] = _output(verdict.actual[name], expected, verdict.defined.get(name), verdict)
     if attempt.differing:
         result.status, result.reason = "nondeterministic", attempt.differing[0]
     elif verdict.reaches(result.required):

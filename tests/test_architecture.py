@@ -21,7 +21,7 @@ ROOMS = [
     ("compare",),
     ("backends", "deep_gemm"),
     ("results", "waivers"),
-    ("trial", "worker", "runner"),
+    ("answers", "trial", "worker", "runner"),
     ("checkpoint", "exchange", "faults", "testing", "doctor"),
     ("report",),
     ("bench",),

@@ -20,6 +20,8 @@ class Verdict:
     """What held. `expected` is what the outputs were last compared with: the model where one is claimed."""
 
     level: str
+    actual: Arrays
+    defined: Mapping[str, np.ndarray | None]
     expected: Arrays
     against: str  # "exact" or "model"
     differing: dict[str, int] = field(default_factory=dict)  # output -> elements that differ from `expected`
@@ -43,18 +45,18 @@ def judge(
     truth = exact()
     off_exact = _counts(actual, truth, defined, nan_equal=True)
     if not any(off_exact.values()):
-        return Verdict("exact", truth, "exact")
+        return Verdict("exact", actual, defined, truth, "exact")
     if model is not None:
         predicted = model()
         off_model = _counts(actual, predicted, defined, nan_equal=False)
         if not any(off_model.values()):
-            return Verdict("model", predicted, "model")
+            return Verdict("model", actual, defined, predicted, "model")
         truth_or_model, against, off = predicted, "model", off_model
     else:
         truth_or_model, against, off = truth, "exact", off_exact
     beyond = _beyond(actual, truth, bound() if bound else {}, defined)
     level = "bounded" if bound and not any(beyond.values()) else "wrong"
-    return Verdict(level, truth_or_model, against, off, beyond)
+    return Verdict(level, actual, defined, truth_or_model, against, off, beyond)
 
 
 def bits(array: np.ndarray) -> np.ndarray:

@@ -42,6 +42,11 @@ def padded(lines: np.ndarray) -> torch.Tensor:
     return on_device(buffer.view(lines.dtype))[..., : lines.shape[-1]]
 
 
+def native(tensor: ScaledTensor) -> np.ndarray:
+    """Return an unscaled tensor as an array whose dtype says its format."""
+    return as_native(tensor.data, tensor.format)
+
+
 def vector_scale(scale: np.ndarray) -> torch.Tensor:
     """Return FP32 scales [..., rows, blocks] as a view of their MN-major, TMA-aligned buffer."""
     rows = scale.shape[-2]

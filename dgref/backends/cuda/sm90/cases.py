@@ -7,11 +7,11 @@ from typing import Any
 
 from dgref.backends.base import BufferKernel, Inputs, Kernel
 from dgref.backends.cuda.backend import CaseKernel
-from dgref.backends.cuda.placement import on_device, payload, vector_scale
+from dgref.backends.cuda.placement import native, on_device, payload, vector_scale
 from dgref.backends.cuda.sm90 import gemm
 from dgref.backends.cuda.sm90.configuration import Shape, configuration
 from dgref.backends.cuda.sm90.launch import device_multiprocessors
-from dgref.formats import RECIPES, ScaledTensor
+from dgref.formats import RECIPES
 from dgref.ops import OPS
 from dgref.reference.arithmetic import Arithmetic, sm90_bf16, sm90_fp8
 from dgref.suite import Case
@@ -76,7 +76,7 @@ def _gemm_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     a, b, c = inputs["a"], inputs["b"], inputs.get("c")
     left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
     d = on_device(OPS[case.op].allocate(case)["d"])
-    start = None if c is None else on_device(_native(c)).to(d.dtype)
+    start = None if c is None else on_device(native(c)).to(d.dtype)
     if a.scale is None:
         return BufferKernel(lambda: gemm.bf16_gemm(left, right, d, start, batch_invariant=batch_invariant), {"d": d})
     block = b.scaling.block
@@ -85,12 +85,6 @@ def _gemm_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     if case.params.get("head_splits"):
         options["head_splits"] = tuple(case.params["head_splits"])
     return BufferKernel(lambda: gemm.fp8_gemm(left, scales[0], right, scales[1], d, start, **options), {"d": d})
-
-
-def _native(tensor: ScaledTensor) -> Any:
-    from dgref.formats import as_native
-
-    return as_native(tensor.data, tensor.format)
 
 
 CASES = {"gemm": CaseKernel(_gemm_refuses, _gemm_arithmetic, _gemm_prepare)}
