@@ -212,6 +212,8 @@ def configuration(shape: Shape, multiprocessors: int) -> Configuration:
 def configure(shape: Shape, tile: Tile, splits: int, multiprocessors: int) -> Configuration:
     """Complete a tile to a configuration."""
     units = shape.groups * units_of(shape, tile) * splits
+    if shape.schedule != "DENSE":  # only the GPU knows how much there is to do
+        units = multiprocessors
     blocks = min(units, multiprocessors // tile.cluster) * tile.cluster
     return Configuration(shape, tile, stage_count(shape, tile), splits, band_of(shape, tile, blocks), blocks)
 

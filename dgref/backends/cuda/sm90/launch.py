@@ -36,6 +36,8 @@ class Operands:
     scale_b: Callable[[int], TensorMap] | None = None
     block_scale: BlockScale = NO_BLOCK_SCALE
     layout: int = 0  # labels, ends or counts of the groups
+    group_maps: Any = 0  # a tensor of maps, where the groups of K lie in matrices of their own
+    groups: int | None = None  # None: as many as B has
     zero_padding: bool = False
     head: tuple[int, int, int] = (0, 0, 0)
 
@@ -50,7 +52,7 @@ def prepare(configuration: Configuration, operands: Operands, programmatic: bool
     """Return a launch on the current device and stream with everything in place."""
     tile, device = configuration.tile, current_device()
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
-    return kernel_of(configuration).prepare(
+    plan = kernel_of(configuration).prepare(
         (configuration.blocks,),
         (tile.threads,),
         _arguments(configuration, operands, device, current_stream(device)),
@@ -58,6 +60,8 @@ def prepare(configuration: Configuration, operands: Operands, programmatic: bool
         cluster=cluster,
         programmatic=programmatic,
     )
+    plan.kept = operands.group_maps  # the plan itself holds addresses only
+    return plan
 
 
 def _arguments(configuration: Configuration, operands: Operands, device: int, stream: int) -> list[Any]:
@@ -72,6 +76,7 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
         operands.scale_a(tile.rows_copied) if operands.scale_a else NO_MAP,
         operands.scale_b(tile.block_n) if operands.scale_b else NO_MAP,
         operands.map_d or NO_MAP,
+        operands.group_maps,
         scale.pointer,
         scale.stride_n,
         scale.stride_k,
@@ -83,10 +88,10 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
         operands.layout,
         partials,
         arrivals,
-        shape.m,
+        operands.a.rows,
         shape.n,
         shape.k,
-        shape.groups,
+        operands.b.groups if operands.groups is None else operands.groups,
         configuration.splits,
         configuration.band,
         shape.alignment,

@@ -138,7 +138,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
       store_slab<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, slab, top, staging, lane);
     }
   }
-  if (lane == 0) ptx::store_wait();
+  if (lane == 0) ptx::store_wait_read<0>();  // shared memory must outlive the stores that read it
 }
 
 // A peer may still write into this block's shared memory, or arrive at its barriers.
@@ -155,7 +155,7 @@ template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int 
 __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
          const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b,
-         const __grid_constant__ TensorMap map_d, const float* scale_b,
+         const __grid_constant__ TensorMap map_d, const TensorMap* group_maps, const float* scale_b,
          int scale_b_n, int scale_b_k, int scale_b_group, void* d, const void* c, i64 row_stride, i64 group_stride,
          const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
          int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
@@ -165,10 +165,13 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   const Ring<P> ring{ptx::kept(ptx::shared_address(shared))};
   const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};
   const u32 rank = P::CLUSTER > 1 ? ptx::cluster_rank() : 0;
-  if (threadIdx.x == 0) {
-    ring.initialise();
+  if (threadIdx.x == 0) ring.initialise();
+  if (threadIdx.x == 32) {
     ptx::prefetch_map(&map_a);
     ptx::prefetch_map(&map_b);
+    if constexpr (P::SCALED) ptx::prefetch_map(&map_scale_a);
+    if constexpr (P::SCALING == Scaling::VECTOR) ptx::prefetch_map(&map_scale_b);
+    if (bulk_stores) ptx::prefetch_map(&map_d);
   }
   __syncthreads();
   if constexpr (P::CLUSTER > 1) {
@@ -179,7 +182,8 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   if (threadIdx.x < 128) {
     if constexpr (MATH_GROUPS > 1) ptx::registers_release<56>();
     if (threadIdx.x == 0) {
-      const Sources from{&map_a, &map_b, &map_scale_a, &map_scale_b, scale_b, scale_b_n, scale_b_k, scale_b_group};
+      const Sources from{&map_a,   &map_b,    &map_scale_a, &map_scale_b, group_maps,
+                         scale_b, scale_b_n, scale_b_k, scale_b_group};
       copy_all<P>(ring, from, problem, rank);
     }
     __syncwarp();

@@ -51,6 +51,7 @@ struct Plan {
   static_assert(BLOCK_N % 32 == 0, "bulk stores take 32 columns of BF16");
   static_assert(LOAD_M % 8 == 0, "a swizzle atom is eight rows");
   static_assert(A_BYTES >= 8192 || STAGES * B_BYTES + A_BYTES >= 8192, "a slab stays in bounds");
+  static_assert(!is_k_grouped(SCHEDULE) || MAJOR_A == MAJOR_B, "groups of K lie the same way in both operands");
   static_assert(CLUSTER <= 2, "multicast between two blocks");
   static_assert(MAJOR_A == Major::K || (ELEMENT == Element::BF16 && BLOCK_M % 64 == 0), "8-bit operands are K-major");
   static_assert(MAJOR_B == Major::K || (ELEMENT == Element::BF16 && BLOCK_N % 64 == 0), "8-bit operands are K-major");
@@ -138,6 +139,7 @@ __device__ __forceinline__ void copy_operand(u32 target, const TensorMap* map, u
 // Where the copying warp reads: tensor maps, and the 128 x 128 scales by pointer.
 struct Sources {
   const TensorMap *a, *b, *scale_a, *scale_b;
+  const TensorMap* group_maps;  // of A and B of each group, where the groups of K lie in matrices of their own; or null
   const float* block_scale;
   int block_scale_n, block_scale_k, block_scale_group;  // strides
 };
@@ -165,6 +167,15 @@ template <class P>
 __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Sources& from,
                                           const Tile& tile, const Problem& problem, u32 rank) {
   const BlockScales<P> scales(from, problem, tile);
+  const TensorMap *map_a = from.a, *map_b = from.b;
+  int first_k = P::MAJOR_A == Major::K ? tile.k_origin : 0;
+  if constexpr (is_k_grouped(P::SCHEDULE) && P::MAJOR_A == Major::K) {
+    if (from.group_maps != nullptr) {
+      map_a = from.group_maps + 2 * tile.group, map_b = map_a + 1, first_k = 0;
+      ptx::acquire_map(map_a);
+      ptx::acquire_map(map_b);
+    }
+  }
   const int group_k = is_k_grouped(P::SCHEDULE) ? tile.k_origin : tile.group * problem.k;
   const int a_row = P::MAJOR_A == Major::K ? tile.a_row : tile.row;
   const int b_row = P::MAJOR_B == Major::K ? tile.b_row : tile.column;
@@ -174,10 +185,10 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
     ptx::barrier_wait(ring.empty(stage), cursor.phase ^ 1);
     ptx::barrier_expect(full, P::COPIED_BYTES);
     const int k = block * P::BLOCK_K;
-    const int a_k = k + (P::MAJOR_A == Major::K ? tile.k_origin : group_k);
-    const int b_k = k + (P::MAJOR_B == Major::K ? tile.k_origin : group_k);
-    copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage), from.a, full, a_row, a_k, rank, ptx::EVICT_NORMAL);
-    copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), from.b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
+    const int a_k = k + (P::MAJOR_A == Major::K ? first_k : group_k);
+    const int b_k = k + (P::MAJOR_B == Major::K ? first_k : group_k);
+    copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage), map_a, full, a_row, a_k, rank, ptx::EVICT_NORMAL);
+    copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
     if constexpr (P::SCALED) {
       const int row = tile.scale_a_row + block;
       ptx::load_tile(ring.scale_a(stage), from.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);

@@ -123,9 +123,13 @@ __device__ __forceinline__ void prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// L2 policies as createpolicy encodes them: evict_first for streams read once, evict_last for what every tile re-reads.
+// Makes a map that the host copied to memory known to the copy engine, which may hold an older one from this address.
+__device__ __forceinline__ void acquire_map(const TensorMap* map) {
+  asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
+}
+
+// The L2 policy evict_normal, as createpolicy encodes it.
 constexpr u64 EVICT_NORMAL = 0x1000000000000000ull;
-constexpr u64 EVICT_FIRST = 0x12F0000000000000ull;
 
 __device__ __forceinline__ void load_tile(u32 target, const TensorMap* map, u32 barrier, int inner, int outer, u64 policy) {
   asm volatile(
@@ -166,9 +170,6 @@ template <int PENDING>
 __device__ __forceinline__ void store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
-
-// Waits until all stores are visible in global memory.
-__device__ __forceinline__ void store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 __device__ __forceinline__ void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");

@@ -20,7 +20,10 @@ __device__ __forceinline__ void pin(float& value) { asm volatile("" : "+f"(value
 // K-major: eight rows of 128 bytes repeat every 1024 bytes. MN-major: 64 elements repeat every 8192 bytes.
 // Only the lower word depends on the address (in units of 16 bytes); the upper word is a constant.
 constexpr u32 DESCRIPTOR_UPPER = (1u << 30) | (1024 >> 4);
-__device__ __forceinline__ u32 descriptor_lower(u32 address) { return (u32(8192 >> 4) << 16) | (address >> 4); }
+// In a cluster, bits 24 and up of a shared-memory address hold the block's rank: they must not reach the next field.
+__device__ __forceinline__ u32 descriptor_lower(u32 address) {
+  return (u32(8192 >> 4) << 16) | ((address & 0x3FFFF) >> 4);
+}
 
 enum class Element { E4M3, BF16 };
 
