@@ -61,7 +61,7 @@ def convert(
     plan = _plan(source, weights, to, layout)
     with appearing(out) as partial:
         _write(source, plan, partial, to, weights[0].block, layout, progress or (lambda done, total, name: None))
-    copied = sum(len(tensors) for tensors in plan.values()) - len(weights)
+    copied = len(source.tensors) - sum(len(_parts(weight)) for weight in weights)
     size = sum(tensor.size for tensors in plan.values() for tensor in tensors)
     return Conversion(str(out), len(weights), copied, size)
 

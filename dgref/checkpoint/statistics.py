@@ -44,7 +44,8 @@ class ScaleSummary:
         self.zero += int(times[values == 0].sum())
         self.negative += int(times[values < 0].sum())
         self.powers_of_two += int(times[good][np.frexp(values[good])[0] == 0.5].sum())
-        self.whole += int(times[good & (values == np.round(values)) & (values >= 1) & (values <= 254)].sum())
+        byte = good & (values >= 1) & (values <= 254)
+        self.whole += int(times[byte][values[byte] == np.floor(values[byte])].sum())
         if good.any():
             self.smallest = min(self.smallest, float(values[good].min()))
             self.largest = max(self.largest, float(values[good].max()))

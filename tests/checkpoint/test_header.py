@@ -232,7 +232,7 @@ def _spoiled(value, place: int, junk):
     return whole[""]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(MAKERS)), place=st.integers(0, 12), junk=_VALUES, specimen=st.integers(0, 2))
 def test_a_real_configuration_with_one_value_spoiled_is_survived(tmp_path, specimens, name, place, junk, specimen):
     (tmp_path / "model.safetensors").write_bytes(specimens[specimen])
