@@ -6,10 +6,14 @@ Names load on first use, so that `import dgref` costs nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 from dgref.version import VERSION as __version__
+
+# OpenMP's threads otherwise spin between the short parallel loops of the engine and take the cores from everyone else.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "ARCHITECTURES": "dgref.arch",

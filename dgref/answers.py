@@ -95,7 +95,7 @@ def answers_for(op: Op, case: Case, inputs: Mapping[str, Any]) -> Answers:
 
 
 def sample(extent: int) -> np.ndarray:
-    """Return up to SAMPLE indices of an axis: both ends, the edges of tiles of 64 and 112 and 128, and others evenly."""
+    """Return up to SAMPLE indices of an axis: both ends, the edges of usual tiles, and others evenly spread."""
     edges = [0, 1, extent - 1, extent - 2]
     for tile in (64, 112, 128):
         last = extent // tile * tile

@@ -70,11 +70,10 @@ def product(
         return contract_exact(a, b, c, alpha=alpha, out=out, rows=rows, columns=columns)
     from dgref.reference.contraction import contract, finish
 
-    chosen = {"rows": rows, "columns": columns, "engine": _PATH.get()}
-    if alpha == 1.0:
-        return finish(contract(a, b, model, c, **chosen), out=out, rounding=model.output_rounding)
-    start = None if c is None else c[..., _all(rows), :][..., _all(columns)]
-    return finish(contract(a, b, model, **chosen), start, out, alpha, rounding=model.output_rounding)
+    seed = c if model.c == "core" and alpha == 1.0 else None
+    accumulator = contract(a, b, model, seed, rows=rows, columns=columns, engine=_PATH.get())
+    start = None if c is None or seed is not None else c[..., _all(rows), :][..., _all(columns)]
+    return finish(accumulator, start, out, None if alpha == 1.0 else alpha, rounding=model.output_rounding)
 
 
 def bounding() -> bool:
