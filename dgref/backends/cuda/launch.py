@@ -9,7 +9,6 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from dgref.backends.cuda.driver import DriverError, bindings, explain
@@ -41,13 +40,9 @@ class Plan:
         self._block = ctypes.create_string_buffer(self._struct.size + 1)
         base = ctypes.addressof(self._block)
         self._pointers = (ctypes.c_void_p * (len(kinds) + 1))(*(base + offset for offset in offsets))
-        self._call = (
-            ctypes.c_void_p(self._config.getPtr()),
-            ctypes.c_void_p(int(function)),
-            ctypes.c_void_p(ctypes.addressof(self._pointers)),
-            None,
-        )
-        self._launch = launcher()
+        self._function = function
+        self._address = ctypes.addressof(self._pointers)
+        self._launch = bindings().cuLaunchKernelEx
 
     def __call__(self, values: Sequence[Any]) -> None:
         """Launch with these arguments; the driver copies them before it returns."""
@@ -65,16 +60,9 @@ class Plan:
 
     def again(self) -> None:
         """Launch with the arguments that are in the block."""
-        status = self._launch(*self._call)
+        (status,) = self._launch(self._config, self._function, self._address, 0)
         if status:
-            raise DriverError(expected("cuLaunchKernelEx", explain(bindings().CUresult(status)), "CUDA_SUCCESS"))
-
-
-@lru_cache(maxsize=1)
-def launcher() -> Any:
-    """Return `cuLaunchKernelEx` as ctypes calls it, with arguments that are built once per plan."""
-    bindings()  # has loaded and initialised the driver
-    return ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
+            raise DriverError(expected("cuLaunchKernelEx", explain(status), "CUDA_SUCCESS"))
 
 
 def value_of(argument: Any) -> Any:

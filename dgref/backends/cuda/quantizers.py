@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 SOURCE = "common/quantize.cu"
-_THREADS, _IN_FLIGHT, _TILE, _ROW_THREADS = 256, 4, 128, 512
+_THREADS, _IN_FLIGHT, _TILE = 256, 4, 128
 _INPUTS = {"float32": "Float32", "bfloat16": "Bfloat16"}
 _FORMATS = {"float8_e4m3fn": "E4m3", "float8_e5m2": "E5m2", "float4_e2m1fn": "E2m1"}
 _RULES = {
@@ -72,7 +72,7 @@ def unsupported(recipe: str | Recipe) -> str | None:
     special = [f.name for f in fields(scaling) if f.name not in _DESCRIBED and getattr(scaling, f.name) != f.default]
     if special:
         return f"{special[0]} {getattr(scaling, special[0])}: no kernel knows it"
-    return None if _shape_of(scaling) else f"blocks of {scaling.block}"
+    return None if _entry(scaling) else f"blocks of {scaling.block}: no kernel has that shape"
 
 
 def quantize(
@@ -159,12 +159,13 @@ def _plan(recipe, dtype, shape, strides, device, aligned: bool, scale_layout: st
     vector = aligned and columns % run == 0 and all(stride % 8 == 0 for stride in strides[:-1])
     flat = vector and dense and joined and scale_layout == "linear" and _has_whole_blocks(rows, columns, scaling)
     rows, columns = (1, rows * columns) if flat else (rows, columns)
-    entry, arguments = constants(row, _name(dtype), vector, flat)
+    threads = _threads(_entry(scaling), columns)
+    entry, arguments = constants(row, _name(dtype), vector, flat, threads)
     return _Plan(
         **vars(_Shapes.of(row, tuple(shape), scale_layout)),
         kernel=compile_kernel(SOURCE, entry, arguments),
-        grid=_grid(rows, columns, scaling, run),
-        threads=_ROW_THREADS if entry == "quantize_row" else _THREADS,
+        grid=_grid(rows, columns, scaling),
+        threads=threads,
         joined=joined,
         rows=rows,
         columns=columns,
@@ -177,10 +178,12 @@ def _has_whole_blocks(rows: int, columns: int, scaling: Scaling) -> bool:
     return height == 1 and width != FULL and columns % width == 0 and rows * columns < 1 << 31
 
 
-def constants(recipe: Recipe, dtype: str, vector: bool, flat: bool = False) -> tuple[str, dict[str, Any]]:
+def constants(
+    recipe: Recipe, dtype: str, vector: bool, flat: bool = False, threads: int = _THREADS
+) -> tuple[str, dict[str, Any]]:
     """Return (entry, template arguments) of the kernel for a recipe."""
     scaling = recipe.scaling
-    entry, extent = _shape_of(scaling)
+    entry, width = _entry(scaling), scaling.block[1]
     payload = _PAYLOADS[PAYLOADS[scaling.payload].name]
     if scaling.scale_format == "float8_e8m0fnu":
         payload = "MultiplyReciprocal"  # as exact as a division: float32 has every power of two that E8M0 has
@@ -191,19 +194,29 @@ def constants(recipe: Recipe, dtype: str, vector: bool, flat: bool = False) -> t
         "scale": f"quantize::{_SCALES[scaling.scale_format]}",
         "payload": f"quantize::{payload}",
     }
-    arguments |= {"extent": extent} if extent else {}
-    arguments |= {"vector": vector}
-    return entry, arguments | ({"flat": flat} if entry == "quantize_blocks" else {})
+    shape = {
+        "quantize_row": {"threads": threads, "vector": vector},
+        "quantize_tiles": {"columns": width, "vector": vector},
+        "quantize_blocks": {"block": width, "vector": vector, "flat": flat},
+    }
+    return entry, arguments | shape[entry]
 
 
-def _shape_of(scaling: Scaling) -> tuple[str, int] | None:
-    """Return (entry, extent) of the kernel for a block shape."""
+def _entry(scaling: Scaling) -> str | None:
+    """Return the name of the kernel for a block shape."""
     rows, columns = scaling.block
     if (rows, columns) == (1, FULL):
-        return "quantize_row", 0
+        return "quantize_row"
     if rows == 1 and columns in (16, 32, 64, 128, 256):
-        return "quantize_blocks", columns
-    return ("quantize_tiles", columns) if rows == _TILE and columns in (1, _TILE) else None
+        return "quantize_blocks"
+    return "quantize_tiles" if rows == _TILE and columns in (1, _TILE) else None
+
+
+def _threads(entry: str, columns: int) -> int:
+    """Return the block size: a row's block keeps the row in registers, 32 elements a thread, up to 1024 threads."""
+    if entry != "quantize_row":
+        return _THREADS
+    return next((threads for threads in (128, 256, 512) if threads * 32 >= columns), 1024)
 
 
 def _launch(plan: _Plan, x, codes, scale, stored) -> None:
@@ -218,7 +231,7 @@ def _launch(plan: _Plan, x, codes, scale, stored) -> None:
     plan.kernel.launch(plan.grid, (plan.threads,), (problem,))
 
 
-def _grid(rows: int, columns: int, scaling: Scaling, run: int) -> tuple[int, ...]:
+def _grid(rows: int, columns: int, scaling: Scaling) -> tuple[int, ...]:
     height, width = scaling.block
     if height == _TILE:
         return -(-columns // _TILE), -(-rows // _TILE)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SOURCE = "common/scale_layouts.cu"
 _ROWS, _WORDS, _THREADS, _SIDE = 128, 32, 256, 64
-_ROW_BLOCKS = 1056  # of pack_rows: about what a large GPU holds at once, each with a long range to walk
+_ROW_BLOCKS = 2048  # of pack_rows: enough to fill a large GPU, few enough to look up their groups seldom
 _FLOATS, _CODES = ("torch.float32",), ("torch.uint8", "torch.float8_e8m0fnu")
 _BYTES = (*_CODES, "torch.float8_e4m3fn")
 _PROBLEM = struct.Struct("=4Q7i4x")  # the fields of layouts::Problem, in order
@@ -159,9 +159,10 @@ def _packed_k_grouped(scales, check: bool, extents: Any, total_words: int | None
     extents = _as_int32(extents, scales)
     geometry = Geometry(*scales.shape, 0, groups=len(extents), total_words=total_words)
     target = torch.empty(total_words, geometry.columns, dtype=torch.int32, device=scales.device)
-    across = -(-geometry.columns // _THREADS)
+    wide = 4 if geometry.columns % 4 == 0 else 1
+    across = -(-geometry.columns // (_THREADS * wide))
     grid = (across, max(1, min(total_words, -(-_ROW_BLOCKS // max(across, 1)))))
-    _checked_launch("pack_rows", (_source(scales),), scales, target, geometry, grid, check, extents)
+    _checked_launch("pack_rows", (_source(scales), wide), scales, target, geometry, grid, check, extents)
     return target
 
 

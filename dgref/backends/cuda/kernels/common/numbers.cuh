@@ -3,6 +3,11 @@
 
 namespace numbers {
 
+template <typename A, typename B>
+constexpr bool is_same = false;
+template <typename A>
+constexpr bool is_same<A, A> = true;
+
 __device__ __forceinline__ float from_bits(unsigned bits) { return __uint_as_float(bits); }
 
 // NaN wins, as in NumPy's max.
@@ -23,6 +28,7 @@ __device__ __forceinline__ float reduce_larger(float x) {
 // values, and the largest magnitudes seen by column.
 struct Float32 {
     using Storage = float;
+    static constexpr int kCorrections = 2;  // of a quotient, until it is correctly rounded
     struct alignas(16) Raw {
         float word[8] = {};
     };
@@ -45,6 +51,7 @@ struct Float32 {
 // Magnitudes of bfloat16 compare as integers, two at a time; a NaN is above everything.
 struct Bfloat16 {
     using Storage = unsigned short;
+    static constexpr int kCorrections = 1;
     struct alignas(16) Raw {
         unsigned word[4] = {};
     };
@@ -76,6 +83,7 @@ struct Bfloat16 {
 
 // Payload formats: eight floats to codes, nearest even, saturating; NaN becomes 0x7f (E4M3, E5M2) or +6 (E2M1).
 struct E4m3 {
+    using Word = uint2;  // eight codes
     static constexpr int kBits = 8, kMaxExponent = 8;
     static __device__ __forceinline__ float max() { return 448.0f; }
     static __device__ __forceinline__ unsigned pair(float low, float high) {
@@ -93,6 +101,7 @@ struct E4m3 {
 };
 
 struct E5m2 {
+    using Word = uint2;
     static constexpr int kBits = 8, kMaxExponent = 15;
     static __device__ __forceinline__ float max() { return 57344.0f; }
     static __device__ __forceinline__ unsigned pair(float low, float high) {
@@ -111,6 +120,7 @@ struct E5m2 {
 // rounding to three bits can tell from the float. Then 2^6 * 2^e + e * 2^e is added to a magnitude of binade e (0 for all
 // below 2): one unit of the sum is half of 2^e, so the sum rounds to E2M1's grid, and its low bits are the code n + 2 e.
 struct E2m1 {
+    using Word = unsigned;
     static constexpr int kBits = 4, kMaxExponent = 2;
     static __device__ __forceinline__ float max() { return 6.0f; }
 
@@ -133,12 +143,16 @@ struct E2m1 {
     }
 
     static __device__ __forceinline__ unsigned encode(const float (&x)[8]) {
-        unsigned pair[4], sum[4];
+        unsigned pair[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            pair[i] = to_odd(x[2 * i], x[2 * i + 1]);
-            sum[i] = round_pair(pair[i]);
-        }
+        for (int i = 0; i < 4; ++i) pair[i] = to_odd(x[2 * i], x[2 * i + 1]);
+        return encode(pair);
+    }
+
+    static __device__ __forceinline__ unsigned encode(const unsigned (&pair)[4]) {
+        unsigned sum[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] = round_pair(pair[i]);
         const unsigned even_codes = gather(sum, 0x6420, 0x6420), odd_codes = gather(sum, 0x6420, 0x7531);
         const unsigned even_signs = gather(pair, 0x7531, 0x6420), odd_signs = gather(pair, 0x7531, 0x7531);
         return (even_codes & 0x07070707u) | (odd_codes & 0x07070707u) << 4 | (even_signs >> 4 & 0x08080808u) |

@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constan
         const int at_column = kFlat ? columns[0] + dealt * (kThreads * kEach) : pick(columns, dealt);
         Stored stored;
         factor[i] = factor_of<Format, Rule, Scale, Payload>(amax[i], p.floor, global, stored);
-        if (lane < kDealt && (kFlat || at_row < p.rows) && at_column < p.columns)
+        if (lane < kDealt && (kFlat ? at_column < p.columns : at_row < p.rows))
             static_cast<Stored*>(p.scales)[at_row * p.scale_row + at_column / kBlock * p.scale_column] = stored;
     }
 #pragma unroll
@@ -96,25 +96,22 @@ __global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constan
             f.reciprocal = __shfl_sync(~0u, f.reciprocal, source);
         }
         if (!inside[i]) continue;
-        float values[kRuns][8];
+        Codes<Format, kRuns> codes;
 #pragma unroll
-        for (int run = 0; run < kRuns; ++run) {
-            x[i][run].widen(values[run]);
-            Payload::apply(values[run], f);
-        }
-        store<Format, kVector>(values, p, rows[i], columns[i]);
+        for (int run = 0; run < kRuns; ++run) codes.run[run] = encoded<Format, Scale, Payload>(x[i][run], f);
+        store<Format, kVector>(codes, p, rows[i], columns[i]);
     }
 }
 
 // One scale a row. Its first kKept chunks a thread stay in registers; of a longer row the rest is read twice.
-template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, bool kVector>
-__global__ void __launch_bounds__(512) quantize_row(const __grid_constant__ Problem p) {
-    constexpr int kRowThreads = 512, kKept = 4, kStep = kRowThreads * 8;
-    __shared__ float partial[kRowThreads / 32];
+template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, int kRowThreads, bool kVector>
+__global__ void __launch_bounds__(kRowThreads) quantize_row(const __grid_constant__ Problem p) {
+    constexpr int kKept = 4, kStep = kRowThreads * 8, kWarps = kRowThreads / 32;
+    __shared__ float partial[kWarps];
     const int row = blockIdx.x, begin = threadIdx.x * 8;
     const float global = p.global ? *p.global : 1.0f;
     Chunk<Input> x[kKept];
-    float amax = 0.0f, values[1][8];
+    float amax = 0.0f;
 #pragma unroll
     for (int i = 0; i < kKept; ++i)
         if (begin + i * kStep < p.columns) x[i].template load<kVector>(p, row, begin + i * kStep);
@@ -128,23 +125,21 @@ __global__ void __launch_bounds__(512) quantize_row(const __grid_constant__ Prob
     amax = reduce_larger<32>(amax);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = amax;
     __syncthreads();
-    amax = reduce_larger<16>(partial[threadIdx.x % 16]);
+    amax = reduce_larger<kWarps>(partial[threadIdx.x % kWarps]);
     typename Scale::Stored stored;
     const Factor factor = factor_of<Format, Rule, Scale, Payload>(amax, p.floor, global, stored);
     if (threadIdx.x == 0) static_cast<typename Scale::Stored*>(p.scales)[row * p.scale_row] = stored;
 #pragma unroll
     for (int i = 0; i < kKept; ++i) {
         if (begin + i * kStep >= p.columns) break;
-        x[i].widen(values[0]);
-        Payload::apply(values[0], factor);
-        store<Format, kVector>(values, p, row, begin + i * kStep);
+        const Codes<Format, 1> codes = {{encoded<Format, Scale, Payload>(x[i], factor)}};
+        store<Format, kVector>(codes, p, row, begin + i * kStep);
     }
     for (int column = begin + kKept * kStep; column < p.columns; column += kStep) {
         Chunk<Input> more;
         more.template load<kVector>(p, row, column);
-        more.widen(values[0]);
-        Payload::apply(values[0], factor);
-        store<Format, kVector>(values, p, row, column);
+        const Codes<Format, 1> codes = {{encoded<Format, Scale, Payload>(more, factor)}};
+        store<Format, kVector>(codes, p, row, column);
     }
 }
 
@@ -197,14 +192,16 @@ __global__ void __launch_bounds__(kThreads) quantize_tiles(const __grid_constant
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
         if (row + 16 * i >= p.rows || column >= p.columns) continue;
-        float values[1][8];
-        x[i].widen(values[0]);
+        Codes<Format, 1> codes;
         if constexpr (kColumns == 1) {
+            float values[8];
+            x[i].widen(values);
 #pragma unroll
-            for (int j = 0; j < 8; ++j) values[0][j] = Payload::apply(values[0][j], factor[j]);
+            for (int j = 0; j < 8; ++j) values[j] = Payload::template apply<Input>(values[j], factor[j]);
+            codes.run[0] = Format::encode(values);
         } else {
-            Payload::apply(values[0], factor[0]);
+            codes.run[0] = encoded<Format, Scale, Payload>(x[i], factor[0]);
         }
-        store<Format, kVector>(values, p, row + 16 * i, column);
+        store<Format, kVector>(codes, p, row + 16 * i, column);
     }
 }

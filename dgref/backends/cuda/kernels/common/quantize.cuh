@@ -85,16 +85,21 @@ struct MultiplyReciprocal {
     static __device__ __forceinline__ Factor prepare(float scale, float, float) {
         return {scale, scale == 0.0f ? 0.0f : __frcp_rn(scale)};
     }
-    static __device__ __forceinline__ float apply(float x, Factor f) { return __fmul_rn(x, f.reciprocal); }
+    template <typename Input>
+    static __device__ __forceinline__ float apply(float x, Factor f) {
+        return __fmul_rn(x, f.reciprocal);
+    }
+    template <typename Input>
     static __device__ __forceinline__ void apply(float (&x)[8], Factor f) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) x[i] = apply(x[i], f);
+        for (int i = 0; i < 8; ++i) x[i] = apply<Input>(x[i], f);
     }
 };
 
 // x / d rounded to nearest even. With r = RN(1 / d), two corrections by the exact remainder give the correctly rounded
-// quotient (Markstein, IA-64 and Elementary Functions, theorem 8.4) while nothing over- or underflows on the way; where
-// it might, or a NaN or Inf is about, `reciprocal` is 0 and the division is a plain one. It is -1 for a scale of zero.
+// quotient (Markstein, IA-64 and Elementary Functions, theorem 8.4) while nothing over- or underflows on the way; for a
+// bfloat16 x one is enough (tests/backends/cuda/test_quantizers.py tries them all). Where it might, or a NaN or Inf is
+// about, `reciprocal` is 0 and the division is a plain one. It is -1 for a scale of zero.
 struct Divide {
     static __device__ __forceinline__ Factor prepare(float scale, float, float amax) { return by(scale, scale, amax); }
     static __device__ __forceinline__ Factor by(float divisor, float scale, float amax) {
@@ -102,23 +107,28 @@ struct Divide {
         const bool ordinary = divisor > 0x1p-60f && divisor < 0x1p60f && __fmul_rn(amax, reciprocal) < 0x1p60f;
         return {divisor, scale == 0.0f ? -1.0f : ordinary ? reciprocal : 0.0f};
     }
+    template <typename Input>
     static __device__ __forceinline__ float corrected(float x, Factor f) {
-        const float first = __fmul_rn(x, f.reciprocal);
-        const float second = __fmaf_rn(__fmaf_rn(-first, f.divisor, x), f.reciprocal, first);
-        return __fmaf_rn(__fmaf_rn(-second, f.divisor, x), f.reciprocal, second);
+        float quotient = __fmul_rn(x, f.reciprocal);
+#pragma unroll
+        for (int i = 0; i < Input::kCorrections; ++i)
+            quotient = __fmaf_rn(__fmaf_rn(-quotient, f.divisor, x), f.reciprocal, quotient);
+        return quotient;
     }
+    template <typename Input>
     static __device__ __forceinline__ float apply(float x, Factor f) {
-        if (f.reciprocal > 0.0f) return corrected(x, f);
+        if (f.reciprocal > 0.0f) return corrected<Input>(x, f);
         return f.reciprocal < 0.0f ? copysignf(0.0f, x) : __fdiv_rn(x, f.divisor);
     }
+    template <typename Input>
     static __device__ __forceinline__ void apply(float (&x)[8], Factor f) {
         if (f.reciprocal > 0.0f) {
 #pragma unroll
-            for (int i = 0; i < 8; ++i) x[i] = corrected(x[i], f);
+            for (int i = 0; i < 8; ++i) x[i] = corrected<Input>(x[i], f);
         } else {
 #pragma unroll 1
             for (int i = 0; i < 8; ++i) {
-                x[0] = apply(x[0], f);  // rotated, so that the array stays in registers
+                x[0] = apply<Input>(x[0], f);  // rotated, so that the array stays in registers
                 const float done = x[0];
 #pragma unroll
                 for (int j = 0; j < 7; ++j) x[j] = x[j + 1];
@@ -173,22 +183,40 @@ struct Chunk {
     }
 };
 
-// One run of eight elements, or two of them in one store.
-template <typename Format, bool kVector, int kRuns>
-__device__ __forceinline__ void store(const float (&x)[kRuns][8], const Problem& p, int row, int column) {
-    constexpr int kPerByte = 8 / Format::kBits, kBytes = 8 * kRuns / kPerByte;
-    struct alignas(kBytes) {
-        decltype(Format::encode(x[0])) run[kRuns];
-    } codes;
+// The codes of one run of eight elements, or of two that share a store.
+template <typename Format, int kRuns>
+struct alignas(Format::kBits * kRuns) Codes {
+    typename Format::Word run[kRuns];
+};
+
+// A run divided and encoded. E2M1 of bfloat16 under a power of two stays in bfloat16: the product is exact (or so small
+// that it rounds to zero either way), and nothing has to be widened or rounded to odd.
+template <typename Format, typename Scale, typename Payload, typename Input>
+__device__ __forceinline__ typename Format::Word encoded(const Chunk<Input>& x, Factor f) {
+    if constexpr (is_same<Format, E2m1> && is_same<Scale, E8m0Scale> && is_same<Input, Bfloat16>) {
+        const unsigned bits = __float_as_uint(f.reciprocal), factors = __byte_perm(bits, bits, 0x3232);
+        unsigned pair[4];
 #pragma unroll
-    for (int i = 0; i < kRuns; ++i) codes.run[i] = Format::encode(x[i]);
+        for (int i = 0; i < 4; ++i) asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(pair[i]) : "r"(x.raw.word[i]), "r"(factors));
+        return Format::encode(pair);
+    } else {
+        float values[8];
+        x.widen(values);
+        Payload::template apply<Input>(values, f);
+        return Format::encode(values);
+    }
+}
+
+template <typename Format, bool kVector, int kRuns>
+__device__ __forceinline__ void store(const Codes<Format, kRuns>& codes, const Problem& p, int row, int column) {
+    constexpr int kPerByte = 8 / Format::kBits;
     unsigned char* target = static_cast<unsigned char*>(p.codes) + row * p.code_stride + column / kPerByte;
     if constexpr (kVector) {
-        *reinterpret_cast<decltype(codes)*>(target) = codes;
+        *reinterpret_cast<Codes<Format, kRuns>*>(target) = codes;
     } else {
         const unsigned char* bytes = reinterpret_cast<const unsigned char*>(&codes);
 #pragma unroll
-        for (int i = 0; i < kBytes; ++i)
+        for (int i = 0; i < sizeof(codes); ++i)
             if (column + i * kPerByte < p.columns) target[i] = bytes[i];
     }
 }

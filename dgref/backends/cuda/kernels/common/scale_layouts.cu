@@ -231,31 +231,42 @@ __global__ void __launch_bounds__(layouts::kThreads) unswizzle_128x4(const __gri
 }
 
 // packed_ue8m0_k_grouped: the grid is [scales along K, MN]; four rows of a group make one row of words, and every group
-// starts a new one. A thread has one column and walks down a range of word rows.
-template <typename Source>
+// starts a new one. A thread has kWide columns and walks down a range of word rows.
+template <typename Source, int kWide>
 __global__ void __launch_bounds__(layouts::kThreads) pack_rows(const __grid_constant__ layouts::Problem p) {
     using namespace layouts;
     using Element = typename Source::Element;
-    const int column = ::min(static_cast<int>(blockIdx.x * kThreads + threadIdx.x), p.columns - 1);
+    struct alignas(sizeof(Element) * kWide) Read {
+        Element element[kWide];
+    };
+    struct alignas(4 * kWide) Written {
+        unsigned word[kWide];
+    };
+    const int column = ::min(static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * kWide, p.columns - kWide);
     const int per_block = (p.total_words + gridDim.y - 1) / gridDim.y, first = blockIdx.y * per_block;
     const int end = ::min(first + per_block, p.total_words);
     bool offends = false;
     for (int start = first; start < end;) {
         const Group group(p, start);
         const int stop = ::min(end, group.word + (group.extent + 3) / 4);
-#pragma unroll 4
         for (int out = start; out < stop; ++out) {
-            const int inside = (out - group.word) * 4;
+            const int inside = (out - group.word) * 4, rows = group.extent - inside;
             const Element* source = static_cast<const Element*>(p.source) + (size_t)(group.row + inside) * p.columns + column;
-            unsigned bits[4], result = 0;
+            Read row[4];
+            Written result = {};
 #pragma unroll
-            for (int i = 0; i < 4; ++i) bits[i] = inside + i < group.extent ? source[(size_t)i * p.columns] : 0u;
+            for (int i = 0; i < 4; ++i)  // past the group's end its last row again: all loads at once
+                row[i] = *reinterpret_cast<const Read*>(source + (size_t)::min(i, rows - 1) * p.columns);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                offends |= inside + i < group.extent && Source::offends(bits[i]);
-                result |= Source::code(bits[i]) << 8 * i;
+#pragma unroll
+                for (int j = 0; j < kWide; ++j) {
+                    if (i >= rows) continue;
+                    offends |= Source::offends(row[i].element[j]);
+                    result.word[j] |= Source::code(row[i].element[j]) << 8 * i;
+                }
             }
-            static_cast<unsigned*>(p.target)[(size_t)out * p.columns + column] = result;
+            *reinterpret_cast<Written*>(static_cast<unsigned*>(p.target) + (size_t)out * p.columns + column) = result;
         }
         start = stop;
     }
