@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from dgref.backends.base import BufferKernel, Inputs, Kernel
 from dgref.backends.cuda.backend import CaseKernel
 from dgref.backends.cuda.placement import native, on_device, payload, vector_scale
-from dgref.backends.cuda.sm90 import gemm
+from dgref.backends.cuda.sm90 import gemm, grouped
 from dgref.backends.cuda.sm90.configuration import Shape, configuration
 from dgref.backends.cuda.sm90.launch import device_multiprocessors
-from dgref.formats import RECIPES
+from dgref.formats import RECIPES, ScaledTensor, as_native
 from dgref.ops import OPS
 from dgref.reference.arithmetic import Arithmetic, sm90_bf16, sm90_fp8
 from dgref.suite import Case
@@ -87,4 +90,82 @@ def _gemm_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     return BufferKernel(lambda: gemm.fp8_gemm(left, scales[0], right, scales[1], d, start, **options), {"d": d})
 
 
-CASES = {"gemm": CaseKernel(_gemm_refuses, _gemm_arithmetic, _gemm_prepare)}
+# -- grouped ----------------------------------------------------------------------------------------------------------
+
+
+def _grouped_refuses(case: Case) -> str | None:
+    reason = _gemm_refuses(case)
+    if reason is None and _operands(case).scaling == "VECTOR":
+        return "grouped kernels of sm90 read 128x128 scales of b"
+    return reason
+
+
+def _unsplit(case: Case, batch_invariant: bool) -> Arithmetic:
+    return (sm90_fp8 if _operands(case).element == "E4M3" else sm90_bf16)()
+
+
+def _scales(a: ScaledTensor, b: ScaledTensor) -> tuple[Any, Any]:
+    return (None, None) if a.scale is None else (vector_scale(a.scale), on_device(b.scale))
+
+
+def _contiguous_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
+    a, b = inputs["a"], inputs["b"]
+    left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
+    d, layout, scales = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["grouped_layout"]), _scales(a, b)
+    problem = OPS[case.op].problem(case)
+    options = {
+        "prefix_sum": problem["psum"],
+        "alignment": problem["alignment"],
+        "zero_padding": problem["zero_padding"],
+    }
+    return BufferKernel(lambda: grouped.gemm_grouped_contiguous(left, right, d, layout, *scales, **options), {"d": d})
+
+
+def _masked_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
+    a, b = inputs["a"], inputs["b"]
+    left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
+    d, counts, scales = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["masked_m"]), _scales(a, b)
+    likely = max(1, int(inputs["masked_m"].mean())) if len(inputs["masked_m"]) else 1
+    return BufferKernel(lambda: grouped.gemm_grouped_masked(left, right, d, counts, likely, *scales), {"d": d})
+
+
+def _k_refuses(case: Case) -> str | None:
+    operands = _operands(case)
+    if isinstance(operands, str):
+        return operands
+    if operands.scaling == "BLOCK":
+        return "groups of K are scaled per 1x128 on both sides"
+    if operands.element == "E4M3" and case.params.get("psum"):
+        return "FP8 groups of K come with their lengths, each a matrix of its own"
+    return None if case.out == "float32" else f"groups of K are added up in float32, not {case.out}"
+
+
+def _k_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
+    problem = OPS[case.op].problem(case)
+    layout, d = inputs["grouped_layout"], on_device(OPS[case.op].allocate(case)["d"])
+    start = on_device(native(inputs["c"])).to(d.dtype) if "c" in inputs else None
+    options: dict[str, Any] = {"prefix_sum": problem["psum"], "alignment": problem["alignment"]}
+    if inputs["a"].scale is None:
+        operands = [payload(inputs[name], "mn").t() for name in "ab"]
+        scales: list[Any] = []
+    else:
+        options |= {"sizes": [int(size) for size in layout]}
+        operands = [_flat(inputs[name], layout) for name in "ab"]
+        scales = [vector_scale(inputs[name].scale).t() for name in "ab"]
+    ends = on_device(layout)
+    return BufferKernel(lambda: grouped.gemm_grouped_k(*operands, d, ends, start, *scales, **options), {"d": d})
+
+
+def _flat(tensor: ScaledTensor, sizes: Any) -> Any:
+    """Return the K of each group as a K-major matrix of its own, one behind the other."""
+    edges = np.cumsum([0, *sizes])
+    parts = [tensor.data[:, low:high].ravel() for low, high in pairwise(edges)]
+    return on_device(as_native(np.concatenate(parts), tensor.format))
+
+
+CASES = {
+    "gemm": CaseKernel(_gemm_refuses, _gemm_arithmetic, _gemm_prepare),
+    "gemm_grouped_contiguous": CaseKernel(_grouped_refuses, _unsplit, _contiguous_prepare),
+    "gemm_grouped_masked": CaseKernel(_grouped_refuses, _unsplit, _masked_prepare),
+    "gemm_grouped_k": CaseKernel(_k_refuses, _unsplit, _k_prepare),
+}
