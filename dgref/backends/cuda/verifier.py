@@ -30,7 +30,6 @@ _MODELS = {
     "sm100.tcgen05.float16": "verifier::Integer<verifier::Float16, 25, 16>",
     "sm100.tcgen05.tfloat32": "verifier::Integer<verifier::Tfloat32, 25, 8>",
 }
-_ELEMENT_BYTES = {"float8_e4m3fn": 1, "float8_e5m2": 1, "bfloat16": 2, "float16": 2, "tfloat32": 4}
 _OUTPUTS = {"float32": "float", "bfloat16": "unsigned short"}
 _PROBLEM = struct.Struct("=6Q3q4q5i4xQif")  # the fields of verifier::Problem, in order
 
@@ -46,10 +45,13 @@ def unsupported(arithmetic: str | Arithmetic, k: int) -> str | None:
         "reduction": (row.reduction, ("ascending",)),
         "c": (row.c, ("after",)),
         "partial": (row.partial, ("float32",)),
+        "output_rounding": (row.output_rounding, ("nearest_even",)),
+        "round_a": (row.round_a, (None, row.tensor_core.format)),
+        "round_b": (row.round_b, (None, row.tensor_core.format)),
     }
     for name, (value, known) in fields.items():
         if value not in known:
-            return f"{name} {value!r}: the verifier knows {' and '.join(known)}"
+            return f"{name} {value!r}: the verifier knows {' and '.join(map(str, known))}"
     if row.lanes is not None:
         return "sums shared by the lanes of a warp: the verifier has a tensor core's alone"
     positions = [row.interval, *(stop for _, stop in row.ranges(k)[:-1])]
@@ -71,15 +73,17 @@ def verify_gemm(
     """Return a[m, k] @ b[n, k].T as `arithmetic` adds it up, `out` being float32 or bfloat16.
 
     Scales are FP32 grids [ceil(m / r), chains], r being 1 or another power of two; C is FP32 [m, n], added last.
-    FP8 comes as torch's float8 dtypes, TF32 as float32 (its low 13 bits are dropped).
+    FP8 comes as torch's float8 dtypes. TF32 comes as float32, whose low 13 bits are dropped (or rounded, where the
+    arithmetic says so), or as bfloat16.
     """
     row = resolve(arithmetic)
-    _check_operands(a, b, c, row, out)
-    reason = unsupported(row, a.shape[1])
+    reason = unsupported(row, a.shape[-1])
     if reason:
         raise UnsupportedError(expected("verifier", f"arithmetic {row.name}", reason))
+    _check_operands(a, b, c, row, out)
     with on_device(a):
-        return _launch(_loadable(a), _loadable(b), row, scale_a, scale_b, c, alpha, out)
+        a, b = _loadable(_rounded(a, row.round_a, row)), _loadable(_rounded(b, row.round_b, row))
+        return _launch(a, b, row, scale_a, scale_b, c, alpha, out)
 
 
 def model_constants(arithmetic: Arithmetic, splits: int, out: str) -> dict[str, Any]:
@@ -138,6 +142,20 @@ def _scale(scale, rows: int, name: str, row: Arithmetic, k: int, like) -> tuple[
     return scale, (scale.stride(0), scale.stride(1)), shift
 
 
+def _rounded(operand: torch.Tensor, format: str | None, row: Arithmetic) -> torch.Tensor:
+    """Return a TF32 operand as float32, rounded to nearest even where the arithmetic rounds it beforehand."""
+    import torch
+
+    if row.tensor_core.format != "tfloat32":
+        return operand
+    wide = operand.float()
+    if format is None:
+        return wide
+    bits = wide.view(torch.int32)
+    rounded = (bits + 0xFFF + (bits >> 13 & 1) & ~0x1FFF).view(torch.float32)
+    return torch.where(wide.isfinite(), rounded, wide)
+
+
 def _loadable(operand: torch.Tensor) -> torch.Tensor:
     """Return the operand so that eight elements load at once: K contiguous and padded with zeros to a multiple of 8."""
     import torch
@@ -160,7 +178,7 @@ def _check_operands(a, b, c, row: Arithmetic, out: str) -> None:
     need = row.tensor_core.format
     for name, operand in (("a", a), ("b", b)):
         dtype = str(operand.dtype).removeprefix("torch.")
-        if dtype != ("float32" if need == "tfloat32" else need):
+        if dtype not in (("float32", "bfloat16") if need == "tfloat32" else (need,)):
             raise FormatError(expected(name, dtype, need, row.name))
         if operand.ndim != 2 or not operand.is_cuda:
             raise ShapeError(expected(name, f"shape {tuple(operand.shape)} on {operand.device}", "[rows, K] on a GPU"))

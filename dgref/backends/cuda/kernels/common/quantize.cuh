@@ -17,6 +17,8 @@ struct Problem {
     float floor;          // an amax below this is raised to it
 };
 
+static_assert(sizeof(Problem) == 80, "the host packs these fields");
+
 // A scale as stored, and what an element is multiplied with or divided by.
 struct Float32Scale {
     using Stored = float;

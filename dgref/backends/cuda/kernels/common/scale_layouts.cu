@@ -19,6 +19,8 @@ struct Problem {
     int groups, row_alignment, total_words;
 };
 
+static_assert(sizeof(Problem) == 64, "the host packs these fields");
+
 // Reading a word: four UE8M0 codes of one row, zeros past its end.
 struct Exponents {
     using Element = unsigned;  // the bits of a float

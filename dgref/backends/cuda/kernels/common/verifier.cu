@@ -29,6 +29,8 @@ struct Problem {
     float alpha;                       // multiplies the result in FP32 where it is not 1
 };
 
+static_assert(sizeof(Problem) == 144, "the host packs these fields");
+
 constexpr int kTile = 64, kThreads = 256, kSide = 4, kLanes = 16;
 
 __device__ __forceinline__ unsigned short bfloat16_bits(float value) {
