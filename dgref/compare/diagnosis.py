@@ -35,14 +35,17 @@ class Ranked:
     """One variant and how well it explains what was observed."""
 
     misreading: Misreading
-    likelihood: float
     found: Agreement
     whole: bool = False  # measured on every output, not on a sample
 
     @property
     def order(self) -> tuple[bool, float, float]:
         """The key that puts the best answer first."""
-        return not self.found.all, -self.likelihood if self.found.all else self.found.error, -self.found.equal
+        return (
+            not self.found.all,
+            -(self.misreading.likelihood or 0.0) if self.found.all else self.found.error,
+            -self.found.equal,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -228,18 +231,18 @@ class Search:
         for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
             try:
                 for misreading in row.misreadings(scene):
-                    yield from self._one(misreading, row.likelihood)
+                    yield from self._one(misreading)
             except _REFUSED:
                 continue
 
-    def _one(self, misreading: Misreading, likelihood: float) -> Iterator[Ranked]:
+    def _one(self, misreading: Misreading) -> Iterator[Ranked]:
         """Yield the measured variant, or nothing where it does not fit or time has run out."""
         whole = misreading.after is not None and not misreading.elementwise
         if time.perf_counter() > self.deadline or (whole and self.correct is None):
             return
         try:
             with np.errstate(all="ignore"):
-                yield Ranked(misreading, likelihood, self.measure(misreading, None if whole else self.part), whole)
+                yield Ranked(misreading, self.measure(misreading, None if whole else self.part), whole)
         except _REFUSED:
             return
 
@@ -250,7 +253,7 @@ class Search:
             for second in best[i + 1 :]:
                 one, two = first.misreading, second.misreading
                 if (one.hypothesis, one.site) != (two.hypothesis, two.site):
-                    yield from self._one(one.then(two), first.likelihood * second.likelihood)
+                    yield from self._one(one.then(two))
 
     def _confirmed(self, tried: list[Ranked]) -> list[Ranked]:
         """Measure what agrees on the sample on everything, best first; what then fails falls back."""

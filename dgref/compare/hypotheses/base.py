@@ -90,6 +90,7 @@ class Misreading:
     remedy: str = "computing with that"
     after: After | None = None
     elementwise: bool = False
+    likelihood: float | None = None  # where this variant's differs from its hypothesis'
     hypothesis: str = ""
 
     def then(self, other: Misreading) -> Misreading:
@@ -102,6 +103,7 @@ class Misreading:
             remedy="computing with both",
             after=self.after or other.after,
             elementwise=self.elementwise and other.elementwise,
+            likelihood=(self.likelihood or 0.5) * (other.likelihood or 0.5),
             hypothesis=f"{self.hypothesis}+{other.hypothesis}",
         )
 
@@ -120,7 +122,9 @@ class Hypothesis:
 
     def misreadings(self, scene: Scene) -> Iterator[Misreading]:
         """Yield every variant that fits the scene."""
-        return (replace(variant, hypothesis=self.name) for variant in self.variants(scene))
+        for variant in self.variants(scene):
+            likelihood = self.likelihood if variant.likelihood is None else variant.likelihood
+            yield replace(variant, hypothesis=self.name, likelihood=likelihood)
 
 
 HYPOTHESES: Registry[Hypothesis] = Registry("hypothesis")

@@ -74,7 +74,7 @@ def group_index_wrong(scene: Scene) -> Iterator[Misreading]:
             yield _indexed(scene.state, "grouped_layout", cause, how, fix)
 
 
-@hypothesis(31, likelihood=0.7)
+@hypothesis(31, likelihood=0.96)
 def masked_m_wrong(scene: Scene) -> Iterator[Misreading]:
     """The number of rows of each group taken from another group."""
     if "masked_m" not in scene.state.inputs:

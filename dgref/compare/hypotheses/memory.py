@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dgref.compare.hypotheses.base import Misreading, Outputs, Scene, State, hypothesis, poisoned
+from dgref.compare.hypotheses.base import POISON, Misreading, Outputs, Scene, State, hypothesis, poisoned
 from dgref.formats import FORMATS, ScaledTensor
 
 
@@ -18,7 +18,8 @@ def _unsigned(array: np.ndarray) -> np.ndarray:
 def blank(array: np.ndarray) -> np.ndarray:
     """Return where an output holds what was there before any launch: zero, or the poison."""
     bits = _unsigned(array)
-    return (bits == 0) | (bits == _unsigned(poisoned(array[..., :1].reshape(-1)[:1]))[0] if bits.size else bits == 0)
+    untouched = _unsigned(poisoned(np.empty(1, array.dtype)))[0]
+    return (bits == 0) | (bits == untouched)
 
 
 @hypothesis(26, likelihood=0.95)
@@ -31,15 +32,31 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
             yield Misreading(
                 "part of the output was never written",
                 after=lambda correct, observed: {n: _kept(observed[n], correct[n]) for n in correct},
+                site="d",
                 fix=fix,
                 remedy="leaving that part out",
                 elementwise=True,
+                likelihood=0.95 if _is_a_tile(scene) else 0.3,
             )
         return
     for word, place in (("tile", np.s_[..., 64:128, 64:128]), ("last rows", np.s_[..., -8:, :])):
-        for byte in (0, 0xFF):
+        for byte in (0, POISON):
             after = _erasing(place, byte)
-            yield Misreading(f"the {word} of the output never written", after=after, site=word, fix=fix)
+            yield Misreading(f"the {word} of the output never written", after=after, site="d", fix=fix)
+
+
+def _is_a_tile(scene: Scene) -> bool:
+    """Say whether what is blank and should not be is poison, or every crossing of some rows with some columns."""
+    name = next(iter(scene.observed))
+    observed, correct = scene.observed[name], (scene.correct or {}).get(name)
+    if correct is None:
+        return True
+    missing = blank(observed) & (_unsigned(observed) != _unsigned(correct))
+    if (_unsigned(observed)[missing] != 0).all():
+        return True
+    matrix = missing.reshape(-1, missing.shape[-1])
+    crossing = blank(observed).reshape(matrix.shape)[matrix.any(axis=1)][:, matrix.any(axis=0)]
+    return bool(crossing.all())
 
 
 @hypothesis(35, likelihood=0.9)

@@ -10,6 +10,7 @@ import numpy as np
 from dgref.compare.hypotheses.base import (
     Misreading,
     Scene,
+    State,
     hypothesis,
     is_float_format,
     is_power_format,
@@ -51,27 +52,32 @@ def _bytes_as_exponents(tensor: ScaledTensor, layout: str) -> ScaledTensor:
 @hypothesis(12, likelihood=0.75)
 def e4m3_read_as_e8m0(scene: Scene) -> Iterator[Misreading]:
     """E4M3 scales read as UE8M0 or the other way round, as when NVFP4 is taken for MXFP4."""
-    for name, tensor in scene.state.scaled():
-        if tensor.scaling.scale_format == "float8_e4m3fn":
-            yield Misreading(
-                f"the E4M3 scales of {name} were read as UE8M0: NVFP4 taken for MXFP4",
-                on(name, lambda t: _reread(t, "float8_e8m0fnu")),
-                name,
-                f"tell the kernel that {name} is NVFP4: E4M3 scales per 16, not UE8M0 per 32",
-                "reading them so",
-            )
-        if is_power_format(tensor) and (np.asarray(tensor.scale) < 0x7F).all():
-            yield Misreading(
-                f"the UE8M0 scales of {name} were read as E4M3: MX taken for NVFP4",
-                on(name, lambda t: _reread(t, "float8_e4m3fn")),
-                name,
-                f"tell the kernel that {name} is MX: UE8M0 scales",
-                "reading them so",
-            )
+    tensors = dict(scene.state.scaled())
+    names = " and ".join(tensors)
+    formats = {tensor.scaling.scale_format for tensor in tensors.values()}
+    if formats == {"float8_e4m3fn"}:
+        yield Misreading(
+            f"the E4M3 scales of {names} were read as UE8M0: NVFP4 taken for MXFP4",
+            lambda state: _reread(state, "float8_e8m0fnu"),
+            names,
+            f"tell the kernel that {names} have E4M3 scales per 16 (NVFP4), not UE8M0 per 32",
+            "reading them so",
+        )
+    if formats == {"float8_e8m0fnu"} and all((np.asarray(t.scale) < 0x7F).all() for t in tensors.values()):
+        yield Misreading(
+            f"the UE8M0 scales of {names} were read as E4M3: MX taken for NVFP4",
+            lambda state: _reread(state, "float8_e4m3fn"),
+            names,
+            f"tell the kernel that {names} have UE8M0 scales (MX)",
+            "reading them so",
+        )
 
 
-def _reread(tensor: ScaledTensor, format: str) -> ScaledTensor:
-    return replace(tensor, scaling=replace(tensor.scaling, scale_format=format))
+def _reread(state: State, format: str) -> State:
+    """Read the scales of every operand as another format: an instruction takes one format for both."""
+    for name, tensor in list(state.scaled()):
+        state = state.put(name, replace(tensor, scaling=replace(tensor.scaling, scale_format=format)))
+    return state
 
 
 @hypothesis(13, likelihood=0.6)

@@ -103,6 +103,7 @@ def scale_exponent_offset(scene: Scene) -> Iterator[Misreading]:
                 name,
                 f"look for an exponent bias, or a constant factor of 2^{n}, in how {name}'s scales are stored",
                 "taking it so",
+                likelihood=None if abs(n) <= max(_OFFSETS) else 0.4,
             )
 
 
@@ -114,12 +115,12 @@ def _shifted(tensor: ScaledTensor, n: int) -> ScaledTensor:
 
 
 def _measured_offsets(scene: Scene) -> tuple[int, ...]:
-    """Return the power of two between observed and correct outputs, if there is one; all where neither is known."""
-    if scene.correct is None:
+    """Return the power of two between observed and correct outputs; all where outputs do not show it."""
+    if scene.correct is None or scene.state.case.op == "mega_moe":  # which is not linear in its scales
         return _OFFSETS
     name = next(iter(scene.correct))
     observed, correct = (np.asarray(side[name], np.float64).ravel() for side in (scene.observed, scene.correct))
-    usable = np.isfinite(observed) & np.isfinite(correct) & (observed * correct > 0)
+    usable = np.isfinite(observed) & np.isfinite(correct) & (np.sign(observed) * np.sign(correct) > 0)
     if not usable.any():
         return ()
     n = round(float(np.median(np.log2(observed[usable] / correct[usable]))))
