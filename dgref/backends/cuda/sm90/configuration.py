@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 
@@ -226,46 +226,63 @@ def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
     return min(range(1, min(rows, 32) + 1), key=lambda band: band * height + ceil_div(units, band) * width)
 
 
-# Per clock of one multiprocessor, from measurements on an H200 (docs/kernels-sm90.md).
-L2_BYTES = 46
-DEVICE_BYTES = 2400  # the whole card
-LAUNCH_CYCLES = 3000
-REDUCTION_CYCLES = 2500
+@dataclass(frozen=True)
+class Costs:
+    """Clocks at 1755 MHz, fitted to some 1500 timed launches of FP8 on an H200 (docs/kernels-sm90.md)."""
+
+    launch: float = 13_100  # an empty launch with cold caches
+    block: float = 128  # of a block of K, whatever its size
+    column: float = 1.59  # of a slab, for each column: the wgmma of one warpgroup
+    promotion: float = 1.73  # of one promoted element of a thread
+    tensor: float = 1.38  # times the tensor cores' own rate, with several warpgroups at work
+    shared: float = 1.24  # times 128 bytes per clock of shared memory
+    l2: float = 58  # bytes per clock and multiprocessor
+    power: float = 0.15  # of the time of a copy through L2: what it takes from the tensor cores' clock
+    stream: float = 29  # bytes of B per clock and multiprocessor
+    device: float = 1556  # bytes per clock of the whole card
+    overlap: float = 0.1  # of the shorter of computing and streaming that is not hidden
+    store: float = 1712  # of a tile, whatever its size
+    stored: float = 99  # bytes per clock
+    reduction: float = 2517
+    arrival: float = 500  # of each split
+    reduced: float = 26  # bytes per clock
 
 
-def estimate(candidate: Configuration, multiprocessors: int) -> float:
+H200 = Costs()
+
+
+def estimate(candidate: Configuration, multiprocessors: int, costs: Costs = H200) -> float:
     """Return a launch's estimated clocks."""
     shape, tile = candidate.shape, candidate.tile
     units = shape.groups * units_of(shape, tile) * candidate.splits
-    turns = ceil_div(units, max(1, candidate.blocks // tile.cluster))
-    blocks_of_k = ceil_div(shape.blocks_of_k, candidate.splits)
-    turn = blocks_of_k * block_cycles(shape, tile) + store_cycles(shape, tile)
-    if candidate.splits > 1:
-        turn += REDUCTION_CYCLES + candidate.splits * store_cycles(replace(shape, output="F32"), tile) / 2
-    return LAUNCH_CYCLES + max(turns * turn, device_bytes(shape) / DEVICE_BYTES)
+    turns = ceil_div(units, max(1, min(units, multiprocessors // tile.cluster)))
+    turn = ceil_div(shape.blocks_of_k, candidate.splits) * block_clocks(shape, tile, costs)
+    turn += store_clocks(shape, tile, candidate.splits, costs)
+    streaming = device_bytes(shape) / costs.device
+    return costs.launch + max(turns * turn, streaming) + costs.overlap * min(turns * turn, streaming)
 
 
-def block_cycles(shape: Shape, tile: Tile) -> float:
-    """Return the clocks of one block of K: the slowest of tensor cores, shared memory and L2."""
-    tensor = tile.block_m * tile.block_n / 32
-    promotion = tile.block_n / 2 * (2 if shape.scaling == "VECTOR" else 1) if shape.scaling != "NONE" else 0
-    if tile.math_groups == 1:
-        tensor += promotion + 100
-    shared = tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64
-    copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128
-    return max(tensor, shared, copied / L2_BYTES)
+def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
+    """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device."""
+    copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
+    promoted = {"NONE": 0, "BLOCK": 1, "VECTOR": 2}[shape.scaling] * tile.block_n / 2
+    return max(
+        tile.slabs * (costs.block + costs.column * tile.block_n + costs.promotion * promoted),
+        costs.tensor * tile.block_m * tile.block_n / 32 + costs.power * copied,
+        costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
+        copied,
+        tile.block_n * 128 / costs.stream,
+    )
 
 
-def store_cycles(shape: Shape, tile: Tile) -> float:
+def store_clocks(shape: Shape, tile: Tile, splits: int = 1, costs: Costs = H200) -> float:
     """Return the clocks between a tile's last wgmma and its last store."""
-    rows = min(tile.rows_copied, shape.m)
-    width = 4 if shape.output == "F32" else 2
-    return 600 + rows * tile.block_n * width * (2 if shape.accumulate else 1) / 24
+    elements = min(tile.block_m, shape.m) * tile.block_n
+    width = (4 if shape.output == "F32" else 2) * (3 if shape.accumulate else 1)
+    reduction = costs.reduction + costs.arrival * splits + elements * 4 * (1 + splits) / costs.reduced
+    return costs.store + elements * width / costs.stored + (reduction if splits > 1 else 0)
 
 
 def device_bytes(shape: Shape) -> float:
-    """Return the bytes that must cross the memory bus."""
-    width = 1 if shape.element == "E4M3" else 2
-    both = 2 if shape.accumulate else 1
-    output = shape.m * shape.n * (4 if shape.output == "F32" else 2) * both
-    return shape.groups * ((shape.m + shape.n) * shape.k * width + output)
+    """Return the bytes of operands that must cross the memory bus."""
+    return shape.groups * (shape.m + shape.n) * shape.k * (1 if shape.element == "E4M3" else 2)

@@ -6,7 +6,8 @@ from typing import Any
 
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configuration
-from dgref.backends.cuda.sm90.launch import Operands, device_multiprocessors, prepare, repeatable
+from dgref.backends.cuda.sm90.launch import Operands, Steps, device_multiprocessors, prepare, repeatable
+from dgref.backends.cuda.sm90.transpose import k_major
 from dgref.errors import FormatError, LayoutError, ShapeError, expected
 
 SCALINGS = {(128, 128): "BLOCK", (1, 128): "VECTOR"}
@@ -28,7 +29,9 @@ def fp8_gemm(
     """Write a[m, k] * b[n, k]^T, scaled, into d (plus c where given), for E4M3 payloads and FP32 scales.
 
     `a_scale` is [m, k/128], MN-major and TMA-aligned; `b_scale` is [n/128, k/128], or [n, k/128] laid out like
-    `a_scale` where `b_block` is (1, 128). Leading group dimensions make it a batch.
+    `a_scale` where `b_block` is (1, 128). Leading group dimensions make it a batch. An operand that is MN-major (a
+    transposed view) is rewritten K-major first, which costs one pass over it. `head_splits` (left, middle, right)
+    leaves `middle` columns of d untouched between each `left` and `right` columns of the product.
     """
     if b_block not in SCALINGS:
         raise FormatError(expected("b_block", b_block, " or ".join(map(str, SCALINGS))))
@@ -52,7 +55,8 @@ def identity(tensor: Any) -> tuple | None:
 
 
 def _fp8_plan(a, a_scale, b, b_scale, d, c, scaling, batch_invariant, head_splits, forced):
-    left, right = read.matrix("a", a, "E4M3"), read.matrix("b", b, "E4M3")
+    left, before_a = k_major("a", read.matrix("a", a, "E4M3"))
+    right, before_b = k_major("b", read.matrix("b", b, "E4M3"))
     shape = _shape(left, right, d, c, scaling, batch_invariant, head_splits)
     lines = -(-left.k // 128) * left.groups
     block = read.block_scale("b_scale", b_scale, right) if scaling == "BLOCK" else read.NO_BLOCK_SCALE
@@ -68,7 +72,7 @@ def _fp8_plan(a, a_scale, b, b_scale, d, c, scaling, batch_invariant, head_split
         block_scale=block,
         head=head_splits or (0, 0, 0),
     )
-    return prepare(forced or configuration(shape, device_multiprocessors()), operands)
+    return Steps(*before_a, *before_b, prepare(forced or configuration(shape, device_multiprocessors()), operands))
 
 
 def _bf16_plan(a, b, d, c, batch_invariant, forced):

@@ -101,7 +101,19 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
     ]
 
 
-def repeatable(key: tuple, build: Callable[[], Plan]) -> None:
+class Steps:
+    """Launches that follow each other."""
+
+    def __init__(self, *plans: Any):
+        self._plans = plans
+
+    def again(self) -> None:
+        """Launch all of them."""
+        for plan in self._plans:
+            plan.again()
+
+
+def repeatable(key: tuple, build: Callable[[], Plan | Steps]) -> None:
     """Launch what `build` prepares; the same key on the same stream launches it again without building."""
     device = current_device()
     full_key = (device, current_stream(device), key)
