@@ -42,6 +42,12 @@ class Geometry:
         """How many words of four codes a row has."""
         return -(-self.columns // 4)
 
+    def packed(self, source: Any, target: Any, ends: Any = None, offender: Any = None) -> bytes:
+        """Return layouts::Problem for these tensors."""
+        pointers = (tensor.data_ptr() if tensor is not None else 0 for tensor in (source, target, ends, offender))
+        shared = (self.row_shift, self.groups, self.row_alignment, self.total_words)
+        return _PROBLEM.pack(*pointers, self.rows, self.columns, self.padded_rows, *shared)
+
 
 def pack(name: str, scales: torch.Tensor, *, check: bool = False, **parameters: Any) -> torch.Tensor:
     """Return the buffer of a grid of scales [..., rows, columns] on a GPU, as `LAYOUTS[name].pack` does.
@@ -238,10 +244,7 @@ def _launch_tiles(entry: str, arguments: tuple, source, target, geometry: Geomet
 def _launch(entry, arguments, source, target, geometry: Geometry, grid, ends=None, offender=None) -> None:
     if 0 in grid:
         return
-    pointers = (tensor.data_ptr() if tensor is not None else 0 for tensor in (source, target, ends, offender))
-    g = geometry
-    numbers = (g.rows, g.columns, g.padded_rows, g.row_shift, g.groups, g.row_alignment, g.total_words)
-    _kernel(entry, arguments).launch(grid, (_THREADS,), (_PROBLEM.pack(*pointers, *numbers),))
+    _kernel(entry, arguments).launch(grid, (_THREADS,), (geometry.packed(source, target, ends, offender),))
 
 
 @lru_cache(maxsize=256)

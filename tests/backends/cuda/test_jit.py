@@ -16,7 +16,7 @@ def transpose():
 
     kernel = jit.compile_kernel(scale_layouts.SOURCE, "transpose_floats", {"side": 64})
     source, target = torch.randn(64, 64, device="cuda"), torch.zeros(64, 64, device="cuda")
-    problem = scale_layouts._PROBLEM.pack(source.data_ptr(), target.data_ptr(), 0, 0, 64, 64, 64, 0, 0, 128, 0)
+    problem = scale_layouts.Geometry(64, 64, 64).packed(source, target)
     return kernel, problem, source, target
 
 
