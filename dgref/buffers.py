@@ -70,7 +70,9 @@ def _tensor_buffers(name: str, tensor: ScaledTensor, choice: OperandChoice | Non
     major = choice.major if choice else "k"
     layout = (choice.layout if choice else None) or LINEAR
     codes = tensor.data if major == "k" else tensor.data.swapaxes(-1, -2)
-    parts = [Buffer(name, pack(np.ascontiguousarray(codes), tensor.format), tensor.format, tensor.shape, LINEAR, major)]
+    codes = np.ascontiguousarray(codes)
+    stored = pack(codes, tensor.format) if FORMATS[tensor.format].bits < 8 else codes
+    parts = [Buffer(name, stored, tensor.format, tensor.shape, LINEAR, major)]
     if tensor.scale is not None:
         stored = LAYOUTS[layout].pack(tensor.scale)
         parts.append(Buffer(f"{name}.scale", stored, tensor.scaling.scale_format, tuple(tensor.scale.shape), layout))

@@ -172,19 +172,19 @@ def _scale(tensor: ScaledTensor, kind: str, backend: TorchBackend) -> list[Any]:
     scale = np.asarray(tensor.scale, np.float32)
     if kind == "TensorWise":
         return [_on_device(scale.reshape(()), backend)]
-    if kind == "BlockWise1x128":  # [M, K/128] with stride (1, M)
-        return [_on_device(scale.T, backend).t()]
+    if kind == "BlockWise1x128":  # [M, K/128] with stride (1, M), also where M is 1
+        return [_on_device(scale.T, backend).as_strided(scale.shape, (1, scale.shape[0]))]
     if kind == "BlockWise128x128":
         return [_block_scale(scale, backend)]
     return [_on_device(scale, backend)]
 
 
 def _block_scale(scale: np.ndarray, backend: TorchBackend) -> Any:
-    """Return [N/128, K/128] scales with rows padded to a multiple of 4 columns, cuBLASLt's BLK128x128_32F."""
+    """Return [N/128, K/128] scales as torch wants those of the transposed B: [K/128 rounded up to 4, N/128]."""
     rows, columns = scale.shape
     padded = np.zeros((rows, -(-columns // 4) * 4), np.float32)
     padded[:, :columns] = scale
-    return _on_device(padded, backend)[:, :columns]
+    return _on_device(padded, backend).as_strided((padded.shape[1], rows), (1, padded.shape[1]))
 
 
 def _scaled_mm(left: Any, right: Any, scales: list[list[Any]], route: _Route, dtype: Any, fast: bool) -> Any:
