@@ -11,7 +11,7 @@ from dgref.formats.layouts import LAYOUTS, Layout
 
 LIMIT = 3.0  # the bar: at most this many times a copy
 _GRIDS = ((32768, 128), (4096, 1024), (262144, 56))  # float32: 16, 16 and 56 MiB; square, wide and tall
-_REPEATS = 7
+_REPEATS = 25
 
 
 def rows() -> Iterator[dict]:
