@@ -5,34 +5,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from dgref.arch import Architecture
 from dgref.backends.base import BackendBase, Inputs, Kernel
+from dgref.backends.cuda.case_kernel import CaseKernel
 from dgref.reference.arithmetic import Arithmetic
 from dgref.suite import Case
 
-# Where an architecture's cases are; a module holds CASES: op name -> an object with the methods of `CaseKernel`.
+# Where cases are: each module holds CASES, op name -> CaseKernel.
+COMMON = "dgref.backends.cuda.common_cases"
 MODULES = {"sm90": "dgref.backends.cuda.sm90.cases"}
-
-
-@dataclass(frozen=True)
-class CaseKernel:
-    """How one op runs on one architecture."""
-
-    refuses: Callable[[Case], str | None]
-    arithmetic: Callable[[Case, bool], Arithmetic | str]
-    prepare: Callable[[Case, Inputs, bool], Kernel]
 
 
 @cache
 def cases_of(architecture: str) -> dict[str, CaseKernel]:
     """Return the ops that an architecture's kernels compute; empty where there are none."""
-    return import_module(MODULES[architecture]).CASES if architecture in MODULES else {}
+    if architecture not in MODULES:
+        return {}
+    return {**import_module(COMMON).CASES, **import_module(MODULES[architecture]).CASES}
 
 
 class CudaBackend(BackendBase):

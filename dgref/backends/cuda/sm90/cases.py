@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from dgref.backends.base import BufferKernel, Inputs, Kernel
-from dgref.backends.cuda.backend import CaseKernel
+from dgref.backends.cuda.case_kernel import CaseKernel
 from dgref.backends.cuda.placement import native, on_device, payload, vector_scale
 from dgref.backends.cuda.sm90 import gemm, grouped
+from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
 from dgref.backends.cuda.sm90.configuration import Shape, configuration
 from dgref.backends.cuda.sm90.launch import device_multiprocessors
 from dgref.formats import RECIPES, ScaledTensor, as_native
@@ -71,8 +72,8 @@ def _gemm_refuses(case: Case) -> str | None:
 def _gemm_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
     operands = _operands(case)
     shape = _shape(case, operands, batch_invariant)
-    splits = configuration(shape, device_multiprocessors()).splits
-    edges = {split * shape.blocks_of_k // splits * shape.block_k for split in range(1, splits)} - {0}
+    described = arithmetic_of(configuration(shape, device_multiprocessors()))
+    edges = {edge for edge in described["split_boundaries"] if 0 < edge < shape.k}
     made = sm90_fp8 if operands.element == "E4M3" else sm90_bf16
     return made(tuple(sorted(edges)))
 
