@@ -23,5 +23,5 @@ def command(path: Path, out: Path, to: str | None, layout: str | None) -> int:
 
     with Bytes("writing") as progress:
         done = convert(path, out, to=to, layout=layout, progress=progress)
-    click.echo(done)
+    click.echo(f"{done.path}: {done.converted} weights converted, {done.copied} tensors copied, {done.bytes:,} bytes")
     return 0

@@ -164,6 +164,7 @@ def command(table: str, as_json: bool, show: str | None) -> None:
 
 
 def _print(rows: list[Row]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from dgref.report.terminal import console
@@ -172,5 +173,5 @@ def _print(rows: list[Row]) -> None:
     for number, name in enumerate(rows[0]):
         table.add_column(name, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
     console().print(table)
