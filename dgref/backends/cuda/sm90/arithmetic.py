@@ -16,7 +16,7 @@ def split_boundaries(k: int, splits: int, block_k: int) -> tuple[int, ...]:
 def arithmetic_of(configuration: Configuration) -> dict[str, Any]:
     """Return the order and the roundings of a launch.
 
-    FP8: every `promotion` of K is one chain of wgmma from zero, and total = fma(round(scale_a * scale_b), chain, total).
+    FP8: each `promotion` of K is one chain of wgmma from zero; total = fma(round(scale_a * scale_b), chain, total).
     BF16: one chain of wgmma over all of a split. The splits' totals are added in FP32 in ascending order, then C is
     added in FP32, then the sum is rounded once.
     """

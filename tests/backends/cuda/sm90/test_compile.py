@@ -1,0 +1,74 @@
+"""Every instantiation compiles for sm_90a without a GPU and without spills."""
+
+from __future__ import annotations
+
+import pytest
+
+from dgref.backends.cuda.jit import compile_only, load_or_compile, request_for
+from dgref.backends.cuda.sm90.configuration import Configuration, Shape, Tile, configuration, configure, tiles_of
+
+WIDE = [  # the most registers of each kind
+    configure(Shape(4096, 4096, 4096), Tile(256, 128, 2, cluster_n=2), 1, 132),
+    configure(Shape(4096, 4096, 4096), Tile(128, 192, 2, cluster_m=2), 1, 132),
+    configure(Shape(4096, 4096, 4096, accumulate=True, output="F32"), Tile(128, 160, 2), 1, 132),
+    configure(Shape(4096, 4096, 4096, scaling="VECTOR", accumulate=True, output="F32"), Tile(256, 128, 2), 1, 132),
+    configure(
+        Shape(512, 512, 512, element="BF16", scaling="NONE", accumulate=True, major_a="MN", major_b="MN"),
+        Tile(128, 256, 2),
+        1,
+        132,
+    ),
+    configure(Shape(512, 512, 512, groups=4, schedule="MASKED"), Tile(256, 128, 2, cluster_n=2), 1, 132),
+    configure(Shape(512, 512, 512, schedule="LABELLED"), Tile(128, 192, 2, cluster_n=2), 1, 132),
+]
+
+
+def spilled(found: Configuration) -> int:
+    return load_or_compile(request_for("sm90/gemm.cu", "dgref::gemm", found.constants)).spill_bytes
+
+
+@pytest.mark.parametrize("found", WIDE, ids=lambda found: f"{found.shape.schedule}-{found.tile}")
+def test_the_widest_tiles_keep_everything_in_registers(found):
+    assert spilled(found) == 0
+
+
+def everything() -> list[Configuration]:
+    """Return one configuration of each instantiation that the heuristics can pick for these kinds of launches."""
+    kinds = [Shape(m, 2112, 2048, scaling=s) for m in (1, 32, 4096) for s in ("BLOCK", "VECTOR")]
+    kinds += [
+        Shape(4096, 2112, 2048, scaling=s, output=o, accumulate=a)
+        for s in ("BLOCK", "VECTOR")
+        for o in ("BF16", "F32")
+        for a in (False, True)
+    ]
+    kinds += [
+        Shape(4096, 2112, 2048, element="BF16", scaling="NONE", major_a=a, major_b=b, output="F32", accumulate=True)
+        for a in ("K", "MN")
+        for b in ("K", "MN")
+    ]
+    kinds += [Shape(512, 2048, 2048, groups=4, schedule=s) for s in ("LABELLED", "PREFIX_SUM", "MASKED")]
+    kinds += [
+        Shape(512, 2048, 2048, groups=4, schedule=s, scaling="VECTOR", output="F32", accumulate=True)
+        for s in ("K_SIZES", "K_PREFIX_SUM")
+    ]
+    found = [configure(kind, tile, 1, 132) for kind in kinds for tile in tiles_of(kind)]
+    return list({tuple(item.constants.items()): item for item in found}.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("not config.getoption('-m')", reason="minutes: ask for it with -m slow")
+def test_no_instantiation_that_can_be_picked_spills():
+    assert {item.tile: spilled(item) for item in everything() if spilled(item)} == {}
+
+
+def test_the_transposing_kernel_compiles():
+    assert compile_only("sm90/transpose.cu", "dgref::transpose", {"side": 64}).spill_bytes == 0
+
+
+def test_the_host_reserves_the_shared_memory_that_the_kernel_lays_out():
+    # Plan::SHARED_BYTES in mainloop.cuh, written out: staging, stages, scales, barriers, counts
+    found = configuration(Shape(4096, 7168, 16384), 132)
+    tile, stages = found.tile, found.stages
+    staging = 4 * tile.math_groups * 3 * 1024
+    stage = (tile.block_m + tile.block_n) * 128 + tile.block_m * 4 + 16 + 16
+    assert found.shared_bytes == staging + stages * stage + 16

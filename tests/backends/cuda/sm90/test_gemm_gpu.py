@@ -1,0 +1,182 @@
+"""The kernels' bits: every configuration against one, splits against their slices, groups against dense, guards."""
+
+from __future__ import annotations
+
+import pytest
+
+from dgref.backends.cuda.sm90.configuration import Shape, Tile, configure, split_choices, tiles_of
+from tests.conftest import VECTORS, needs_vectors
+
+pytestmark = pytest.mark.gpu
+PLAIN = Tile(64, 64, 1)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+def mn_major(torch, scales):
+    """Return the scales with rows contiguous and each line padded to 16 bytes; the padding is poison."""
+    *groups, rows, lines = scales.shape
+    buffer = torch.full((*groups, lines, -(-rows // 4) * 4), float("nan"), device="cuda")
+    buffer[..., :rows] = scales.transpose(-1, -2)
+    return buffer.transpose(-1, -2)[..., :rows, :]
+
+
+def fp8_inputs(torch, m, n, k, scaling, seed=0):
+    torch.manual_seed(seed)
+    a, b = (torch.randn(rows, k, device="cuda").to(torch.float8_e4m3fn) for rows in (m, n))
+    lines = -(-k // 128)
+    a_scale = mn_major(torch, torch.rand(m, lines, device="cuda") + 0.5)
+    b_scale = torch.rand(-(-n // 128) if scaling == "BLOCK" else n, lines, device="cuda") + 0.5
+    return a, a_scale, b, b_scale if scaling == "BLOCK" else mn_major(torch, b_scale)
+
+
+def fp8(torch, inputs, scaling, forced, out="float32"):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    rows, columns = inputs[0].shape[0], inputs[2].shape[0]
+    guarded = torch.full((rows + 16, columns), float("nan"), dtype=getattr(torch, out), device="cuda")
+    d = guarded[8 : rows + 8]
+    fp8_gemm(*inputs, d, b_block=(128, 128) if scaling == "BLOCK" else (1, 128), forced=forced)
+    assert guarded[:8].isnan().all() and guarded[rows + 8 :].isnan().all()
+    return d
+
+
+@pytest.mark.parametrize("scaling", ["BLOCK", "VECTOR"])
+@pytest.mark.parametrize("size", [(64, 256, 1024), (7, 136, 400), (200, 264, 1152)])
+def test_every_configuration_gives_the_same_bits(torch, scaling, size):
+    shape = Shape(*size, scaling=scaling, output="F32")
+    inputs = fp8_inputs(torch, *size, scaling)
+    want = fp8(torch, inputs, scaling, configure(shape, PLAIN, 1, 132))
+    for tile in tiles_of(shape):
+        assert torch.equal(fp8(torch, inputs, scaling, configure(shape, tile, 1, 132)), want), tile
+
+
+@pytest.mark.parametrize("splits", [2, 3, 4])
+def test_splits_are_added_in_ascending_order(torch, splits):
+    m, n, k = 33, 200, 2048
+    shape = Shape(m, n, k, output="F32")
+    assert splits in split_choices(shape)
+    a, a_scale, b, b_scale = fp8_inputs(torch, m, n, k, "BLOCK")
+    total = None
+    for split in range(splits):
+        first, last = (bound * 16 // splits for bound in (split, split + 1))
+        part = slice(first * 128, last * 128)
+        inputs = (a[:, part], a_scale[:, first:last], b[:, part], b_scale[:, first:last])
+        sliced = fp8(torch, inputs, "BLOCK", configure(Shape(m, n, (last - first) * 128, output="F32"), PLAIN, 1, 132))
+        total = sliced if total is None else total + sliced
+    for _ in range(3):
+        split_launch = fp8(torch, (a, a_scale, b, b_scale), "BLOCK", configure(shape, PLAIN, splits, 132))
+        assert torch.equal(split_launch, total)
+
+
+def test_accumulation_is_one_fp32_addition(torch):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    m, n, k = 130, 192, 512
+    inputs = fp8_inputs(torch, m, n, k, "VECTOR")
+    product = fp8(torch, inputs, "VECTOR", None)
+    c = torch.randn(m, n, device="cuda")
+    d = c.clone()
+    fp8_gemm(*inputs, d, d, b_block=(1, 128))
+    assert torch.equal(d, c + product)
+
+
+@pytest.mark.parametrize("major", ["nn", "tn", "tt"])
+def test_mn_major_fp8_gives_the_bits_of_k_major(torch, major):
+    m, n, k = 112, 160, 304
+    a, a_scale, b, b_scale = fp8_inputs(torch, m, n, k, "BLOCK")
+    want = fp8(torch, (a, a_scale, b, b_scale), "BLOCK", None)
+    turned = lambda x: x.view(torch.uint8).t().contiguous().t()  # noqa: E731
+    a = turned(a) if major in ("tn", "tt") else a.view(torch.uint8)
+    b = turned(b) if major in ("nn", "tn") else b.view(torch.uint8)
+    assert torch.equal(fp8(torch, (a, a_scale, b, b_scale), "BLOCK", None), want)
+
+
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+def test_bf16_layouts_give_the_same_bits(torch, transposed):
+    from dgref.backends.cuda.sm90.gemm import bf16_gemm
+
+    torch.manual_seed(1)
+    a, b = (torch.randn(rows, 640, device="cuda").bfloat16() for rows in (192, 264))
+    want, d = (torch.empty(192, 264, device="cuda") for _ in range(2))
+    bf16_gemm(a, b, want)
+    left = a.t().contiguous().t() if "a" in transposed else a
+    right = b.t().contiguous().t() if "b" in transposed else b
+    for tile in tiles_of(
+        Shape(192, 264, 640, element="BF16", scaling="NONE", major_a=_major(left), major_b=_major(right))
+    ):
+        shape = Shape(192, 264, 640, 1, "BF16", "NONE", "DENSE", _major(left), _major(right), "F32")
+        bf16_gemm(left, right, d.fill_(float("nan")), forced=configure(shape, tile, 1, 132))
+        assert torch.equal(d, want), tile
+
+
+def _major(tensor) -> str:
+    return "K" if tensor.stride(-1) == 1 else "MN"
+
+
+def test_the_middle_of_each_head_is_left_alone(torch):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    left, middle, right, heads = 64, 32, 96, 3
+    inputs = fp8_inputs(torch, 20, heads * (left + right), 256, "BLOCK")
+    product = fp8(torch, inputs, "BLOCK", None).view(20, heads, left + right)
+    d = torch.full((20, heads, left + middle + right), 7.0, device="cuda")
+    fp8_gemm(*inputs, d.view(20, -1), head_splits=(left, middle, right))
+    assert torch.equal(d[..., :left], product[..., :left])
+    assert torch.equal(d[..., left + middle :], product[..., left:])
+    assert (d[..., left : left + middle] == 7.0).all()
+
+
+def test_masked_rows_are_the_dense_product_and_others_are_untouched(torch):
+    from dgref.backends.cuda.sm90.grouped import gemm_grouped_masked
+
+    counts, m, n, k = [3, 0, 200, 129], 200, 264, 384
+    parts = [fp8_inputs(torch, m, n, k, "BLOCK", seed) for seed in range(4)]
+    a, a_scale, b, b_scale = (torch.stack([part[i].float() for part in parts]) for i in range(4))
+    d = torch.full((4, m, n), 7.0, dtype=torch.bfloat16, device="cuda")
+    rows = torch.tensor(counts, dtype=torch.int32, device="cuda")
+    eight = lambda x: x.to(torch.float8_e4m3fn)  # noqa: E731
+    gemm_grouped_masked(eight(a), eight(b), d, rows, 64, mn_major(torch, a_scale), b_scale)
+    for group, count in enumerate(counts):
+        assert torch.equal(d[group, :count], fp8(torch, parts[group], "BLOCK", None, "bfloat16")[:count])
+        assert (d[group, count:] == 7.0).all()
+
+
+def test_a_thousand_launches_of_a_split_give_the_same_bits(torch):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    inputs = fp8_inputs(torch, 16, 2112, 7168, "BLOCK")
+    want = fp8(torch, inputs, "BLOCK", None, "bfloat16")
+    d = torch.empty_like(want)
+    for _ in range(1000):
+        fp8_gemm(*inputs, d)
+    assert torch.equal(d, want)
+
+
+@needs_vectors
+@pytest.mark.parametrize("name", ["deep_gemm_fp8_1d2d", "deep_gemm_fp8_1d1d", "deep_gemm_bf16"])
+def test_an_unsplit_launch_has_the_bits_that_deep_gemm_recorded(torch, name):
+    import numpy as np
+
+    from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
+
+    found = np.load(VECTORS / "h200" / f"{name}.npz")
+    out = torch.bfloat16 if found["d"].dtype == np.uint16 else torch.float32
+    d = torch.empty(found["d"].shape, dtype=out, device="cuda")
+    m, k = found["a"].shape
+    if name == "deep_gemm_bf16":
+        a, b = (torch.from_numpy(found[key].view(np.int16)).cuda().view(torch.bfloat16) for key in "ab")
+        shape = Shape(m, d.shape[1], k, element="BF16", scaling="NONE", output="F32")
+        bf16_gemm(a, b, d, forced=configure(shape, PLAIN, 1, 132))
+    else:
+        vector = name.endswith("1d1d")
+        a, b, a_scale, b_scale = (torch.from_numpy(found[key]).cuda() for key in ("a", "b", "sfa", "sfb"))
+        b_scale = mn_major(torch, b_scale) if vector else b_scale
+        kind = {"scaling": "VECTOR", "output": "F32"} if vector else {}
+        forced = configure(Shape(m, d.shape[1], k, **kind), PLAIN, 1, 132)
+        fp8_gemm(a, mn_major(torch, a_scale), b, b_scale, d, b_block=(1, 128) if vector else (128, 128), forced=forced)
+    bits = d.view(torch.int16 if out == torch.bfloat16 else torch.int32).cpu().numpy()
+    assert (bits.view(found["d"].dtype) == found["d"]).all()
