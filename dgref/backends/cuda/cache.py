@@ -56,7 +56,9 @@ def key(request: Request, compiler_identity: str) -> str:
 
 def path_of(request: Request, digest: str) -> Path:
     """Return where the entry of a request belongs."""
-    return environment.cache_folder() / f"{request.entry}-{request.architecture}-{digest[:32]}{_SUFFIX}"
+    return (
+        environment.cache_folder() / f"{request.entry.replace('::', '.')}-{request.architecture}-{digest[:32]}{_SUFFIX}"
+    )
 
 
 def load(path: Path) -> CompiledObject | None:

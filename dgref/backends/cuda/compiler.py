@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 from dgref.backends.cuda import environment
@@ -51,6 +51,20 @@ class CompiledObject:
     shared_bytes: int
     stack_bytes: int
     ptx: str = ""
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The kernel's parameters in order, as `struct` codes: `q`, `i`, `f`, or `144s` for a struct of 144 bytes."""
+        start = self.ptx.index("(", self.ptx.index(f".entry {self.lowered_name}"))
+        declared = _PARAMETER.findall(self.ptx[start : self.ptx.index(")", start)])
+        return tuple(f"{count}s" if count else _PARAMETER_CODES[kind] for kind, count in declared)
+
+
+# `.param .u64 .ptr .align 1 name` or `.param .align 64 .b8 name[128]`; PTX does not keep the sign of an integer.
+_PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.([a-z]\d+)[^\[,\n]*(?:\[(\d+)\])?")
+_PARAMETER_CODES = {"f32": "f", "f64": "d"} | {
+    f"{sign}{bits}": code for sign in "usb" for bits, code in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))
+}
 
 
 class Compiler(Protocol):

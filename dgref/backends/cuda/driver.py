@@ -107,14 +107,3 @@ def allow_shared_memory(function: Any, count: int) -> None:
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     call = f"cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES, {count})"
     checked(driver.cuFuncSetAttribute(function, attribute, count), call)
-
-
-def parameter_sizes(function: Any) -> tuple[int, ...]:
-    """Return the size in bytes of each parameter of a function."""
-    driver, sizes = bindings(), []
-    while True:
-        status, _, size = driver.cuFuncGetParamInfo(function, len(sizes))
-        if status == driver.CUresult.CUDA_ERROR_INVALID_VALUE:  # past the last parameter
-            return tuple(sizes)
-        checked((status,), "cuFuncGetParamInfo")
-        sizes.append(size)

@@ -16,7 +16,7 @@ from typing import Any
 
 from dgref.backends.cuda import cache, driver, environment
 from dgref.backends.cuda.compiler import CompiledObject, Request, chosen_compiler
-from dgref.backends.cuda.launch import Geometry, Plan, check_parameters, value_of
+from dgref.backends.cuda.launch import Geometry, Plan, check_arguments, value_of
 from dgref.backends.cuda.sources import read_source
 from dgref.errors import CompileError, InputError, expected
 
@@ -83,7 +83,7 @@ class Kernel:
     def __init__(self, request: Request, compiled: CompiledObject):
         self.name, self.architecture, self.context = request.entry, request.architecture, request.context
         self.compiled = compiled
-        self._functions: dict[int, tuple[Any, tuple[int, ...]]] = {}
+        self._functions: dict[int, Any] = {}
         self._loading = threading.Lock()
         self._local = threading.local()
 
@@ -104,7 +104,18 @@ class Kernel:
         The caller keeps tensors alive until the kernel has run, as with any torch operation.
         """
         values = [value_of(argument) for argument in arguments]
-        self._plan(grid, block, shared_bytes, cluster, stream, programmatic, tuple(map(type, values)))(values)
+        device = current_device()
+        if stream is None:
+            stream = current_stream(device)
+        plans = self._local.__dict__
+        key = (device, stream, grid, block, shared_bytes, cluster, programmatic)
+        plan = plans.get(key)
+        if plan is None:
+            if len(plans) >= _PLANS_KEPT:
+                plans.clear()
+            geometry = Geometry(grid, block, shared_bytes, cluster, programmatic)
+            plan = plans[key] = self._plan(geometry, device, stream, values)
+        plan(values)
 
     def prepare(
         self,
@@ -122,40 +133,25 @@ class Kernel:
         The plan holds addresses, not tensors, belongs to the calling thread, and keeps to one stream.
         """
         values = [value_of(argument) for argument in arguments]
-        kinds = tuple(map(type, values))
-        plan = self._new_plan(Geometry(grid, block, shared_bytes, cluster, programmatic), stream, kinds)
+        device = current_device()
+        geometry = Geometry(grid, block, shared_bytes, cluster, programmatic)
+        plan = self._plan(geometry, device, current_stream(device) if stream is None else stream, values)
         plan.write(values)
         return plan
 
-    def _plan(self, grid, block, shared_bytes, cluster, stream, programmatic, kinds) -> Plan:
-        device = current_device()
-        if stream is None:
-            stream = current_stream(device)
-        plans = self._local.__dict__
-        key = (device, stream, grid, block, shared_bytes, cluster, programmatic, kinds)
-        plan = plans.get(key)
-        if plan is None:
-            if len(plans) >= _PLANS_KEPT:
-                plans.clear()
-            plan = self._new_plan(Geometry(grid, block, shared_bytes, cluster, programmatic), stream, kinds)
-            plans[key] = plan
-        return plan
-
-    def _new_plan(self, geometry: Geometry, stream: int | None, kinds: tuple[type, ...]) -> Plan:
-        device = current_device()
+    def _plan(self, geometry: Geometry, device: int, stream: int, values: Sequence[Any]) -> Plan:
         driver.ensure_context(device)
-        function, sizes = self._function(device)
-        check_parameters(self.context, kinds, sizes)
-        return Plan(function, sizes, geometry, current_stream(device) if stream is None else stream, kinds)
+        check_arguments(self.context, values, self.compiled.parameters)
+        return Plan(self._function(device), self.compiled.parameters, geometry, stream)
 
-    def _function(self, device: int) -> tuple[Any, tuple[int, ...]]:
+    def _function(self, device: int) -> Any:
         with self._loading:
             if device not in self._functions:
                 driver.require_architecture(self.name, self.architecture, device)
                 function = driver.load_function(self.compiled.cubin, self.compiled.lowered_name)
                 limit = driver.shared_memory_limit(device) - self.compiled.shared_bytes
                 driver.allow_shared_memory(function, limit)
-                self._functions[device] = function, driver.parameter_sizes(function)
+                self._functions[device] = function
             return self._functions[device]
 
 

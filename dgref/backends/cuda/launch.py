@@ -16,8 +16,6 @@ from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 
 _ALIGNMENT = 64  # of each argument in the block: what a tensor map asks for
-_INTEGERS = {1: "b", 2: "h", 4: "i", 8: "q"}
-_FLOATS = {4: "f", 8: "d"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,12 @@ class Geometry:
 class Plan:
     """One function with one geometry on one stream, and the memory its arguments are written to."""
 
-    def __init__(self, function: Any, sizes: Sequence[int], geometry: Geometry, stream: int, kinds: Sequence[type]):
+    def __init__(self, function: Any, parameters: Sequence[str], geometry: Geometry, stream: int):
         self._config = _config(geometry, stream)
-        self._struct, offsets = argument_block(kinds, sizes)
+        self._struct, offsets = argument_block(parameters)
         self._block = ctypes.create_string_buffer(self._struct.size + 1)
         base = ctypes.addressof(self._block)
-        self._pointers = (ctypes.c_void_p * (len(kinds) + 1))(*(base + offset for offset in offsets))
+        self._pointers = (ctypes.c_void_p * (len(offsets) + 1))(*(base + offset for offset in offsets))
         self._function = function
         self._address = ctypes.addressof(self._pointers)
         self._launch = bindings().cuLaunchKernelEx
@@ -73,36 +71,33 @@ def value_of(argument: Any) -> Any:
     return argument.data if isinstance(argument, TensorMap) else argument
 
 
-def check_parameters(name: str, arguments: Sequence[Any], sizes: Sequence[int]) -> None:
-    """Raise where arguments differ from a kernel's parameters in number, or a tensor map in size."""
-    if len(arguments) != len(sizes):
-        raise InputError(expected(f"kernel {name}", f"{len(arguments)} arguments", f"{len(sizes)} arguments"))
+def check_arguments(name: str, values: Sequence[Any], parameters: Sequence[str]) -> None:
+    """Raise where values differ from a kernel's parameters in number, or a struct in size."""
+    if len(values) != len(parameters):
+        raise InputError(expected(f"kernel {name}", f"{len(values)} arguments", f"{len(parameters)} arguments"))
+    for index, (value, code) in enumerate(zip(values, parameters, strict=True)):
+        got = f"{len(value)}s" if isinstance(value, bytes) else code
+        if got != code or isinstance(value, bytes) != code.endswith("s"):
+            have = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
+            raise InputError(expected(f"kernel {name}, argument {index}", have, _described(code)))
 
 
-def argument_block(kinds: Sequence[type], sizes: Sequence[int]) -> tuple[struct.Struct, list[int]]:
+def _described(code: str) -> str:
+    if code.endswith("s"):
+        return f"a struct of {code[:-1]} bytes"
+    return f"a number for a parameter of {struct.calcsize(code)} bytes"
+
+
+def argument_block(parameters: Sequence[str]) -> tuple[struct.Struct, list[int]]:
     """Return how arguments are packed one after the other, and where each of them starts."""
     codes, offsets, end = ["="], [], 0
-    for index, (kind, size) in enumerate(zip(kinds, sizes, strict=True)):
+    for code in parameters:
+        size = struct.calcsize(f"={code}")
         gap = -size % _ALIGNMENT
-        codes.append(f"{_code(index, kind, size)}{gap}x")
+        codes.append(f"{code}{gap}x")
         offsets.append(end)
         end += size + gap
     return struct.Struct("".join(codes)), offsets
-
-
-def _code(index: int, kind: type, size: int) -> str:
-    """Return the struct code of one argument."""
-    if issubclass(kind, bytes):
-        code = f"{size}s"
-    elif issubclass(kind, float) and size in _FLOATS:
-        code = _FLOATS[size]
-    elif issubclass(kind, int) and size in _INTEGERS:
-        code = _INTEGERS[size]
-    else:
-        raise InputError(
-            expected(f"kernel argument {index}", kind.__name__, f"a value for a parameter of {size} bytes")
-        )
-    return code
 
 
 def _config(geometry: Geometry, stream: int) -> Any:

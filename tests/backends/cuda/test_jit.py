@@ -77,7 +77,7 @@ def test_wrong_arguments_are_errors_and_nothing_runs(transpose):
     kernel, problem, _, _ = transpose
     with pytest.raises(InputError, match="got 2 arguments, need 1 arguments"):
         kernel.launch((1,), (256,), (problem, 3))
-    with pytest.raises(InputError, match="kernel argument 0: got float"):
+    with pytest.raises(InputError, match=r"argument 0: got 1\.5, need a struct of 64 bytes"):
         kernel.launch((1,), (256,), (1.5,))
 
 

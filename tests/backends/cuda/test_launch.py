@@ -4,14 +4,14 @@ import struct
 
 import pytest
 
-from dgref.backends.cuda import driver
-from dgref.backends.cuda.launch import argument_block, check_parameters
+from dgref.backends.cuda import driver, jit
+from dgref.backends.cuda.launch import argument_block, check_arguments
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, ShapeError
 
 
 def test_arguments_lie_where_their_pointers_say():
-    packing, offsets = argument_block((int, bytes, float, int, bool), (8, 144, 4, 4, 1))
+    packing, offsets = argument_block(("q", "144s", "f", "i", "b"))
     block = packing.pack(1 << 40, b"\xab" * 144, 1.5, -3, True)
     assert all(offset % 64 == 0 for offset in offsets)
     assert struct.unpack_from("<q", block, offsets[0]) == (1 << 40,)
@@ -21,16 +21,28 @@ def test_arguments_lie_where_their_pointers_say():
     assert block[offsets[4]] == 1
 
 
-def test_a_value_that_no_parameter_can_hold_is_an_error():
-    with pytest.raises(InputError, match="kernel argument 0: got float, need a value for a parameter of 2 bytes"):
-        argument_block((float,), (2,))
-    with pytest.raises(struct.error):
-        argument_block((int,), (4,))[0].pack(1 << 40)
+def test_the_parameters_of_a_kernel_are_read_from_its_ptx(kernel_folder):
+    (kernel_folder / "tiny/fill.cu").write_text(
+        "struct alignas(64) Map { char opaque[128]; };\nstruct Problem { long long a; int b[5]; };\n"
+        "template <int k> __global__ void fill(const __grid_constant__ Map map, float* out, int n, float x, bool on,\n"
+        "    Problem p, double y, unsigned short z) { out[n] = x + k + map.opaque[n] + on + p.b[1] + y + z; }"
+    )
+    compiled = jit.compile_only("tiny/fill.cu", "fill", {"k": 3})
+    assert compiled.parameters == ("128s", "q", "i", "f", "b", "32s", "d", "h")
 
 
-def test_the_number_of_arguments_is_checked():
-    with pytest.raises(InputError, match="got 1 arguments, need 2 arguments"):
-        check_parameters("name", (1,), (8, 8))
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((1,), "got 1 arguments, need 2 arguments"),
+        ((1, b"short"), "argument 1: got 5 bytes, need a struct of 144 bytes"),
+        ((b"x" * 8, b"y" * 144), "argument 0: got 8 bytes, need a number for a parameter of 8 bytes"),
+        ((1, 2), "argument 1: got 2, need a struct of 144 bytes"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_parameters_are_errors(values, message):
+    with pytest.raises(InputError, match=message):
+        check_arguments("name", values, ("q", "144s"))
 
 
 @pytest.mark.parametrize(
