@@ -112,7 +112,7 @@ def _payload(
     bits = arrays[name]
     bits = bits if bits.dtype.kind == "u" else bits.view(np.dtype(f"u{bits.dtype.itemsize}"))
     if FORMATS[format].bits < 8:
-        bits = unpack(bits.view(np.uint8), format, stored_shape[-1]) if bits.shape != stored_shape else bits
+        bits = unpack(bits.view(np.uint8), format, count=stored_shape[-1]) if bits.shape != stored_shape else bits
     if bits.shape != stored_shape:
         raise ShapeError(expected(name, f"shape {bits.shape}", f"{stored_shape} of {format}", f"major {choice.major}"))
     return bits if choice.major == "k" else bits.swapaxes(-1, -2)

@@ -145,6 +145,8 @@ def _scaled_refuses(backend: TorchBackend, case: Case, route: _Route, architectu
         return "cuBLASLt has no product of two E5M2 operands"
     if backend.device == "cuda" and (case.shape["k"] % 16 or case.shape["n"] % 16 or 0 in case.shape.values()):
         return "cuBLASLt's scaled products need k and n to be positive multiples of 16"
+    if route.a == "BlockWise1x128" and case.shape["m"] % 4:
+        return "cuBLASLt reads 1x128 scales of a multiple of 4 rows"
     return None
 
 

@@ -26,6 +26,7 @@ from dgref.reference.tensor_core import OUTPUT_MANTISSA, TensorCore
 ROW_TILE, COLUMN_TILE = 512, 2048
 _HALF_ULP = 2.0**-24  # of fp32, relative
 _TINY = 2.0**-150  # half the smallest fp32: the absolute error of a rounding that underflows
+_MAY_OVERFLOW = 2.0 ** (127 - 40)  # an error this large needs a term near fp32's largest, in any accumulator of 40 bits
 _INFLATION = 1.0 + 2.0**-20  # over the float64 roundings of the bound's own sums, which are 2^-53 each
 
 
@@ -245,14 +246,16 @@ def _round(total: np.ndarray, error: np.ndarray, mantissa_bits: int, skip: bool 
 def _after_rounding(error: np.ndarray, exact: np.ndarray, special: np.ndarray, out: str) -> np.ndarray:
     """Return limits on the difference of both rounded results: both may have moved by half an ulp.
 
-    NaN and Inf that came in (`special`) must come out; an Inf that only rounding made may be finite elsewhere.
+    NaN and Inf that came in (`special`) must come out; an Inf that only rounding made may be finite elsewhere. Where
+    the finite terms alone may overflow, an Inf that came in may meet one of the other sign and become NaN.
     """
     goal = target(out)
     reach = np.abs(exact) + error
     exponent = np.frexp(np.clip(reach, 2.0**goal.emin, goal.largest))[1]
     ulp = np.ldexp(1.0, exponent - goal.precision)
     limit = np.where(reach + ulp < goal.largest, (error + ulp) * _INFLATION, np.inf)
-    return np.where(np.isnan(exact), np.nan, np.where(special, 0.0, limit))
+    beside_infinity = np.where(error < _MAY_OVERFLOW, 0.0, np.inf)
+    return np.where(np.isnan(exact), np.nan, np.where(special, beside_infinity, limit))
 
 
 def _input_rounding(tensor: ScaledTensor, chosen: str | None, core: TensorCore) -> float:

@@ -56,7 +56,7 @@ def _quantize_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kern
 
 def _codes(data: Any, format: str, columns: int) -> np.ndarray:
     stored = as_codes(to_numpy(data.cpu()))
-    return unpack(stored, format, columns) if format == "float4_e2m1fn" else stored
+    return unpack(stored, format, count=columns) if format == "float4_e2m1fn" else stored
 
 
 def _plain(tensor: Any) -> np.ndarray:
