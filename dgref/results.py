@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dgref.errors import FileError, expected
 from dgref.files import write_atomically
@@ -112,6 +115,19 @@ class Results:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the JSON file whole or not at all."""
         return write_atomically(Path(path), self.to_json())
+
+
+def plain(value: Any) -> Any:
+    """Return a value as what JSON holds: NumPy scalars as numbers, NaN and infinities and anything else as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return plain(value.item()) if isinstance(value, np.generic) else str(value)
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:

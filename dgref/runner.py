@@ -1,26 +1,32 @@
 """Case x backend -> result: the only loop.
 
-Everything that a run does with a case on a backend is in trial.py; this module chooses the pairs, keeps the order,
-applies waivers, resumes, and hands each pair to a worker process.
+Everything that a run does with a case on a backend is in trial.py; this module chooses the pairs, keeps their order,
+applies waivers, resumes, and hands each case to a worker process.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dgref import machine, recordings, suite, waivers
+from dgref.backends import backends as all_backends
 from dgref.backends import select
-from dgref.errors import FileError, InputError, expected
-from dgref.results import SCHEMA, Result, Results, load_results, parse_results
+from dgref.errors import InputError, expected, unknown_name
+from dgref.journal import Journal
+from dgref.pool import Task, outcomes
+from dgref.results import Result, Results, load_results
 from dgref.suite import Case, Suite
 from dgref.trial import Settings, blank
 from dgref.worker import Inline, Worker
 
 Progress = Callable[[int, int, Result], None]
+MOST_JOBS = 4  # each worker holds a case and its references
+CASES_A_JOB = 8  # fewer are done before another worker has started
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,13 @@ class Selection:
     keyword: str = ""
     shard: tuple[int, int] = (1, 1)
 
-    def pick(self, pairs: Sequence[tuple[Case, str]]) -> list[tuple[Case, str]]:
-        """Return the selected pairs, in order; an id that no case has is an error."""
-        self._check_ids({case.id for case, _ in pairs} | {case.name for case, _ in pairs})
-        kept = [pair for pair in pairs if self._wants(*pair)]
+    def pick(self, cases: Sequence[Case], names: Sequence[str]) -> list[Task]:
+        """Return the selected cases with their selected backends; what selects nothing at all is an error."""
+        self._check_ids({case.id for case in cases} | {case.name for case in cases})
+        tasks = [Task(case, tuple(name for name in names if self._wants(case, name))) for case in cases]
+        kept = [task for task in tasks if task.backends]
+        if not kept:
+            raise InputError(expected(f"-k {self.keyword!r}", "no case", "words that at least one case holds"))
         index, count = self.shard
         return kept[index - 1 :: count]
 
@@ -46,8 +55,6 @@ class Selection:
     def _check_ids(self, known: set[str]) -> None:
         for id in self.ids:
             if id not in known:
-                from dgref.errors import unknown_name
-
                 raise unknown_name("case", id, known)
 
 
@@ -67,8 +74,14 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def load_suites(suites: Iterable[str | Path | Suite]) -> list[Suite]:
-    """Return suites given by name, path or value."""
-    return [row if isinstance(row, Suite) else suite.load(row) for row in suites]
+    """Return suites given by name, path or value, each once."""
+    rows = [row if isinstance(row, Suite) else suite.load(row) for row in suites]
+    unique = [row for number, row in enumerate(rows) if row not in rows[:number]]
+    names = [row.name for row in unique]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(expected(f"suite {name!r}", "two files of that name", "names that tell suites apart"))
+    return unique
 
 
 def default_suites() -> list[str]:
@@ -79,9 +92,18 @@ def default_suites() -> list[str]:
 
 def default_backends() -> list[str]:
     """Return every backend that can be used on this machine."""
-    from dgref.backends import backends
+    return [name for name, backend in all_backends().items() if backend.unavailable() is None]
 
-    return [name for name, backend in backends().items() if backend.unavailable() is None]
+
+def default_jobs(tasks: Sequence[Task]) -> int:
+    """Return 1 where there is a GPU, whose memory and clocks one kernel should have alone; else about one a core."""
+    if machine.gpu() is not None:
+        return 1
+    return max(1, min(_cores(), MOST_JOBS, len(tasks) // CASES_A_JOB))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(
@@ -90,79 +112,79 @@ def run(
     *,
     selection: Selection = EVERYTHING,
     settings: Settings = DEFAULTS,
+    jobs: int | None = None,
     fail_fast: bool = False,
     isolate: bool = True,
+    waiver_file: Path | None = None,
     journal: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Results:
     """Run every case of the suites on every backend and return the results.
 
-    `journal` is a file to which each result is appended as it comes, and from which `resume` goes on.
+    `journal` is a file to which each result is appended as it comes, and from which `resume` goes on. Without
+    isolation everything runs in this process, one case after another.
     """
     chosen = [backend.name for backend in select(list(backends or default_backends()))]
-    pairs = selection.pick([(case, name) for name in chosen for row in load_suites(suites) for case in row.cases])
-    done = _journaled(journal) if resume and journal else {}
+    tasks = selection.pick([case for row in load_suites(suites) for case in row.cases], chosen)
+    jobs = (default_jobs(tasks) if jobs is None else jobs) if isolate else 1
     results = Results(machine=machine.describe(), flags={"backends": chosen, "settings": asdict(settings)})
-    known = waivers.load()
-    stopped = False
-    with Worker() if isolate else Inline() as worker, _Journal(journal, resume) as record:
-        for number, (case, name) in enumerate(pairs, 1):
-            if stopped:
-                result = replace(
-                    blank(case, name, settings), status="skipped", reason="after a failure, with --fail-fast"
-                )
-            elif (case.name, name) in done:
-                result = done[case.name, name]
-            else:
-                result = waivers.apply(worker.run(case, name, settings), known)
+    known = waivers.load(waiver_file)
+    header = {"commit": results.machine["commit"], **results.flags}
+    with Journal(journal, header, resume) as record:
+        found = dict(record.done)
+        seen = _Seen(progress, sum(len(task.backends) for task in tasks))
+        for task in tasks:
+            for name in task.backends:
+                if (task.case.name, name) in found:
+                    seen(found[task.case.name, name])
+        make = partial(Worker, _cores() // jobs if jobs > 1 else 0) if isolate else Inline
+        with closing(outcomes(_without(tasks, found), make, jobs, settings)) as stream:
+            for result in stream:
+                result = waivers.apply(result, known)
                 record.append(result)
-            results.results.append(result)
-            stopped = stopped or (fail_fast and result.bad)
-            if progress:
-                progress(number, len(pairs), result)
+                found[result.case, result.backend] = result
+                seen(result)
+                if fail_fast and result.bad:
+                    break
+    results.results = [_found(found, task.case, name, settings) for task in tasks for name in task.backends]
     if settings.record:
         recordings.pack(Path(settings.record), results.machine)
     return results
 
 
-class _Journal:
-    """Results as JSON lines, each complete when written: what a killed run leaves for `--resume`."""
+class _Seen:
+    """Counts results for a progress report."""
 
-    def __init__(self, path: Path | None, keep: bool):
-        self._file: Any = None
-        if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("a" if keep else "w", encoding="utf-8")
-            except OSError as error:
-                raise FileError(expected(str(path), error.strerror, "a path that can be written")) from error
+    def __init__(self, progress: Progress | None, total: int):
+        self._progress, self._total, self._number = progress, total, 0
 
-    def append(self, result: Result) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(asdict(result), default=str) + "\n")
-            self._file.flush()
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        if self._file is not None:
-            self._file.close()
+    def __call__(self, result: Result) -> None:
+        self._number += 1
+        if self._progress:
+            self._progress(self._number, self._total, result)
 
 
-def _journaled(path: Path) -> dict[tuple[str, str], Result]:
-    """Return the results of an interrupted run; its last line may be half written and is then left out."""
-    if not path.exists():
-        return {}
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    results = parse_results({"schema": SCHEMA, "results": rows}, str(path))
-    return {(result.case, result.backend): result for result in results}
+def _without(tasks: Sequence[Task], found: dict[tuple[str, str], Result]) -> list[Task]:
+    left = [
+        replace(task, backends=tuple(name for name in task.backends if (task.case.name, name) not in found))
+        for task in tasks
+    ]
+    return [task for task in left if task.backends]
 
 
-__all__ = ["Selection", "Settings", "default_backends", "default_suites", "load_results", "parse_shard", "run"]
+def _found(found: dict[tuple[str, str], Result], case: Case, name: str, settings: Settings) -> Result:
+    reason = "after a failure, with --fail-fast"
+    return found.get((case.name, name)) or replace(blank(case, name, settings), status="skipped", reason=reason)
+
+
+__all__ = [
+    "Selection",
+    "Settings",
+    "default_backends",
+    "default_jobs",
+    "default_suites",
+    "load_results",
+    "parse_shard",
+    "run",
+]

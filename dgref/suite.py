@@ -1,24 +1,26 @@
 """Cases: what is computed on which inputs, as pure data; and the TOML files that hold them.
 
-A case never names a backend or an architecture. A `[[grid]]` is a case whose list values are choices: it expands to
-one case for every combination, under an id made from its template.
+A case never names a backend or an architecture. A `[[grid]]` stands for many cases; see grid.py.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from dgref.errors import SuiteError, UnknownNameError, expected, unknown_name
 from dgref.formats import FORMATS, LAYOUTS, RECIPES
+from dgref.grid import expand
 
 LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
 MAJORS = ("k", "mn")
+DEVICES = ("any", "gpu")
+_ID = re.compile(r"[^\s/\\'\"`$.-][^\s/\\'\"`$]*")  # goes into file names and shell commands as it is
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class Case:
     inputs: InputChoice = InputChoice()
     expect: str = "model"
     suite: str = ""
+    home: str = ""  # the suite's file, where it is not one that ships with dgref
+
+    @property
+    def source(self) -> str:
+        """What `dgref run` calls the case's suite."""
+        return self.home or self.suite or "SUITE"
 
     @property
     def name(self) -> str:
@@ -65,7 +73,11 @@ class Case:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Case:
         """Return the case of a dictionary made by `to_dict`, validated."""
-        return _case(dict(data), data.get("suite", ""), f"case {data.get('id', '?')!r}")
+        if not isinstance(data, Mapping):
+            raise SuiteError(expected("case", repr(data), "a table of a case's fields"))
+        row = {key: value for key, value in data.items() if key not in ("suite", "home")}
+        case = _case(row, str(data.get("suite", "")), f"case {data.get('id', '?')!r}")
+        return replace(case, home=str(data.get("home", "")))
 
     def make_inputs(self) -> dict[str, Any]:
         """Return the case's logical inputs: a ScaledTensor for each tensor operand, integers for each index operand."""
@@ -127,19 +139,31 @@ _SUITE_KEYS = {"description", "default", "device", "case", "grid"}
 def _suite(data: dict[str, Any], path: Path) -> Suite:
     where = path.name
     _known_keys(data, _SUITE_KEYS, where)
-    cases = [
-        _case(dict(row), path.stem, f"{where} case {row.get('id', f'#{i + 1}')!r}")
-        for i, row in enumerate(data.get("case", []))
-    ]
-    for i, grid in enumerate(data.get("grid", [])):
-        context = f"{where} grid {grid.get('id', f'#{i + 1}')!r}"
-        cases += [_case(row, path.stem, context) for row in expand(dict(grid), context)]
+    cases = [_case(row, path.stem, context) for row, context in _rows(data, "case", where)]
+    for grid, context in _rows(data, "grid", where):
+        cases += [_case(row, path.stem, context) for row in expand(grid, context)]
     _unique([case.id for case in cases], where)
     if not cases:
         raise SuiteError(expected(where, "no case", "at least one [[case]] or [[grid]]"))
+    home = "" if path.parent == folder() else str(path)
     return Suite(
-        path.stem, data.get("description", ""), tuple(cases), data.get("default", False), data.get("device", "any")
+        path.stem,
+        _text(data.get("description", ""), f"{where} field 'description'"),
+        tuple(replace(case, home=home) for case in cases),
+        _one_of(data.get("default", False), (False, True), f"{where} field 'default'"),
+        _one_of(data.get("device", "any"), DEVICES, f"{where} field 'device'"),
     )
+
+
+def _rows(data: Mapping[str, Any], kind: str, where: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield every table of `[[case]]` or `[[grid]]` with the words that name it in an error."""
+    rows = data.get(kind, [])
+    if not isinstance(rows, list):
+        raise SuiteError(expected(f"{where} field {kind!r}", repr(rows), f"tables under [[{kind}]]"))
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise SuiteError(expected(f"{where} {kind} #{number}", repr(row), f"a table under [[{kind}]]"))
+        yield dict(row), f"{where} {kind} {row.get('id', f'#{number}')!r}"
 
 
 def _unique(ids: list[str], where: str) -> None:
@@ -150,77 +174,13 @@ def _unique(ids: list[str], where: str) -> None:
         seen.add(id)
 
 
-def expand(grid: dict[str, Any], context: str = "grid") -> Iterator[dict[str, Any]]:
-    """Yield one case for every combination of the grid's list values; `{a.b}` in its id stands for the chosen value.
-
-    A choice may be a table that holds lists itself: they are choices in turn.
-    """
-    choices = dict(_choices(grid))
-    if not choices:
-        yield {**grid, "id": _fill(str(grid.get("id", "")), grid, context)}
-        return
-    for picks in product(*choices.values()):
-        row: dict[str, Any] = {}
-        for path, value in _leaves(grid):
-            _put(row, path, value)
-        for path, value in zip(choices, picks, strict=True):
-            _put(row, path, value)
-        yield from expand(row, context)
-
-
-def _leaves(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
-
-
-def _choices(grid: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    return ((path, value) for path, value in _leaves(grid) if isinstance(value, list))
-
-
-def _put(row: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for key in path[:-1]:
-        row = row.setdefault(key, {})
-    row[path[-1]] = value
-
-
-class _Chosen:
-    """A table whose entries a template reaches with dots; an operand given by its recipe's name has `.recipe` too."""
-
-    def __init__(self, table: Mapping[str, Any]):
-        self.__dict__.update({key: _chosen(value) for key, value in table.items()})
-
-    def __format__(self, spec: str) -> str:
-        return "-".join(format(value) for value in vars(self).values())
-
-
-class _Name(str):
-    recipe = property(str)
-
-
-def _chosen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return _Chosen(value)
-    return _Name(value) if isinstance(value, str) else value
-
-
-def _fill(template: str, row: Mapping[str, Any], context: str) -> str:
-    try:
-        return template.format(**vars(_Chosen({**row, **row.get("operands", {})})))
-    except (KeyError, AttributeError, IndexError, ValueError) as error:
-        need = f"a template of the grid's own fields ({error})"
-        raise SuiteError(expected(f"{context} field 'id'", template, need)) from None
-
-
 def _known_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in data:
         if key not in known:
             raise SuiteError(f"{where}: {unknown_name('field', key, known)}")
 
 
-_CASE_FIELDS = {f.name for f in fields(Case)}
+_CASE_FIELDS = {f.name for f in fields(Case)} - {"suite", "home"}
 
 
 def _case(data: dict[str, Any], suite: str, context: str) -> Case:
@@ -228,21 +188,24 @@ def _case(data: dict[str, Any], suite: str, context: str) -> Case:
 
     op = _lookup(OPS, data.get("op"), f"{context} field 'op'")
     operand_names = {operand.name for operand in op.inputs}
-    operands = {
-        **data.pop("operands", {}),
-        **{key: data.pop(key) for key in operand_names - _CASE_FIELDS if key in data},
-    }
     _known_keys(data, _CASE_FIELDS | operand_names, context)
-    for key in ("id", "why", "shape"):
-        if not data.get(key) and data.get(key) != {}:
-            raise SuiteError(expected(f"{context} field {key!r}", "nothing", "a value"))
+    for key in ("id", "why"):
+        _text(data.get(key) or None, f"{context} field {key!r}")
+    if not _ID.fullmatch(data["id"]):
+        raise SuiteError(
+            expected(f"{context} field 'id'", repr(data["id"]), "a name without spaces, slashes or quotes")
+        )
+    operands = {
+        **_table(data.get("operands", {}), f"{context} field 'operands'"),
+        **{name: data[name] for name in operand_names - _CASE_FIELDS if name in data},
+    }
     case = Case(
         id=data["id"],
         why=data["why"],
         op=op.name,
-        shape=_shape(op, data["shape"], context),
+        shape=_shape(data.get("shape"), context),
         operands={name: _operand(value, f"{context} field {name!r}") for name, value in operands.items()},
-        params=dict(data.get("params", {})),
+        params=_table(data.get("params", {}), f"{context} field 'params'"),
         out=_format(data.get("out", "bfloat16"), f"{context} field 'out'"),
         inputs=_inputs(data.get("inputs", {}), f"{context} field 'inputs'"),
         expect=_one_of(data.get("expect", "model"), LEVELS[:3], f"{context} field 'expect'"),
@@ -268,9 +231,9 @@ def _lookup(registry: Any, name: Any, subject: str) -> Any:
         raise SuiteError(f"{subject}: {error}") from None
 
 
-def _one_of(value: Any, allowed: tuple[str, ...], subject: str) -> Any:
-    if value not in allowed:
-        raise SuiteError(f"{subject}: {unknown_name('value', value, allowed)}")
+def _one_of(value: Any, allowed: tuple[Any, ...], subject: str) -> Any:
+    if value not in allowed or isinstance(value, bool) is not isinstance(allowed[0], bool):
+        raise SuiteError(f"{subject}: {unknown_name('value', value, map(str, allowed))}")
     return value
 
 
@@ -278,15 +241,32 @@ def _format(name: Any, subject: str) -> str | None:
     return None if name in (None, "") else _lookup(FORMATS, name, subject).name
 
 
-def _shape(op: Any, shape: Any, context: str) -> dict[str, int]:
+def _text(value: Any, subject: str) -> str:
+    if not isinstance(value, str):
+        raise SuiteError(expected(subject, "nothing" if value is None else repr(value), "a text"))
+    return value
+
+
+def _table(value: Any, subject: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SuiteError(expected(subject, repr(value), "a table"))
+    return dict(value)
+
+
+def _shape(shape: Any, context: str) -> dict[str, int]:
     if not isinstance(shape, Mapping):
         raise SuiteError(
-            expected(f"{context} field 'shape'", shape, "a table of extents such as { m = 1, n = 2, k = 3 }")
+            expected(f"{context} field 'shape'", repr(shape), "a table of extents such as { m = 1, n = 2, k = 3 }")
         )
     for axis, extent in shape.items():
-        if not isinstance(extent, int) or isinstance(extent, bool) or extent < 0:
-            raise SuiteError(expected(f"{context} field 'shape.{axis}'", repr(extent), "a whole number of at least 0"))
+        _whole(extent, f"{context} field 'shape.{axis}'")
     return dict(shape)
+
+
+def _whole(value: Any, subject: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise SuiteError(expected(subject, repr(value), "a whole number of at least 0"))
+    return value
 
 
 def _operand(value: Any, subject: str) -> OperandChoice:
@@ -308,7 +288,5 @@ def _inputs(value: Any, subject: str) -> InputChoice:
         raise SuiteError(expected(subject, repr(value), "a table { kind, seed }"))
     _known_keys(value, {"kind", "seed"}, subject)
     _lookup(GENERATORS, value.get("kind", "normal"), f"{subject} field 'kind'")
-    seed = value.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise SuiteError(expected(f"{subject} field 'seed'", repr(seed), "a whole number of at least 0"))
+    _whole(value.get("seed", 0), f"{subject} field 'seed'")
     return InputChoice(**value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from dgref import machine, recordings
-from dgref.answers import answers_for, check_whole
-from dgref.backends.base import Backend, BackendBase, Kernel
+from dgref.answers import check_whole
+from dgref.backends import source_of
+from dgref.backends.base import Backend, BackendBase
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
 from dgref.errors import DgrefError, UnavailableError, UnsupportedError
-from dgref.formats.native import is_torch
-from dgref.formats.native import to_numpy as host_view
-from dgref.ops import OPS, Op
-from dgref.results import Result
+from dgref.expectation import Expectation
+from dgref.observation import Observation, observe
+from dgref.ops import OPS
+from dgref.results import Result, plain
 from dgref.suite import Case
 
-POISONS = (0xFF, 0x55)  # NaN in every format that has one; then an ordinary number
 OUT_OF_MEMORY = ("out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "Unable to allocate")
 
 
@@ -43,14 +44,24 @@ class Settings:
 class _Attempt:
     """What is known of a trial once the kernel has run."""
 
-    case: Case
-    op: Op
-    inputs: dict[str, Any]
-    outputs: dict[str, np.ndarray]
-    differing: list[str]  # a sentence for each launch whose defined bits were not those of the first
+    truth: Expectation
+    seen: Observation
+    overwritten: list[str]  # inputs that the backend wrote into
     claim: Any  # the arithmetic that the backend declares
     limits: Any  # the arithmetic that bounds it
     provenance: dict[str, Any]
+
+    @property
+    def case(self) -> Case:
+        return self.truth.case
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return self.truth.inputs
+
+    @property
+    def outputs(self) -> dict[str, np.ndarray]:
+        return self.seen.outputs
 
 
 def blank(case: Case, backend: str, settings: Settings) -> Result:
@@ -66,16 +77,19 @@ def blank(case: Case, backend: str, settings: Settings) -> Result:
         out=case.out,
         why=case.why,
         required=case.expect,
-        reproduce=f"dgref run {case.suite or 'SUITE'} --case {case.id} --backend {backend}",
+        reproduce=f"dgref run {case.source} --case {shlex.quote(case.id)} --backend {source_of(backend)}",
     )
 
 
-def trial(case: Case, backend: Backend, settings: Settings) -> Result:
-    """Return what became of one case on one backend; never raises for anything the backend did."""
+def trial(case: Case, backend: Backend, settings: Settings, truth: Expectation | None = None) -> Result:
+    """Return what became of one case on one backend; never raises for anything the backend did.
+
+    `truth` is the case's expectation, where the caller keeps one for several backends.
+    """
     result = blank(case, backend.name, settings)
     with _timed(result, "total"):
         try:
-            _fill(result, case, backend, settings)
+            _fill(result, truth or Expectation(case), backend, settings)
         except UnsupportedError as error:
             result.status, result.reason = "unsupported", str(error)
         except UnavailableError as error:
@@ -85,6 +99,8 @@ def trial(case: Case, backend: Backend, settings: Settings) -> Result:
         except Exception as error:
             result.status, result.reason = _classified(error)
             result.evidence["traceback"] = traceback.format_exc(limit=-6)
+    for name in ("evidence", "provenance", "outputs", "diagnosis"):
+        setattr(result, name, plain(getattr(result, name)))
     return result
 
 
@@ -94,14 +110,18 @@ def _classified(error: Exception) -> tuple[str, str]:
     return ("out_of_memory" if any(mark in text for mark in OUT_OF_MEMORY) else "error"), first
 
 
-def _fill(result: Result, case: Case, backend: Backend, settings: Settings) -> None:
+def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settings) -> None:
     reason = backend.unavailable()
     if reason is not None:
         raise UnavailableError(reason)
-    reason = backend.unsupported(case, machine.architecture())
+    reason = backend.unsupported(truth.case, machine.architecture())
     if reason is not None:
         raise UnsupportedError(reason)
-    attempt = _launch(result, case, backend, settings)
+    attempt = _launch(result, truth, backend, settings)
+    misfit = _misfit(attempt)
+    if misfit or attempt.overwritten:
+        result.status, result.reason, result.level = "fail", misfit or _overwritten(attempt.overwritten), "wrong"
+        return
     if settings.record:
         recordings.save_part(Path(settings.record), backend.name, attempt)
     with _timed(result, "reference"):
@@ -111,24 +131,23 @@ def _fill(result: Result, case: Case, backend: Backend, settings: Settings) -> N
         _check_whole(result, attempt)
     if result.bad and settings.diagnose:
         with _timed(result, "diagnosis"):
-            result.diagnosis = _diagnosis(attempt)
+            _diagnose(result, attempt)
 
 
-def _launch(result: Result, case: Case, backend: Backend, settings: Settings) -> _Attempt:
-    here = machine.architecture()
-    op = OPS[case.op]
+def _launch(result: Result, truth: Expectation, backend: Backend, settings: Settings) -> _Attempt:
+    case, here = truth.case, machine.architecture()
     with _timed(result, "inputs"):
-        inputs = case.make_inputs()
+        inputs = truth.fresh_inputs()
     with _timed(result, "prepare"):
         kernel = backend.prepare(case, inputs)
     with _timed(result, "run"):
-        outputs, differing = observe(kernel, settings.repeats, op, inputs, case)
-    result.evidence.update(runs=len(POISONS) + settings.repeats, poisons=[f"0x{p:02X}" for p in POISONS])
+        seen = observe(kernel, settings.repeats, truth.defined)
+    result.evidence.update(seen.evidence)
     result.provenance = backend.provenance()
     limits = getattr(backend, "limit_arithmetic", BackendBase().limit_arithmetic)
     claim = backend.arithmetic(case, here)
-    limit = limits(case, here) if claim is None and op.takes_arithmetic else claim
-    return _Attempt(case, op, inputs, outputs, differing, claim, limit, result.provenance)
+    limit = limits(case, here) if claim is None and truth.op.takes_arithmetic else claim
+    return _Attempt(truth, seen, truth.overwritten(inputs), claim, limit, result.provenance)
 
 
 @contextmanager
@@ -138,51 +157,39 @@ def _timed(result: Result, stage: str) -> Iterator[None]:
     result.seconds[stage] = round(time.perf_counter() - started, 6)
 
 
-def observe(kernel: Kernel, repeats: int, op: Op, inputs: Any, case: Case) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the outputs of the first launch, and a sentence for every later launch whose defined bits differ."""
-    patterns = [*POISONS, *[POISONS[0]] * repeats]
-    launches = (_outputs_over(kernel, pattern) for pattern in patterns)
-    first = next(launches)
-    defined = op.defined(case, inputs)
-    differing = []
-    for number, (pattern, outputs) in enumerate(zip(patterns[1:], launches, strict=True), 2):
-        cause = "over another poison pattern" if pattern != patterns[0] else "repeated"
-        changed = [name for name in outputs if _changed(first[name], outputs[name], defined.get(name))]
-        differing += [f"output {name} changed when {cause} (launch {number})" for name in changed]
-    return first, differing
+def _misfit(attempt: _Attempt) -> str | None:
+    """Return what is wrong with the names, shapes and types of the outputs, before any bit is looked at."""
+    wanted = attempt.truth.op.allocate(attempt.case)
+    extra = sorted(attempt.outputs.keys() - wanted.keys())
+    if extra:
+        return f"outputs: got {', '.join(extra)}, need {' and '.join(wanted)}"
+    for name, like in wanted.items():
+        found = attempt.outputs.get(name)
+        if found is None:
+            return f"output {name}: got nothing, need shape {like.shape} of {like.dtype}"
+        if (found.shape, found.dtype) != (like.shape, like.dtype):
+            return f"output {name}: got shape {found.shape} of {found.dtype}, need {like.shape} of {like.dtype}"
+    return None
 
 
-def _outputs_over(kernel: Kernel, pattern: int) -> dict[str, np.ndarray]:
-    kernel.poison(pattern)
-    kernel()
-    return {name: on_host(array) for name, array in kernel.outputs().items()}
-
-
-def on_host(array: Any) -> np.ndarray:
-    """Return a copy of a backend's output as a native NumPy array."""
-    return np.array(host_view(array.detach().cpu() if is_torch(array) else array))
-
-
-def _changed(first: np.ndarray, now: np.ndarray, mask: np.ndarray | None) -> bool:
-    equal = same(first, now, nan_equal=False)
-    return not bool(equal.all() if mask is None else equal[mask].all())
+def _overwritten(names: list[str]) -> str:
+    return f"input {' and '.join(names)}: got other bits after the launch, need inputs that are only read"
 
 
 def _verdict(attempt: _Attempt) -> Verdict:
-    answers = answers_for(attempt.op, attempt.case, attempt.inputs)
-    modelled = attempt.claim not in (None, "exact")
+    truth, claim, limits = attempt.truth, attempt.claim, attempt.limits
     return judge(
-        answers.part(attempt.outputs),
-        exact=answers.exact,
-        model=(lambda: answers.model(attempt.claim)) if modelled else None,
-        bound=(lambda: answers.bound(attempt.limits)) if attempt.limits not in (None, "exact") else None,
-        defined=answers.defined(),
+        truth.answers.part(attempt.outputs),
+        exact=truth.exact,
+        model=(lambda: truth.model(claim)) if claim not in (None, "exact") else None,
+        bound=(lambda: truth.bound(limits)) if limits not in (None, "exact") else None,
+        defined=truth.answers.defined(),
     )
 
 
 def _check_whole(result: Result, attempt: _Attempt) -> None:
     """Where only a sample was judged, let the GPU check the rest against the declared arithmetic."""
-    coverage = answers_for(attempt.op, attempt.case, attempt.inputs).coverage()
+    coverage = attempt.truth.answers.coverage()
     result.evidence.update(coverage)
     differing = check_whole(attempt) if coverage and not result.bad else None
     if differing is None:
@@ -205,10 +212,9 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
     result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str | None) else claim.name
     result.required = required_level(attempt.case.expect, claim)
     for name, expected in verdict.expected.items():
-        if name in verdict.actual and verdict.actual[name].shape == expected.shape:
-            result.outputs[name] = _output(verdict.actual[name], expected, verdict.defined.get(name), verdict)
-    if attempt.differing:
-        result.status, result.reason = "nondeterministic", attempt.differing[0]
+        result.outputs[name] = _output(verdict.actual[name], expected, verdict.defined.get(name), verdict)
+    if attempt.seen.differing:
+        result.status, result.reason = "nondeterministic", attempt.seen.differing[0]
     elif verdict.reaches(result.required):
         result.status = "pass"
     else:
@@ -226,18 +232,20 @@ def _output(actual: np.ndarray, expected: np.ndarray, mask: np.ndarray | None, v
 
 def _reason(result: Result, attempt: _Attempt, verdict: Verdict) -> str:
     name = max(verdict.differing, key=lambda output: verdict.differing[output])
-    described = result.outputs.get(name)
-    if described is None:
-        got = attempt.outputs[name].shape if name in attempt.outputs else "nothing"
-        return f"output {name}: got {got}, need {verdict.expected[name].shape}"
+    described = result.outputs[name]
     beyond = verdict.beyond_bound.get(name, 0)
     bound = f"; {beyond} of them beyond the derived bound" if beyond else "; all within the derived bound"
     return f"{name}: {described['summary']}{bound}; required {result.required}, got {verdict.level}"
 
 
-def _diagnosis(attempt: _Attempt) -> dict[str, Any]:
+def _diagnose(result: Result, attempt: _Attempt) -> None:
+    """Name the cause; a search that fails is noted, and changes nothing about the verdict."""
     from dgref.compare import diagnose
 
-    evidence = {"differing": attempt.differing, "provenance": attempt.provenance}
-    found = diagnose(attempt.case, attempt.inputs, attempt.outputs, arithmetic=attempt.claim, evidence=evidence)
-    return found.to_dict()
+    evidence = {"differing": attempt.seen.differing, "provenance": attempt.provenance}
+    try:
+        found = diagnose(attempt.case, attempt.inputs, attempt.outputs, arithmetic=attempt.claim, evidence=evidence)
+    except Exception as error:
+        result.evidence["diagnosis"] = f"the search for a cause failed: {_classified(error)[1]}"
+        return
+    result.diagnosis = found.to_dict()

@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from dgref.errors import SuiteError, expected
+from dgref.errors import FileError, SuiteError, expected
 from dgref.results import Result
 from dgref.suite import folder
 
@@ -34,23 +35,32 @@ class Waiver:
 
 
 def load(path: Path | None = None) -> list[Waiver]:
-    """Return the waivers of a TOML file, by default `waivers.toml` beside the suites; none where it is absent."""
-    path = path or folder() / "waivers" / "waivers.toml"
-    if not path.is_file():
+    """Return the waivers of a TOML file; without a path, those that ship beside the suites, if there are any."""
+    shipped = folder() / "waivers" / "waivers.toml"
+    if path is None and not shipped.is_file():
         return []
+    path = path or shipped
     try:
-        rows = tomllib.loads(path.read_text(encoding="utf-8")).get("waiver", [])
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(expected(str(path), error.strerror, "a readable file of waivers")) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SuiteError(expected(path.name, error, "valid TOML in UTF-8")) from error
+    rows = data.get("waiver", [])
+    if set(data) - {"waiver"} or not isinstance(rows, list):
+        raise SuiteError(expected(path.name, ", ".join(data), "tables under [[waiver]] and nothing else"))
     return [_waiver(row, f"{path.name} waiver #{i}") for i, row in enumerate(rows, 1)]
 
 
-def _waiver(row: dict, context: str) -> Waiver:
+def _waiver(row: Any, context: str) -> Waiver:
     names = [f.name for f in fields(Waiver)]
-    if set(row) != set(names):
-        raise SuiteError(expected(context, f"fields {sorted(row)}", f"exactly {sorted(names)}"))
-    if not isinstance(row["expires"], date):
-        raise SuiteError(expected(f"{context} field 'expires'", repr(row["expires"]), "a date such as 2027-01-31"))
+    found = sorted(row) if isinstance(row, dict) else repr(row)
+    if found != sorted(names):
+        raise SuiteError(expected(f"{context} fields", found, f"exactly {sorted(names)}"))
+    for name, value in row.items():
+        kind, need = (date, "a date such as 2027-01-31") if name == "expires" else (str, "a text")
+        if type(value) is not kind or not value:
+            raise SuiteError(expected(f"{context} field {name!r}", repr(value), need))
     return Waiver(**row)
 
 

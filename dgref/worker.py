@@ -12,58 +12,102 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dgref.backends import backends
+from dgref.backends import backends, load_file, loaded_files
+from dgref.errors import UnavailableError, expected
+from dgref.expectation import Latest
 from dgref.results import Result
 from dgref.suite import Case
 from dgref.trial import Settings, blank, trial
 
 START_SECONDS = 120.0  # importing and compiling on a loaded machine
+FIRST_TO_GO = "1000"  # when memory runs out, the kernel ends the worker and not the run
 
 
-def _serve(channel: Connection) -> None:
+def _serve(channel: Connection, files: list[str], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    _volunteer_for_the_memory_killer()
+    for path in files:
+        load_file(path)
+    _share_the_cores(threads)
+    latest = Latest()
     channel.send("ready")
     while True:
         try:
-            message = channel.recv()
+            case, backend, settings = channel.recv()
         except EOFError:
             return
-        case, backend, settings = message
-        channel.send(asdict(trial(case, backends()[backend], settings)))
+        channel.send(asdict(trial(case, backends()[backend], settings, latest.of(case))))
+
+
+def _volunteer_for_the_memory_killer() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(FIRST_TO_GO)
+    except OSError:  # not Linux, or not allowed: the default order applies
+        pass
+
+
+def _share_the_cores(threads: int) -> None:
+    if not threads:
+        return
+    import numba
+    import torch
+
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)
 
 
 class Worker:
-    """One child process, replaced whenever it dies or hangs."""
+    """One child process, replaced whenever it dies, hangs, or has a CUDA error that would outlive its case."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 0) -> None:
         self._context = multiprocessing.get_context("spawn")
+        self._threads = threads  # 0: as many as there are
         self._process: Any = None
         self._channel: Connection | None = None
 
     def run(self, case: Case, backend: str, settings: Settings) -> Result:
         """Return the result of one trial, or what became of the process that attempted it."""
-        if self._process is None:
-            self._start()
-        assert self._channel is not None
+        channel = self._started()
         try:
-            self._channel.send((case, backend, settings))
-            if not self._channel.poll(settings.timeout):
+            channel.send((case, backend, settings))
+            if not channel.poll(settings.timeout):
                 return self._end(blank(case, backend, settings), "timeout", f"no result within {settings.timeout:g} s")
-            return Result(**self._channel.recv())
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+            result = Result(**channel.recv())
+        except (EOFError, OSError):
             return self._end(blank(case, backend, settings), *self._cause_of_death())
+        if _outlives_its_case(result):
+            self.stop()
+        return result
 
-    def _start(self) -> None:
+    def _started(self) -> Connection:
+        if self._process is not None and self._channel is not None:
+            return self._channel
         self._channel, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        arguments = (theirs, loaded_files(), self._threads)
+        self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        if not self._channel.poll(START_SECONDS) or self._channel.recv() != "ready":
-            raise RuntimeError(f"worker process: got no answer, need one within {START_SECONDS:g} s")
+        self._wait_until_ready(self._channel)
+        return self._channel
+
+    def _wait_until_ready(self, channel: Connection) -> None:
+        try:
+            if channel.poll(START_SECONDS) and channel.recv() == "ready":
+                return
+            found = f"no answer within {START_SECONDS:g} s"
+        except (EOFError, OSError):
+            found = self._cause_of_death()[1]
+        self.stop()
+        need = "a process that starts: a script needs its calls under `if __name__ == '__main__':`"
+        raise UnavailableError(expected("worker process", found, need))
 
     def _cause_of_death(self) -> tuple[str, str]:
-        self._process.join(timeout=5)
-        code = self._process.exitcode
+        process = self._process
+        if process is None:
+            return "crash", "the process was stopped from outside"
+        process.join(timeout=5)
+        code = process.exitcode
         if code == -signal.SIGKILL:
             return "out_of_memory", "the process was killed (SIGKILL), as the kernel does when memory runs out"
         if code is not None and code < 0:
@@ -77,13 +121,13 @@ class Worker:
 
     def stop(self) -> None:
         """End the process now; the next trial starts another."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(timeout=10)
-            self._process = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        process, self._process = self._process, None
+        channel, self._channel = self._channel, None
+        if process is not None:
+            process.kill()
+            process.join(timeout=10)
+        if channel is not None:
+            channel.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -92,12 +136,23 @@ class Worker:
         self.stop()
 
 
+def _outlives_its_case(result: Result) -> bool:
+    """Say whether a CUDA context may be broken: after an illegal access every later call in the process fails."""
+    return result.status in ("error", "out_of_memory") and "cuda" in f"{result.reason} {result.evidence}".lower()
+
+
 class Inline:
     """The same interface in this process: for debugging, and for tests of backends defined in a test."""
 
+    def __init__(self) -> None:
+        self._latest = Latest()
+
     def run(self, case: Case, backend: str, settings: Settings) -> Result:
         """Return the result of one trial."""
-        return trial(case, backends()[backend], settings)
+        return trial(case, backends()[backend], settings, self._latest.of(case))
+
+    def stop(self) -> None:
+        """Nothing to end."""
 
     def __enter__(self) -> Inline:
         return self

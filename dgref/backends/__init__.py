@@ -1,15 +1,16 @@
-"""Who computes: every file of this folder that holds `BACKENDS`, and the entry points `dgref.backends`."""
+"""Who computes: every file of this folder that holds `BACKENDS`, entry points `dgref.backends`, and files by path."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from dgref.backends.base import Backend
-from dgref.errors import InputError, expected
+from dgref.backends.base import Backend, BackendBase
+from dgref.errors import FileError, InputError, UnavailableError, expected
 from dgref.registry import Registry
 
 _NOT_BACKENDS = {"__init__", "base"}
@@ -40,19 +41,81 @@ def backends() -> Registry[Backend]:
 
 
 def _entry_backends(entry: Any) -> list[Backend]:
-    made = entry.load()
+    """Return the backends of another package; one that fails to import is listed as unavailable, with the reason."""
+    try:
+        return _rows(entry.load(), f"entry point {entry.name}")
+    except Exception as error:
+        return [_Broken(entry.name, f"{entry.value} cannot be imported: {type(error).__name__}: {error}")]
+
+
+class _Broken(BackendBase):
+    def __init__(self, name: str, reason: str):
+        self.name = name
+        self._reason = reason
+
+    def unavailable(self) -> str | None:
+        return self._reason
+
+    def prepare(self, case: Any, inputs: Any) -> Any:
+        raise UnavailableError(self._reason)
+
+
+def _rows(made: Any, subject: str) -> list[Backend]:
     rows = list(made) if isinstance(made, list | tuple) else [made]
     for row in rows:
-        if not getattr(row, "name", ""):
-            raise InputError(expected(f"entry point {entry.name}", row, "a backend with a name, or a list of them"))
+        if not isinstance(getattr(row, "name", None), str) or not row.name or not callable(getattr(row, "prepare", 0)):
+            raise InputError(expected(subject, repr(row), "a backend with a name and a `prepare`, or a list of them"))
     return rows
 
 
+_FILES: dict[str, list[str]] = {}  # path of a loaded file -> names of its backends
+
+
+def load_file(path: str | Path) -> list[str]:
+    """Add the backends of a Python file that holds `BACKENDS`, and return their names."""
+    path = Path(path).resolve()
+    if str(path) in _FILES:
+        return _FILES[str(path)]
+    if not path.is_file():
+        raise FileError(expected(str(path), "no such file", "a Python file that holds BACKENDS"))
+    spec = spec_from_file_location(f"dgref_backend_{path.stem}", path)
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.BACKENDS
+    except AttributeError as error:
+        raise InputError(expected(str(path), error, "a list BACKENDS")) from error
+    except Exception as error:
+        raise FileError(
+            expected(str(path), f"{type(error).__name__}: {error}", "a file that can be imported")
+        ) from error
+    rows = _rows(made, path.name)
+    for row in rows:
+        if row.name in backends():
+            raise InputError(expected(f"{path.name} backend", repr(row.name), "a name that no other backend has"))
+        backends().add(row)
+    _FILES[str(path)] = [row.name for row in rows]
+    return _FILES[str(path)]
+
+
+def loaded_files() -> list[str]:
+    """Return the files that `load_file` has loaded: a worker process loads them too."""
+    return list(_FILES)
+
+
+def source_of(name: str) -> str:
+    """Return what `--backend` takes for a backend: its file, or its name."""
+    return next((path for path, names in _FILES.items() if name in names), name)
+
+
 def select(names: list[str]) -> list[Backend]:
-    """Return the backends of these names; `recorded` stands for every `recorded/...`, likewise any prefix."""
+    """Return the backends of these names; `recorded` stands for every `recorded/...`, a path for a file's backends."""
     registry = backends()
     chosen: dict[str, Backend] = {}
     for name in names:
+        if name.endswith(".py"):
+            chosen.update({row: registry[row] for row in load_file(name)})
+            continue
         family = {key: row for key, row in registry.items() if key.startswith(f"{name}/")}
         chosen.update(family if family and name not in registry else {name: registry[name]})
     return list(chosen.values())

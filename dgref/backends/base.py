@@ -20,7 +20,10 @@ Outputs = dict[str, Any]  # output name -> native array (NumPy or torch); its dt
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A case made ready: calling it launches the work and nothing else, so that it can be timed."""
+    """A case made ready: calling it launches the work and nothing else, so that it can be timed.
+
+    A kernel may say `poisonable = False` (it owns no buffer) and `repeatable = False` (it replays stored outputs).
+    """
 
     def __call__(self) -> None: ...
 
@@ -83,6 +86,8 @@ class BackendBase:
 class FunctionKernel:
     """A kernel made of a function that returns fresh outputs, such as a CPU library call: nothing to poison."""
 
+    poisonable = False
+
     def __init__(self, function: Any):
         self._function = function
         self._outputs: Outputs = {}
@@ -95,6 +100,15 @@ class FunctionKernel:
 
     def poison(self, pattern: int) -> None:
         self._outputs = {}
+
+
+class StoredKernel(FunctionKernel):
+    """Outputs that were computed elsewhere: launching again would show nothing."""
+
+    repeatable = False
+
+    def __init__(self, outputs: Outputs):
+        super().__init__(lambda: outputs)
 
 
 class BufferKernel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dgref.arch import Architecture
-from dgref.backends.base import BackendBase, FunctionKernel, Inputs, Kernel
+from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel
 from dgref.errors import FileError, expected
 from dgref.recordings import Recording, input_hash, recordings
 from dgref.reference.arithmetic import Arithmetic
@@ -30,8 +30,7 @@ class RecordedBackend(BackendBase):
         if input_hash(case, inputs) != self._recording.entry(case)["inputs"]:
             need = "the inputs that were recorded: the case or a generator has changed since"
             raise FileError(expected(f"inputs of {case.name}", "other bits", need))
-        outputs = self._recording.outputs(case)
-        return FunctionKernel(lambda: outputs)
+        return StoredKernel(self._recording.outputs(case))
 
     def provenance(self) -> dict[str, Any]:
         return {"recorded on": self._recording.index["machine"]}

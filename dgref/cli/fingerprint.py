@@ -24,7 +24,7 @@ def command(suite: str, id: str, name: str, budget: float, as_json: bool) -> int
     from dgref.compare import infer_arithmetic
     from dgref.errors import UnsupportedError, unknown_name
     from dgref.suite import load
-    from dgref.trial import on_host
+    from dgref.observation import on_host
 
     cases = {case.id: case for case in load(suite).cases}
     if id not in cases:

@@ -7,12 +7,18 @@ from typing import Any
 
 import click
 
+JOURNAL = "journal.jsonl"
+
 
 @click.command("run")
 @click.argument("suites", nargs=-1)
 @click.option("--default", "use_default", is_flag=True, help="Run the default suites on every backend that works here.")
 @click.option(
-    "-b", "--backend", "backends", multiple=True, help="A backend's name, or a family such as `recorded`. Repeatable."
+    "-b",
+    "--backend",
+    "backends",
+    multiple=True,
+    help="A backend's name, a family such as `recorded`, or a Python file that holds BACKENDS. Repeatable.",
 )
 @click.option("--case", "ids", multiple=True, metavar="ID", help="Run only this case. Repeatable.")
 @click.option(
@@ -22,14 +28,15 @@ import click
     metavar="WORDS",
     help="Run only pairs whose case, op, backend or reason hold all words.",
 )
-@click.option("--shard", default="1/1", metavar="I/N", help="Run every N-th pair, beginning with the I-th.")
+@click.option("--shard", default="1/1", metavar="I/N", help="Run every N-th case, beginning with the I-th.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Worker processes; by default one a core, one with a GPU.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder for results.json, junit.xml and index.html."
 )
 @click.option("--resume", is_flag=True, help="Go on from the results of an interrupted run in --output.")
 @click.option("--fail-fast", is_flag=True, help="Stop after the first wrong result.")
 @click.option(
-    "--repeats", default=2, show_default=True, type=click.IntRange(0), help="Launches beyond the two over poison."
+    "--repeats", default=2, show_default=True, type=click.IntRange(0), help="Launches beyond those over poison."
 )
 @click.option(
     "--timeout",
@@ -38,6 +45,7 @@ import click
     type=click.FloatRange(0.1),
     help="Seconds before a case counts as hung.",
 )
+@click.option("--waivers", "waiver_file", type=click.Path(path_type=Path), help="Known failures; default: the shipped.")
 @click.option("--no-isolation", is_flag=True, help="Run in this process (for debuggers).")
 @click.option("--no-diagnosis", is_flag=True, help="Report wrong results without searching for their cause.")
 @click.option("--github", is_flag=True, help="Also print GitHub annotations.")
@@ -59,24 +67,44 @@ def command(suites: tuple[str, ...], use_default: bool, output: Path | None, git
         raise click.UsageError("name at least one suite, or pass --default; `dgref list suites` shows them")
     if options["resume"] and output is None:
         raise click.UsageError("--resume needs --output, the folder of the interrupted run")
-    chosen = list(suites) or runner.default_suites()
     with terminal.Progress() as progress:
-        results = runner.run(
-            chosen,
-            list(options["backends"]) or None,
-            selection=runner.Selection(options["ids"], options["keyword"], runner.parse_shard(options["shard"])),
-            settings=runner.Settings(
-                options["timeout"], options["repeats"], not options["no_diagnosis"], record=options["record"]
-            ),
-            fail_fast=options["fail_fast"],
-            isolate=not options["no_isolation"],
-            journal=output / "journal.jsonl" if output else None,
-            resume=options["resume"],
-            progress=progress,
-        )
+        try:
+            results = runner.run(
+                list(suites) or runner.default_suites(),
+                list(options.pop("backends")) or None,
+                journal=output / JOURNAL if output else None,
+                progress=progress,
+                **_arguments(**options),
+            )
+        except KeyboardInterrupt:
+            progress.interrupted("add --resume to the same command to go on" if output else "")
+            raise
     terminal.summary(results)
     if github:
         terminal.github_annotations(results)
     if output:
         click.echo(f"report: {write_bundle(results, output)}")
     return results.exit_code
+
+
+def _arguments(
+    ids: tuple[str, ...],
+    keyword: str,
+    shard: str,
+    timeout: float,
+    repeats: int,
+    no_diagnosis: bool,
+    no_isolation: bool,
+    record: Path | None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return the options as `runner.run` takes them."""
+    from dgref.runner import Selection, Settings, parse_shard
+
+    target = str(record) if record else None
+    return {
+        "selection": Selection(ids, keyword, parse_shard(shard)),
+        "settings": Settings(timeout, repeats, not no_diagnosis, record=target),
+        "isolate": not no_isolation,
+        **options,
+    }

@@ -187,16 +187,16 @@ RUNNER_FAULTS: Registry[RunnerFault] = Registry(
 
 def misbehave(fault: str, rng: np.random.Generator) -> Instance:
     """Return an instance of a runner fault, observed by the runner's own loop."""
-    from dgref.trial import observe
+    from dgref.observation import observe
 
     row = RUNNER_FAULTS[fault]
     problem = PROBLEMS[("fp8", "mxfp8", "bf16", "masked", "logits")[int(rng.integers(5))]]
     state = state_of(problem.case(rng))
     correct = compute(state)
     kernel = MisbehavingKernel(correct, row.launch)
-    outputs, differing = observe(kernel, 2, OPS[state.case.op], state.inputs, state.case)
-    evidence = {"differing": differing, "provenance": dict(row.provenance), "guards": list(row.guards)}
-    return Instance(fault, "", state, correct, outputs, evidence)
+    seen = observe(kernel, 2, OPS[state.case.op].defined(state.case, state.inputs))
+    evidence = {"differing": seen.differing, "provenance": dict(row.provenance), "guards": list(row.guards)}
+    return Instance(fault, "", state, correct, seen.outputs, evidence)
 
 
 def injected_faults() -> Iterator[str]:

@@ -34,7 +34,8 @@ def error_map(data: Mapping[str, Any]) -> Markup:
     cells = data["cells"]
     height, width = len(cells) * CELL, len(cells[0]) * CELL
     hits = [
-        f'<rect class="hit" x="{x * CELL}" y="{y * CELL}" width="{CELL}" height="{CELL}" opacity="{0.25 + int(d) / 12:.2f}"/>'
+        f'<rect class="hit" x="{x * CELL}" y="{y * CELL}" width="{CELL}" height="{CELL}"'
+        f' opacity="{0.25 + int(d) / 12:.2f}"/>'
         for y, line in enumerate(cells)
         for x, d in enumerate(line)
         if d != "0"

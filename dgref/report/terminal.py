@@ -50,6 +50,12 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def interrupted(self, advice: str) -> None:
+        """Say how far an interrupted run came, and what to do."""
+        self.__exit__()
+        done = sum(self._counts.values())
+        self._console.print(f"interrupted after {done} results" + (f"; {advice}" if advice else ""), markup=False)
+
     def __call__(self, number: int, total: int, result: Result) -> None:
         self._counts[result.status] += 1
         if self._bar:

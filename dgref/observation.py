@@ -1,0 +1,99 @@
+"""What a kernel does when launched again and again: over two poison patterns, then repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dgref.backends.base import Kernel
+from dgref.compare.verdict import same
+from dgref.formats.native import is_torch
+from dgref.formats.native import to_numpy as host_view
+
+POISONS = (0xFF, 0x55)  # NaN in every format that has one; then an ordinary number
+REPEAT_SECONDS = 0.5  # no further repeat once the launches have taken this long in all
+Masks = Mapping[str, np.ndarray | None]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Observation:
+    """Outputs of the first launch, and what later launches showed."""
+
+    outputs: Arrays
+    differing: list[str] = field(default_factory=list)  # a sentence for each output of a launch that changed
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def observe(kernel: Kernel, repeats: int, defined: Masks) -> Observation:
+    """Launch over each poison pattern, then repeat; elements that the op leaves undefined may change.
+
+    A kernel with nothing to poison is launched over no second pattern, one that replays stored outputs only once, and
+    one so slow that it has used up REPEAT_SECONDS is not repeated: the evidence says how many launches there were.
+    """
+    poisons = POISONS if getattr(kernel, "poisonable", True) else POISONS[:1]
+    repeats = repeats if getattr(kernel, "repeatable", True) else 0
+    started = time.perf_counter()
+    first = launch(kernel, poisons[0])
+    seen = Observation(first)
+    for pattern in poisons[1:]:
+        seen.differing += _changes(first, launch(kernel, pattern), defined, pattern, 2)
+    runs = len(poisons)
+    while runs < len(poisons) + repeats and time.perf_counter() - started < REPEAT_SECONDS:
+        runs += 1
+        seen.differing += _changes(first, launch(kernel, poisons[0]), defined, None, runs)
+    seen.evidence = {"runs": runs, "poisons": [f"0x{pattern:02X}" for pattern in poisons]}
+    if len(poisons) > 1:
+        seen.evidence["undefined_written"] = _written(first, defined)
+    return seen
+
+
+def launch(kernel: Kernel, pattern: int) -> Arrays:
+    """Return copies of a kernel's outputs after one launch over a poison pattern."""
+    kernel.poison(pattern)
+    kernel()
+    return {name: on_host(array) for name, array in kernel.outputs().items()}
+
+
+def on_host(array: Any) -> np.ndarray:
+    """Return a copy of a backend's output as a native NumPy array."""
+    return np.array(host_view(array.detach().cpu() if is_torch(array) else array))
+
+
+def _changes(first: Arrays, now: Arrays, defined: Masks, pattern: int | None, number: int) -> Iterator[str]:
+    cause = "repeated" if pattern is None else "over another poison pattern"
+    for name in first:
+        changed = _changed(first[name], now.get(name), defined.get(name))
+        if not changed.any():
+            continue
+        unwritten = 0 if pattern is None else _holding(first, POISONS[0], name) & _holding(now, pattern, name) & changed
+        count = int(np.count_nonzero(unwritten))
+        note = f": {count} of its elements were never written" if count else ""
+        yield f"output {name} changed when {cause} (launch {number}){note}"
+
+
+def _changed(first: np.ndarray, now: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:
+    """Return which defined elements changed; all of them where shape or type did."""
+    if now is None or now.shape != first.shape or now.dtype != first.dtype:
+        return np.ones(max(first.size, 1), bool)
+    changed = ~same(first, now, nan_equal=False)
+    return changed if mask is None or mask.shape != changed.shape else changed & mask
+
+
+def _holding(outputs: Arrays, pattern: int, name: str) -> np.ndarray:
+    """Return which elements consist of the poison byte."""
+    array = np.ascontiguousarray(outputs[name])
+    return (array.reshape(-1).view(np.uint8).reshape(*array.shape, array.itemsize) == pattern).all(-1)
+
+
+def _written(first: Arrays, defined: Masks) -> dict[str, int]:
+    """Return, for each output, how many elements that the op leaves undefined were written all the same."""
+    return {
+        name: int(np.count_nonzero(~mask & ~_holding(first, POISONS[0], name)))
+        for name, mask in defined.items()
+        if mask is not None and name in first and first[name].shape == mask.shape
+    }
