@@ -17,13 +17,14 @@ import numpy as np
 from dgref.compare.hypotheses import HYPOTHESES, Misreading, Scene, State
 from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part, agree, compute
 from dgref.compare.runner_evidence import Finding, findings, lines
-from dgref.compare.suspects import choose_part, sentence_of, suspect_places
+from dgref.compare.suspects import choose_part, projected_places, sentence_of, suspect_places
 from dgref.errors import DgrefError, ShapeError, expected, unknown_name
 from dgref.formats.native import to_numpy
 from dgref.ops import OPS
 from dgref.ops.typical import limit_arithmetic, operands_of, typical_arithmetic
 
 SMALL = 1 << 27  # multiply-adds that are recomputed whole before anything else: a tenth of a second
+_STRIP = 1 << 29  # multiply-adds before the first look at the clock
 _SHOWN = 8
 _SUSPICION = 0.5  # share of the error that a suspicion must explain
 _PAIRED = 10
@@ -161,10 +162,12 @@ class Search:
         self.work = op.flops(case, inputs) // 2
         self.tried = 0
 
-    @property
+    @cached_property
     def elements(self) -> int:
-        """How many elements there are."""
-        return sum(array.size for array in self.observation.outputs.values())
+        """How many elements the op defines."""
+        masks = self.observation.defined
+        sizes = {n: array.size for n, array in self.observation.outputs.items()}
+        return sum(size if masks.get(n) is None else int(np.count_nonzero(masks[n])) for n, size in sizes.items())
 
     @property
     def name(self) -> str:
@@ -180,14 +183,12 @@ class Search:
         return {n: array for n, array in compute(self.state).items() if n in self.observation.outputs}
 
     @cached_property
-    def differs(self) -> np.ndarray | None:
-        """Where the first output is wrong, as a matrix of rows and columns; None where that is unknown."""
-        return None if self.correct is None else suspect_places(self.observation, self.correct)
-
-    @cached_property
     def part(self) -> Part | None:
         """The rows and columns that hypotheses are tried on; None for everything."""
-        return choose_part(self.state, self.observation, self.differs, self.work)
+        if self.correct is None:
+            return choose_part(self.state, self.work, projected_places(self.state, self.observation))
+        wrong = suspect_places(self.observation, self.correct)
+        return choose_part(self.state, self.work, (wrong.any(axis=1), wrong.any(axis=0)))
 
     @cached_property
     def where(self) -> list[str]:
@@ -211,11 +212,24 @@ class Search:
             return self._nothing_wrong(baseline)
         if self.part is not None:
             baseline = self.measure(Misreading("nothing"), self.part)
-        tried = sorted(self._singles(), key=lambda row: row.order)
-        tried = self._confirmed(tried)
+        tried = self._confirmed(self._until_confirmed())
         if not (tried and tried[0].found.all):
-            tried = sorted([*self._confirmed(sorted(self._pairs(tried), key=lambda row: row.order)), *tried], key=_best)
+            tried = sorted([*self._confirmed(list(self._pairs(tried))), *tried], key=lambda row: row.order)
         return self._concluded(tried, baseline)
+
+    def _until_confirmed(self) -> list[Ranked]:
+        """Return every variant measured; where outputs are many, only up to the first that explains them all.
+
+        Likelier hypotheses come first, so that what follows could only tie with it.
+        """
+        tried = []
+        for row in self._singles():
+            tried.append(row)
+            if self.work > SMALL and row.found.all:
+                self._confirmed([row])
+                if row.found.all:
+                    break
+        return tried
 
     def measure(self, misreading: Misreading, part: Part | None) -> Agreement:
         """Return how far one misreading explains the observed outputs."""
@@ -257,11 +271,10 @@ class Search:
 
     def _confirmed(self, tried: list[Ranked]) -> list[Ranked]:
         """Measure what agrees on the sample on everything, best first; what then fails falls back."""
-        checked = 0
+        tried = sorted(tried, key=lambda row: row.order)
         for row in tried:
-            if row.found.all and not row.whole and (self.work <= SMALL or checked == 0):
-                row.found = self._everywhere(row.misreading, row.found)
-                row.whole, checked = True, checked + row.found.all
+            if row.found.all and not row.whole:
+                row.found, row.whole = self._everywhere(row.misreading, row.found), True
         return sorted(tried, key=lambda row: row.order)
 
     def _everywhere(self, misreading: Misreading, sampled: Agreement) -> Agreement:
@@ -269,19 +282,22 @@ class Search:
         if self.work <= SMALL or self.state.case.op not in SAMPLERS:
             return self.measure(misreading, None)
         rows, columns = SAMPLERS[self.state.case.op].extents(self.state)
-        total, step = sampled, max(1, int(rows * SMALL // self.work))
-        started = time.perf_counter()
-        for number, top in enumerate(range(0, rows, step), 1):
+        wrong, total, top = misreading.change(self.state), None, 0
+        step, started = max(1, int(rows * _STRIP // self.work)), time.perf_counter()
+        while top < rows:
             part = Part(np.arange(top, min(top + step, rows)), np.arange(columns))
-            found = self.measure(misreading, part)
-            total = found if number == 1 else total.plus(found)
-            each = (time.perf_counter() - started) / number
-            if not found.all or time.perf_counter() + each > self.deadline:
+            found = self.observation.against(self.state, wrong, misreading.after, part)
+            total = found if total is None else total.plus(found)
+            top += part.rows.size
+            now = time.perf_counter()
+            each = (now - started) / top  # seconds a row
+            if not found.all or now + each * step > self.deadline:
                 break
-        return total
+            step = max(step, min(2 * step, int((self.deadline - now) / (2 * each))))
+        return total or sampled
 
     def _nothing_wrong(self, found: Agreement) -> Diagnosis:
-        sampled = " (a sample)" if found.total < self.elements and self.correct is None else ""
+        sampled = f" sampled of {self.elements:,}" if found.total < self.elements else ""
         how = f"equal in every bit under {self.name}" if found.equal == found.total else "within the derived bound"
         sentence = f"nothing is wrong: all {found.total:,} outputs{sampled} are {how}"
         fix = "a difference from an unquantised product is the recipe's own loss; compare with the quantised operands"
@@ -298,7 +314,7 @@ class Search:
         evidence = [*self._ties(tried), *evidence]
         name = best.misreading.hypothesis if status != "none" else None
         return Diagnosis(
-            sentence_of(status, best.misreading, best.found, explained, self.name if self.declared else None, benign),
+            sentence_of(status, best.misreading, best.found, explained, self.elements, benign),
             name,
             status,
             best.misreading.fix if name else "",

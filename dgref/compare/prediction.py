@@ -16,6 +16,8 @@ from dgref.reference.gemm import split_columns
 from dgref.reference.grouped import psum_spans
 from dgref.reference.operands import take_rows
 
+_UNLIKE = 0.05  # an error beyond which no bound is worth computing
+
 
 @dataclass(frozen=True)
 class Part:
@@ -145,7 +147,7 @@ class Observation:
         smaller = wrong if part is None else SAMPLERS[self.case.op].cut(wrong, part)
         predicted = compute(smaller, after, observed)
         agreement = agree(observed, predicted, masks)
-        if self.limits is None or agreement.all or agreement.error > 0.05:
+        if self.limits is None or agreement.all or agreement.error > _UNLIKE:
             return agreement
         return self._within(smaller, after, observed, masks, agreement)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dgref.compare.hypotheses.base import Misreading, State
 from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part
 from dgref.compare.verdict import same
+from dgref.formats import dequantize
 
 _WORTH_SAMPLING = 1 << 21  # multiply-adds; below, everything costs no more than a sample
+_OUTLIER = 8.0  # times the median residual
 _ROWS, _COLUMNS = (14, 6), (20, 8)  # differing ones, and any others
 
 
@@ -36,17 +36,42 @@ def _far(observed: np.ndarray, correct: np.ndarray) -> np.ndarray:
         return ~(np.abs(x - y) <= 2.0**-5 * np.maximum(np.abs(x), np.abs(y)))
 
 
-def choose_part(state: State, observation: Observation, differs: np.ndarray | None, work: int) -> Part | None:
-    """Return a sample of rows and columns, most of them where something differs; None: take everything."""
+def choose_part(state: State, work: int, wrong: tuple[np.ndarray, np.ndarray] | None) -> Part | None:
+    """Return a sample of rows and columns, most of them where something is `wrong`; None: take everything."""
     if work <= _WORTH_SAMPLING or state.case.op not in SAMPLERS:
         return None
     rows, columns = SAMPLERS[state.case.op].extents(state)
-    if differs is None:
+    if wrong is None:
         return Part(_spread(rows, 2 * sum(_ROWS)), _spread(columns, 2 * sum(_COLUMNS)))
-    by_row, by_column = differs.any(axis=1), differs.any(axis=0)
+    by_row, by_column = wrong
     if by_column.size != columns:  # an output wider than the product: columns between heads are nobody's
         by_column = np.ones(columns, bool)
     return Part(_mixed(by_row, rows, _ROWS), _mixed(by_column, columns, _COLUMNS))
+
+
+def projected_places(state: State, observation: Observation) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return which rows and columns of a dense product stand out, without computing the product.
+
+    D x - A (B^T x) for random signs x is rounding noise in every row that is right (Freivalds), so that one wrong
+    element shows in its row and, from the other side, in its column. None for other ops, or where nothing stands out.
+    """
+    if state.case.op != "gemm" or state.case.params.get("head_splits"):
+        return None
+    d = observation.outputs["d"].astype(np.float32)
+    with np.errstate(all="ignore"):
+        a, b = (np.asarray(dequantize(state.inputs[name]), np.float32) for name in ("a", "b"))
+        c = state.inputs.get("c")
+        d = d if c is None else d - np.asarray(c.values(), np.float32)
+        rng = np.random.default_rng(0)
+        x, y = (rng.integers(0, 2, extent).astype(np.float32) * 2 - 1 for extent in (d.shape[1], d.shape[0]))
+        rows, columns = _outliers(d @ x - a @ (x @ b)), _outliers(y @ d - b @ (y @ a))
+    return (rows, columns) if rows.any() and columns.any() else None
+
+
+def _outliers(residual: np.ndarray) -> np.ndarray:
+    size = np.abs(residual)
+    usual = np.median(size[np.isfinite(size)]) if np.isfinite(size).any() else 0.0
+    return ~(size <= _OUTLIER * usual) & (size != 0)
 
 
 def _mixed(wrong: np.ndarray, extent: int, counts: tuple[int, int]) -> np.ndarray:
@@ -66,23 +91,22 @@ def _spread(extent: int, count: int) -> np.ndarray:
     return np.unique(np.append(np.clip(places, 0, extent - 1), [0, extent - 1]))
 
 
-def sentence_of(status: str, row: Misreading, found: Agreement, explained: float, declared: Any, benign: bool) -> str:
+def sentence_of(status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool) -> str:
     """Return the one sentence of a diagnosis."""
     if status == "none":
-        return (
-            f"no hypothesis explains it; the nearest, that {row.cause}, explains {max(explained, 0):.0%} of the error"
-        )
+        return f"no hypothesis explains it; the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
     if status == "suspicion":
         counts = f"{found.agreed:,} of {found.total:,} outputs equal"
         return f"suspicion: {row.cause}; {row.remedy} explains {explained:.0%} of the error and makes {counts}"
-    result = _agreement(found)
+    result = _agreement(found, elements)
     if benign:
         return f"nothing is wrong: the outputs follow another valid arithmetic ({row.cause}), which {result}"
     return f"{row.cause}; {row.remedy} {result}"
 
 
-def _agreement(found: Agreement) -> str:
+def _agreement(found: Agreement, elements: int) -> str:
+    checked = f"{found.total:,}" if found.total == elements else f"{found.total:,} checked of {elements:,}"
     if found.equal == found.total:
-        return f"makes all {found.bits:,} output bits equal ({found.total:,} outputs)"
+        return f"makes all {found.bits:,} output bits equal ({checked} outputs)"
     share = found.equal / max(found.total, 1)
-    return f"puts all {found.total:,} outputs within the derived bound ({share:.1%} of them equal in every bit)"
+    return f"puts all outputs ({checked}) within the derived bound, {share:.1%} of them equal in every bit"

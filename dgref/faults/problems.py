@@ -70,6 +70,7 @@ _GROUPED = _shapes((3, 256, 96, 384), (4, 320, 64, 512), axes="g m n k")
 _MASKED = _shapes((3, 70, 96, 384), (4, 90, 64, 512), axes="g m n k")
 _KEYS = _shapes((24, 64, 64, 160), (40, 32, 128, 96), axes="s h d t")
 _PAGES = _shapes((3, 2, 32, 64, 32, 120), (4, 1, 64, 64, 64, 150), axes="batch next_n h d page max_context_len")
+_UNALIGNED = ({"alignment": 32}, {"alignment": 40, "groups": "empty"}, {"alignment": 8})
 _LABELS = ({"alignment": 128}, {"alignment": 32}, {"alignment": 40, "groups": "empty"}, {"alignment": 32, "psum": True})
 _MOE = _shapes((1, 12, 128, 64, 4, 2), (2, 8, 256, 64, 4, 2), axes="ranks tokens hidden intermediate experts topk")
 
@@ -85,6 +86,7 @@ _ROWS = [
     Problem("tensorwise", "gemm", _DENSE, _pair("per_tensor_fp8")),
     Problem("bf16", "gemm", _DENSE, _pair("bfloat16"), ({}, {"accumulate": True})),
     Problem("contiguous", "gemm_grouped_contiguous", _GROUPED, _pair("deepseek_fp8", "deepseek_fp8_weight"), _LABELS),
+    Problem("unaligned", "gemm_grouped_contiguous", _GROUPED, _pair("deepseek_fp8", "deepseek_fp8_weight"), _UNALIGNED),
     Problem("masked", "gemm_grouped_masked", _MASKED, _pair("deepseek_fp8", layout="mn_major_tma")),
     Problem("masked-mxfp8", "gemm_grouped_masked", _MASKED, _pair("mxfp8", layout="swizzle_128x4")),
     Problem("masked-nvfp4", "gemm_grouped_masked", _MASKED, _pair("nvfp4", layout="swizzle_128x4")),

@@ -13,7 +13,6 @@ from dgref.compare.hypotheses.base import (
     State,
     hypothesis,
     is_float_format,
-    is_power_format,
     on,
     scale_floats,
     with_floats,

@@ -62,7 +62,7 @@ def accumulator_width(scene: Scene) -> Iterator[Misreading]:
 
 def _orders(model: Arithmetic, k: int) -> Iterator[tuple[str, Arithmetic]]:
     for count in (2, 3, 4, 8):
-        for unit in dict.fromkeys((max(model.interval, 1) if model.interval else 128, 64)):
+        for unit in (model.interval,) if model.interval else (128, 64):
             for order in ("ascending",) if count == 2 else ("ascending", "descending", "tree"):
                 split = model.but(splits=count, split_unit=unit, boundaries=(), reduction=order)
                 if len(split.ranges(k)) == count:

@@ -1,0 +1,171 @@
+"""A dump from someone's debugger as a case: arrays by name in one file, and what they mean in a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dgref.buffers import tensor_of
+from dgref.errors import FileError, InputError, ShapeError, expected, unknown_name
+from dgref.formats import FORMATS, LAYOUTS, RECIPES, format_of
+from dgref.formats.native import to_numpy
+from dgref.ops import OPS, Op, Operand
+from dgref.suite import MAJORS, Case, InputChoice, OperandChoice
+
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A case, its logical inputs, and the outputs that were dumped."""
+
+    case: Case
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, np.ndarray]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a safetensors, npz or pt file by name."""
+    if path.suffix not in SUFFIXES:
+        raise FileError(expected(str(path), f"suffix {path.suffix!r}", " or ".join(SUFFIXES)))
+    if not path.is_file():
+        raise FileError(expected(str(path), "no such file", "a dump of arrays by name"))
+    try:
+        arrays = _load(path)
+    except Exception as error:  # each reader raises its own kinds
+        raise FileError(
+            expected(str(path), f"unreadable ({error})", f"a whole {path.suffix} file of arrays")
+        ) from error
+    return {name: _bits(to_numpy(array, name)) for name, array in arrays.items()}
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    import torch
+
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: array for name, array in loaded.items() if isinstance(array, torch.Tensor)}
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """Return arrays whose dtype NumPy lost on the way as unsigned integers."""
+    return array.view(np.dtype(f"u{array.dtype.itemsize}")) if array.dtype.type is np.void else array
+
+
+def choice_of(text: str, name: str) -> OperandChoice:
+    """Return what "RECIPE[:LAYOUT[:MAJOR]]" says of an operand; unknown names suggest the nearest."""
+    parts = text.split(":")
+    if len(parts) > 3:
+        raise InputError(expected(name, text, "RECIPE[:LAYOUT[:MAJOR]]"))
+    recipe, layout, major = (*parts, "", "")[:3]
+    if major and major not in MAJORS:
+        raise unknown_name(f"{name} major", major, MAJORS)
+    return OperandChoice(RECIPES[recipe].name, LAYOUTS[layout].name if layout else None, major or "k")
+
+
+def as_case(
+    arrays: Mapping[str, np.ndarray],
+    op: str = "gemm",
+    choices: Mapping[str, OperandChoice] | None = None,
+    params: Mapping[str, Any] | None = None,
+    shape: Mapping[str, int] | None = None,
+    out: str | None = None,
+    id: str = "dump",
+) -> Dump:
+    """Return the case of a dump: operands by the op's names (`a`, `a.scale`, `a.global_scale`), outputs by theirs.
+
+    Extents follow from the payloads' shapes; `shape` gives those that do not. `out` is the output's format where its
+    dtype does not say it.
+    """
+    row = OPS[op]
+    _known(row, arrays)
+    chosen = {n: (choices or {}).get(n) or _plain(n, arrays[n]) for n in _tensors(row, arrays)}
+    extents = {**_extents(row, arrays, chosen), **(shape or {})}
+    name = next((o.name for o in row.outputs if o.name in arrays), None)
+    if name is None:
+        raise InputError(expected("dump", f"arrays {', '.join(arrays)}", f"an output: {', '.join(_outputs(row))}"))
+    out = FORMATS[out].name if out else _out_of(arrays[name], name) if row.out_formats else None
+    case = Case(id, "a dump", row.name, extents, chosen, dict(params or {}), out, InputChoice())
+    row.validate(case)
+    problem = row.problem(case)
+    inputs = {o.name: _input(o, arrays, problem, chosen) for o in row.present(problem)}
+    outputs = {o.name: _native(arrays[o.name], o.format(problem)) for o in row.outputs if o.name in arrays}
+    return Dump(case, inputs, outputs)
+
+
+def _outputs(row: Op) -> list[str]:
+    return [operand.name for operand in row.outputs]
+
+
+def _known(row: Op, arrays: Mapping[str, Any]) -> None:
+    operands = [operand.name for operand in row.inputs]
+    known = [*operands, *_outputs(row), *(f"{n}.{part}" for n in operands for part in ("scale", "global_scale"))]
+    for name in arrays:
+        if name not in known:
+            raise unknown_name(f"array of a {row.name} dump", name, known)
+
+
+def _tensors(row: Op, arrays: Mapping[str, Any]) -> list[str]:
+    return [o.name for o in row.inputs if o.kind != "index" and o.name in arrays]
+
+
+def _plain(name: str, array: np.ndarray) -> OperandChoice:
+    if array.dtype.kind in "iu":
+        raise InputError(expected(name, f"{array.dtype} and no recipe", f"--recipe {name}=RECIPE: bits need a meaning"))
+    return OperandChoice(format_of(array).name)
+
+
+def _logical(name: str, array: np.ndarray, choice: OperandChoice) -> tuple[int, ...]:
+    bits = FORMATS[RECIPES[choice.recipe].format].bits
+    stored = (*array.shape[:-1], array.shape[-1] * 8 // bits) if bits < 8 else array.shape
+    return stored if choice.major == "k" else (*stored[:-2], stored[-1], stored[-2])
+
+
+def _extents(row: Op, arrays: Mapping[str, Any], chosen: Mapping[str, OperandChoice]) -> dict[str, int]:
+    """Return the extents that the payloads' shapes tell, one axis the same everywhere."""
+    extents: dict[str, int] = {}
+    for operand in row.inputs:
+        if operand.name not in arrays or not isinstance(operand.axes, str):
+            continue
+        array = arrays[operand.name]
+        got = array.shape if operand.kind == "index" else _logical(operand.name, array, chosen[operand.name])
+        axes = operand.axes.split()
+        if len(axes) != len(got):
+            raise ShapeError(expected(f"{operand.name} shape", got, f"{len(axes)} axes [{operand.axes}]"))
+        for axis, extent in zip(axes, got, strict=True):
+            if extents.setdefault(axis, extent) != extent:
+                raise ShapeError(expected(f"{operand.name} shape", got, f"{axis} = {extents[axis]}", operand.axes))
+    return {axis: extent for axis, extent in extents.items() if axis in row.axes.split()}
+
+
+def _out_of(array: np.ndarray, name: str) -> str:
+    if array.dtype.kind in "iu":
+        raise InputError(expected(name, f"{array.dtype}", "a float dtype, or --out to say what its bits are"))
+    return format_of(array).name
+
+
+def _input(operand: Operand, arrays: Mapping[str, np.ndarray], problem: Any, chosen: Mapping[str, Any]) -> Any:
+    if operand.kind == "index":
+        if operand.name not in arrays:
+            raise InputError(expected("dump", f"no array {operand.name!r}", operand.meaning or "an index operand"))
+        return arrays[operand.name]
+    choice = chosen.get(operand.name)
+    if choice is None:
+        raise InputError(expected("dump", f"no array {operand.name!r}", f"an operand of {operand.axes_of(problem)}"))
+    return tensor_of(operand.name, arrays, operand.shape(problem), choice)
+
+
+def _native(array: np.ndarray, format: str) -> np.ndarray:
+    if format not in FORMATS or FORMATS[format].native_dtype is None or array.dtype.kind not in "iu":
+        return array
+    return np.ascontiguousarray(array).view(FORMATS[format].native_dtype)
