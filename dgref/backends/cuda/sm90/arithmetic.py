@@ -25,7 +25,7 @@ def arithmetic_of(configuration: Configuration) -> dict[str, Any]:
     return {
         "instruction": "sm90.wgmma.float8_e4m3fn" if fp8 else "sm90.wgmma.bfloat16",
         "instruction_k": 32 if fp8 else 16,
-        "promotion": 128 if fp8 else None,
+        "promotion": (32 if shape.scaling == "VECTOR_32" else 128) if fp8 else None,
         "promote": "fma(round(scale_a * scale_b), chain, total)" if fp8 else None,
         "splits": configuration.splits,
         "split_boundaries": split_boundaries(shape.k, configuration.splits, shape.block_k),

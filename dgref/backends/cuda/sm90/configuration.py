@@ -23,7 +23,8 @@ class Shape:
     k: int
     groups: int = 1
     element: str = "E4M3"  # E4M3 | BF16
-    scaling: str = "BLOCK"  # of B: BLOCK (128 x 128) | VECTOR (1 x 128) | NONE
+    scaling: str = "BLOCK"  # of B: BLOCK (128 x 128) | VECTOR (1 x 128) | VECTOR_32 (1 x 32) | NONE
+    weights: str = "AS_A"  # AS_A | E2M1: B is packed, two codes to a byte
     schedule: str = "DENSE"
     major_a: str = "K"
     major_b: str = "K"
@@ -97,6 +98,7 @@ class Configuration:
             "load_m": tile.rows_copied,
             "major_a": f"dgref::Major::{shape.major_a}",
             "major_b": f"dgref::Major::{shape.major_b}",
+            "weights": f"dgref::Weights::{shape.weights}",
             "output": f"dgref::Output::{shape.output}",
             "accumulate": shape.accumulate,
         }
@@ -123,8 +125,9 @@ def ceil_div(a: int, b: int) -> int:
 def stage_bytes(shape: Shape, tile: Tile) -> int:
     """Return the shared memory of one stage: a block of A, of B, and their scales, as `Plan` in mainloop.cuh has it."""
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(tile.rows_copied * 4, 128) * 128
-    scale_b = {"NONE": 0, "BLOCK": 16, "VECTOR": ceil_div(tile.block_n * 4, 128) * 128}[shape.scaling]
-    return (tile.rows_copied + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
+    scale_b = {"NONE": 0, "BLOCK": 16, "VECTOR": tile.block_n * 4, "VECTOR_32": tile.block_n * 16}[shape.scaling]
+    packed = tile.block_n * 64 + 8 if shape.weights == "E2M1" else 0
+    return (tile.rows_copied + tile.block_n) * 128 + packed + scale_a + scale_b + 16  # 16: two barriers
 
 
 def fixed_bytes(tile: Tile) -> int:
@@ -178,6 +181,7 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         tile.cluster_m == 1 or shape.schedule in ("DENSE", "K_SIZES", "K_PREFIX_SUM"),
         shape.schedule not in ("LABELLED", "PREFIX_SUM") or shape.alignment % tile.block_m == 0,
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
+        shape.weights == "AS_A" or tile.cluster == 1,  # each block widens its own weights
         stage_count(shape, tile) >= 3,
     )
     return all(rules)
@@ -242,6 +246,7 @@ class Costs:
     device: float = 1556  # bytes per clock of the whole card
     overlap: float = 0.1  # of the shorter of computing and streaming that is not hidden
     store: float = 1712  # of a tile, whatever its size
+    widened: float = 3  # of each row of packed weights
     stored: float = 99  # bytes per clock
     reduction: float = 2517
     arrival: float = 500  # of each split
@@ -265,13 +270,16 @@ def estimate(candidate: Configuration, multiprocessors: int, costs: Costs = H200
 def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
     """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device."""
     copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
-    promoted = {"NONE": 0, "BLOCK": 1, "VECTOR": 2}[shape.scaling] * tile.block_n / 2
+    promoted = {"NONE": 0, "BLOCK": 1, "VECTOR": 2, "VECTOR_32": 8}[shape.scaling] * tile.block_n / 2
+    waits = 4 if shape.scaling == "VECTOR_32" else 1
+    widened = tile.block_n if shape.weights == "E2M1" else 0
     return max(
-        tile.slabs * (costs.block + costs.column * tile.block_n + costs.promotion * promoted),
+        costs.widened * widened,
+        tile.slabs * (costs.block * waits + costs.column * tile.block_n + costs.promotion * promoted),
         costs.tensor * tile.block_m * tile.block_n / 32 + costs.power * copied,
         costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
         copied,
-        tile.block_n * 128 / costs.stream,
+        (tile.block_n * 128 - widened * 64) / costs.stream,
     )
 
 
@@ -285,4 +293,5 @@ def store_clocks(shape: Shape, tile: Tile, splits: int = 1, costs: Costs = H200)
 
 def device_bytes(shape: Shape) -> float:
     """Return the bytes of operands that must cross the memory bus."""
-    return shape.groups * (shape.m + shape.n) * shape.k * (1 if shape.element == "E4M3" else 2)
+    columns = shape.n / 2 if shape.weights == "E2M1" else shape.n
+    return shape.groups * (shape.m + columns) * shape.k * (1 if shape.element == "E4M3" else 2)

@@ -10,7 +10,7 @@ from dgref.backends.cuda.sm90.launch import Operands, Steps, device_multiprocess
 from dgref.backends.cuda.sm90.transpose import k_major
 from dgref.errors import FormatError, LayoutError, ShapeError, expected
 
-SCALINGS = {(128, 128): "BLOCK", (1, 128): "VECTOR"}
+SCALINGS = {(128, 128): "BLOCK", (1, 128): "VECTOR", (1, 32): "VECTOR_32"}
 
 
 def fp8_gemm(
@@ -24,20 +24,22 @@ def fp8_gemm(
     b_block: tuple[int, int] = (128, 128),
     batch_invariant: bool = False,
     head_splits: tuple[int, int, int] | None = None,
+    packed: bool = False,
     forced: Configuration | None = None,
 ) -> None:
     """Write a[m, k] * b[n, k]^T, scaled, into d (plus c where given), for E4M3 payloads and FP32 scales.
 
-    `a_scale` is [m, k/128], MN-major and TMA-aligned; `b_scale` is [n/128, k/128], or [n, k/128] laid out like
-    `a_scale` where `b_block` is (1, 128). Leading group dimensions make it a batch. An operand that is MN-major (a
-    transposed view) is rewritten K-major first, which costs one pass over it. `head_splits` (left, middle, right)
-    leaves `middle` columns of d untouched between each `left` and `right` columns of the product.
+    `a_scale` is [m, k/128], MN-major and TMA-aligned; `b_scale` is [n/128, k/128], or laid out like `a_scale` where
+    `b_block` is (1, 128) or (1, 32). Leading group dimensions make it a batch. An operand that is MN-major (a
+    transposed view) is rewritten K-major first, which costs one pass over it. With `packed`, b is [n, k/2] E2M1 codes,
+    two to a byte, the low nibble first, widened exactly to E4M3 inside; `b_block` then has one row. `head_splits`
+    (left, middle, right) leaves `middle` columns of d untouched between `left` and `right` columns of the product.
     """
     if b_block not in SCALINGS:
         raise FormatError(expected("b_block", b_block, " or ".join(map(str, SCALINGS))))
     tensors = (a, a_scale, b, b_scale, d, c)
-    key = ("fp8", *map(identity, tensors), b_block, batch_invariant, head_splits, forced)
-    repeatable(key, lambda: _fp8_plan(*tensors, SCALINGS[b_block], batch_invariant, head_splits, forced))
+    key = ("fp8", *map(identity, tensors), b_block, batch_invariant, head_splits, packed, forced)
+    repeatable(key, lambda: _fp8_plan(*tensors, SCALINGS[b_block], batch_invariant, head_splits, forced, packed))
 
 
 def bf16_gemm(
@@ -54,22 +56,17 @@ def identity(tensor: Any) -> tuple | None:
     return None if tensor is None else (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
 
 
-def _fp8_plan(a, a_scale, b, b_scale, d, c, scaling, batch_invariant, head_splits, forced):
+def _fp8_plan(a, a_scale, b, b_scale, d, c, scaling, batch_invariant, head_splits, forced, packed=False):
     left, before_a = k_major("a", read.matrix("a", a, "E4M3"))
-    right, before_b = k_major("b", read.matrix("b", b, "E4M3"))
+    right, before_b = k_major("b", read.matrix("b", b, "E2M1" if packed else "E4M3"))
     shape = _shape(left, right, d, c, scaling, batch_invariant, head_splits)
     lines = -(-left.k // 128) * left.groups
-    block = read.block_scale("b_scale", b_scale, right) if scaling == "BLOCK" else read.NO_BLOCK_SCALE
-    vector = None
-    if scaling == "VECTOR":
-        vector = lambda box: read.vector_scale_map("b_scale", b_scale, lines, right.rows, box)  # noqa: E731
     operands = Operands(
         a=left,
         b=right,
         **destination(d, c, bulk=head_splits is None),
         scale_a=lambda box: read.vector_scale_map("a_scale", a_scale, lines, left.rows, box),
-        scale_b=vector,
-        block_scale=block,
+        **weight_scales(b_scale, right, scaling),
         head=head_splits or (0, 0, 0),
     )
     return Steps(*before_a, *before_b, prepare(forced or configuration(shape, device_multiprocessors()), operands))
@@ -99,12 +96,26 @@ def _shape(left, right, d, c, scaling, batch_invariant, head_splits) -> Shape:
         groups=left.groups,
         element=left.element,
         scaling=scaling,
+        weights="E2M1" if right.element == "E2M1" else "AS_A",
         major_a=left.major,
         major_b=right.major,
         output=read.output_format("d", d),
         accumulate=c is not None,
         batch_invariant=batch_invariant,
     )
+
+
+def weight_scales(b_scale: Any, right: read.Matrix, scaling: str) -> dict[str, Any]:
+    """Return how the kernel reads B's scales: by pointer for blocks, through a map for vectors."""
+    if scaling == "BLOCK":
+        if right.element == "E2M1":
+            raise FormatError(expected("b_block", (128, 128), "(1, 32) or (1, 128) where b is packed"))
+        return {"block_scale": read.block_scale("b_scale", b_scale, right)}
+    granule, box_lines = (32, 4) if scaling == "VECTOR_32" else (128, 1)
+    if granule == 32 and right.groups > 1 and right.k % 128:
+        raise ShapeError(expected("b", f"K = {right.k}", "a multiple of 128 where groups have scales per 32"))
+    lines = -(-right.k // granule) * right.groups
+    return {"scale_b": lambda box: read.vector_scale_map("b_scale", b_scale, lines, right.rows, box, box_lines)}
 
 
 def destination(d: Any, c: Any, bulk: bool = True) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configuration
-from dgref.backends.cuda.sm90.gemm import destination, identity
+from dgref.backends.cuda.sm90.gemm import SCALINGS, destination, identity, weight_scales
 from dgref.backends.cuda.sm90.launch import Operands, device_multiprocessors, prepare, repeatable
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import FormatError, InputError, ShapeError, expected
@@ -24,15 +24,18 @@ def gemm_grouped_contiguous(
     prefix_sum: bool = False,
     alignment: int = 128,
     zero_padding: bool = False,
+    b_block: tuple[int, int] = (128, 128),
+    packed: bool = False,
     forced: Configuration | None = None,
 ) -> None:
     """Write a[m, k] * b[g, n, k]^T into d[m, n], where each block of `alignment` rows belongs to one group g.
 
     `layout` holds a label per row (-1: padding) or, with `prefix_sum`, the end of each group. Rows of padding are
-    left alone, or set to zero with `zero_padding`. FP8 where scales are given (128 x 128 for b), else BF16.
+    left alone, or set to zero with `zero_padding`. FP8 where scales are given (b's of `b_block`), else BF16; with
+    `packed`, b holds E2M1 codes, as in `fp8_gemm`.
     """
     tensors = (a, b, d, layout, a_scale, b_scale)
-    options = (prefix_sum, alignment, zero_padding, forced)
+    options = (prefix_sum, alignment, zero_padding, b_block, packed, forced)
     repeatable(("contiguous", *map(identity, tensors), *options), lambda: _contiguous(*tensors, *options))
 
 
@@ -45,6 +48,8 @@ def gemm_grouped_masked(
     a_scale: Any = None,
     b_scale: Any = None,
     *,
+    b_block: tuple[int, int] = (128, 128),
+    packed: bool = False,
     forced: Configuration | None = None,
 ) -> None:
     """Write the first masked_m[g] rows of a[g, m, k] * b[g, n, k]^T into d[g, m, n]; no other row is touched.
@@ -52,8 +57,8 @@ def gemm_grouped_masked(
     `masked_m` is read on the GPU when the kernel runs; `expected_m` only chooses the configuration.
     """
     tensors = (a, b, d, masked_m, a_scale, b_scale)
-    key = ("masked", *map(identity, tensors), expected_m, forced)
-    repeatable(key, lambda: _masked(*tensors, expected_m, forced))
+    options = (expected_m, b_block, packed, forced)
+    repeatable(("masked", *map(identity, tensors), *options), lambda: _masked(*tensors, *options))
 
 
 def gemm_grouped_k(
@@ -83,30 +88,28 @@ def gemm_grouped_k(
     repeatable(("k", *map(identity, tensors), *options), lambda: plan(*tensors, *options))
 
 
-def _contiguous(a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, forced):
-    element = _element(a_scale, b_scale)
-    left, right = read.matrix("a", a, element), read.matrix("b", b, element)
+def _contiguous(a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, b_block, packed, forced):
+    left, right, scaling = _operands(a, b, a_scale, b_scale, b_block, packed)
     _check_product(left, right, d, (left.rows, right.rows))
     _check_layout(layout, right.groups if prefix_sum else left.rows)
     schedule = "PREFIX_SUM" if prefix_sum else "LABELLED"
-    shape = _shape(left, right, d, schedule, m=left.rows, groups=1, alignment=alignment)
-    scales = _scales(a_scale, b_scale, left, right, -(-left.k // 128))
+    shape = _shape(left, right, d, schedule, m=left.rows, groups=1, alignment=alignment, scaling=scaling)
+    scales = _scales(a_scale, b_scale, left, right, scaling)
     operands = Operands(
         a=left, b=right, **destination(d, None), **scales, layout=layout.data_ptr(), zero_padding=zero_padding
     )
     return prepare(forced or configuration(shape, device_multiprocessors()), operands)
 
 
-def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, forced):
-    element = _element(a_scale, b_scale)
-    left, right = read.matrix("a", a, element), read.matrix("b", b, element)
+def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, forced):
+    left, right, scaling = _operands(a, b, a_scale, b_scale, b_block, packed)
     if left.groups != right.groups:
         raise ShapeError(expected("b", f"{right.groups} groups", f"{left.groups}, as many as a has"))
     _check_product(left, right, d, (left.groups, left.rows, right.rows))
     _check_layout(masked_m, left.groups)
     rows = max(1, min(expected_m, left.rows))
-    shape = _shape(left, right, d, "MASKED", m=rows, groups=left.groups)
-    scales = _scales(a_scale, b_scale, left, right, -(-left.k // 128) * left.groups)
+    shape = _shape(left, right, d, "MASKED", m=rows, groups=left.groups, scaling=scaling)
+    scales = _scales(a_scale, b_scale, left, right, scaling)
     operands = Operands(a=left, b=right, **destination(d, None), **scales, layout=masked_m.data_ptr())
     return prepare(forced or configuration(shape, device_multiprocessors()), operands)
 
@@ -170,30 +173,36 @@ def _group_maps(a: Any, b: Any, m: int, n: int, sizes: Sequence[int], chosen: Co
     return torch.frombuffer(bytearray(b"".join(maps)), dtype=torch.uint8).to(a.device)
 
 
-def _element(a_scale: Any, b_scale: Any) -> str:
+def _operands(a, b, a_scale, b_scale, b_block, packed) -> tuple[read.Matrix, read.Matrix, str]:
     if (a_scale is None) != (b_scale is None):
         raise InputError(expected("scales", "one of two", "both (FP8) or none (BF16)"))
-    return "BF16" if a_scale is None else "E4M3"
-
-
-def _scales(a_scale: Any, b_scale: Any, left: read.Matrix, right: read.Matrix, lines: int) -> dict[str, Any]:
     if a_scale is None:
+        return read.matrix("a", a, "BF16"), read.matrix("b", b, "BF16"), "NONE"
+    if b_block not in SCALINGS:
+        raise FormatError(expected("b_block", b_block, " or ".join(map(str, SCALINGS))))
+    return read.matrix("a", a, "E4M3"), read.matrix("b", b, "E2M1" if packed else "E4M3"), SCALINGS[b_block]
+
+
+def _scales(a_scale: Any, b_scale: Any, left: read.Matrix, right: read.Matrix, scaling: str) -> dict[str, Any]:
+    if scaling == "NONE":
         return {}
+    lines = -(-left.k // 128) * left.groups
     return {
         "scale_a": lambda box: read.vector_scale_map("a_scale", a_scale, lines, left.rows, box),
-        "block_scale": read.block_scale("b_scale", b_scale, right),
+        **weight_scales(b_scale, right, scaling),
     }
 
 
-def _shape(left, right, d, schedule, m, groups, alignment=128, scaling=None, accumulate=False) -> Shape:
-    k = max(1, left.k // groups) if schedule.startswith("K_") and scaling is None else left.k
+def _shape(left, right, d, schedule, m, groups, alignment=128, scaling="NONE", accumulate=False) -> Shape:
+    k = max(1, left.k // groups) if schedule.startswith("K_") and scaling == "NONE" else left.k
     return Shape(
         m=m,
         n=right.rows,
         k=k,
         groups=groups,
         element=left.element,
-        scaling=scaling or ("NONE" if left.element == "BF16" else "BLOCK"),
+        scaling=scaling,
+        weights="E2M1" if right.element == "E2M1" else "AS_A",
         schedule=schedule,
         major_a=left.major,
         major_b=right.major,

@@ -8,9 +8,13 @@ from typing import Any
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import FormatError, LayoutError, ShapeError, expected
 
-PAYLOADS = {"E4M3": ("torch.float8_e4m3fn", "torch.uint8"), "BF16": ("torch.bfloat16",)}
+PAYLOADS = {
+    "E4M3": ("torch.float8_e4m3fn", "torch.uint8"),
+    "BF16": ("torch.bfloat16",),
+    "E2M1": ("torch.uint8", "torch.int8", "torch.float4_e2m1fn_x2"),  # two codes to a byte, the low nibble first
+}
 OUTPUTS = {"torch.bfloat16": "BF16", "torch.float32": "F32"}
-WIDTH = {"E4M3": 1, "BF16": 2}
+WIDTH = {"E4M3": 1, "BF16": 2, "E2M1": 1}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class Matrix:
 
     def tensor_map(self, block_rows: int, block_k: int) -> TensorMap:
         """Return the map whose box is one block: rows by K, or 64 rows by K where rows are contiguous."""
+        if self.element == "E2M1":
+            shape, box = (self.k // 2, self.groups * self.rows), (block_k // 2, block_rows)
+            return TensorMap.tiled(self.pointer, "uint8", shape, (self.stride,), box, 0)
         dtype = "uint8" if self.element == "E4M3" else "bfloat16"
         if self.major == "K":
             shape, box = (self.k, self.groups * self.rows), (block_k, block_rows)
@@ -56,11 +63,15 @@ def matrix(name: str, tensor: Any, element: str) -> Matrix:
         raise LayoutError(expected(f"{name}, line stride", f"{line * width} bytes", need))
     if tensor.data_ptr() % 16:
         raise LayoutError(expected(f"{name}, address", hex(tensor.data_ptr()), "a multiple of 16 bytes"))
+    if element == "E2M1":
+        if major != "K":
+            raise LayoutError(expected(name, f"strides {tuple(tensor.stride())}", "packed codes along contiguous K"))
+        k *= 2
     stride = line * width if lines * groups > 1 else (line * width + 15) // 16 * 16
     return Matrix(tensor.data_ptr(), groups, rows, k, major, stride, element)
 
 
-def vector_scale_map(name: str, scale: Any, lines: int, columns: int, box: int) -> TensorMap:
+def vector_scale_map(name: str, scale: Any, lines: int, columns: int, box: int, box_lines: int = 1) -> TensorMap:
     """Return the map of scales along K: `lines` rows of K-scales, each `columns` long and a multiple of 16 bytes.
 
     `scale` is logically [..., columns, K/128] FP32 with `columns` contiguous (MN-major, TMA-aligned).
@@ -77,7 +88,7 @@ def vector_scale_map(name: str, scale: Any, lines: int, columns: int, box: int) 
         along = (columns + 3) // 4 * 4
     if scale.dim() == 3 and scale.shape[0] > 1 and scale.stride(0) != along * scale.shape[-1]:
         raise LayoutError(expected(name, f"stride {scale.stride(0)} between groups", along * scale.shape[-1]))
-    return TensorMap.tiled(scale, "float32", (columns, lines), (along * 4,), (box, 1), 0)
+    return TensorMap.tiled(scale, "float32", (columns, lines), (along * 4,), (box, box_lines), 0)
 
 
 @dataclass(frozen=True)

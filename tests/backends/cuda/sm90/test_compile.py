@@ -20,6 +20,7 @@ WIDE = [  # the most registers of each kind
     ),
     configure(Shape(512, 512, 512, groups=4, schedule="MASKED"), Tile(256, 128, 2, cluster_n=2), 1, 132),
     configure(Shape(512, 512, 512, schedule="LABELLED"), Tile(128, 192, 2, cluster_n=2), 1, 132),
+    configure(Shape(512, 512, 512, scaling="VECTOR_32", weights="E2M1"), Tile(128, 128, 2), 1, 132),
 ]
 
 
@@ -50,6 +51,12 @@ def everything() -> list[Configuration]:
     kinds += [
         Shape(512, 2048, 2048, groups=4, schedule=s, scaling="VECTOR", output="F32", accumulate=True)
         for s in ("K_SIZES", "K_PREFIX_SUM")
+    ]
+    kinds += [
+        Shape(m, 2112, 2048, scaling=s, weights="E2M1", schedule=schedule)
+        for m in (1, 32, 512)
+        for s in ("VECTOR", "VECTOR_32")
+        for schedule in ("DENSE", "LABELLED", "MASKED")
     ]
     found = [configure(kind, tile, 1, 132) for kind in kinds for tile in tiles_of(kind)]
     return list({tuple(item.constants.items()): item for item in found}.values())

@@ -2,6 +2,7 @@
 // Arithmetic, FP8: per 128 of K four wgmma from zero, then total = fma(scale_a * scale_b, sum, total); BF16: one chain.
 // Splits of K are added in ascending order, then C, then one rounding to nearest even.
 #include "sm90/epilogue.cuh"
+#include "sm90/widen.cuh"
 
 namespace dgref {
 
@@ -12,6 +13,22 @@ __device__ __forceinline__ void skip_tile(const Ring<P>& ring, Cursor<P::STAGES>
   for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
     ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
     ring.release(cursor.stage, lane);
+  }
+}
+
+// Scales per 32 of K: each wgmma is a chain of its own, promoted by its own scales.
+template <class P>
+__device__ __forceinline__ void promote_each_step(float (&total)[P::ACCUMULATORS], float (&sum)[P::ACCUMULATORS], u32 a, u32 b,
+                                                  const float (&scale_a)[2], u32 scale_b) {
+#pragma unroll
+  for (int step = 0; step < P::STEPS; ++step) {
+    pin_all(sum);
+    wgmma_fence();
+    Wgmma<P::ELEMENT, P::BLOCK_N, 0, 0>::issue(sum, a + step * 2, b + step * 2, false);
+    wgmma_commit();
+    pin_all(sum);
+    wgmma_wait<0>();
+    promote_vector<P>(total, sum, scale_a, scale_b + step * P::BLOCK_N * 4);
   }
 }
 
@@ -40,6 +57,12 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
     for (int slab = 0; slab < P::SLABS; ++slab) {
       // Read before the wgmma are issued: they keep shared memory so busy that a load among them waits long.
       const float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
+      if constexpr (P::SCALING == Scaling::VECTOR_32) {
+        promote_each_step<P>(total[slab], sum, descriptors.a(stage, slab), descriptors.b(stage), scale_a,
+                             shared_b + lane % 4 * 8);
+        if (slab + 1 == P::SLABS) ring.release(stage, lane);
+        continue;
+      }
       pin_all(sum);
       wgmma_fence();
       multiply_slab<P>(sum, descriptors.a(stage, slab), descriptors.b(stage), false);
@@ -107,7 +130,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
   // The shuffle tells the compiler that a warp agrees on its group: descriptors then live in uniform registers.
   const u32 group = __shfl_sync(0xFFFFFFFF, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
   const u32 staging = ring.base + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES;
-  u32* const counts = reinterpret_cast<u32*>(shared + P::BARRIER_OFFSET + P::STAGES * 16);
+  u32* const counts = reinterpret_cast<u32*>(shared + P::COUNTS_OFFSET);
   while (scheduler.next(tile)) {
     float total[P::SLABS][P::ACCUMULATORS];
 #pragma unroll
@@ -151,7 +174,8 @@ __device__ __forceinline__ void leave_cluster() {
 }
 
 template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int STAGES, int MATH_GROUPS,
-          int CLUSTER_M, int CLUSTER_N, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Output OUTPUT, bool ACCUMULATE>
+          int CLUSTER_M, int CLUSTER_N, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Weights WEIGHTS, Output OUTPUT,
+          bool ACCUMULATE>
 __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
          const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b,
@@ -160,7 +184,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
          const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
          int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
   using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, LOAD_M, MAJOR_A,
-                 MAJOR_B>;
+                 MAJOR_B, WEIGHTS>;
   extern __shared__ __align__(1024) unsigned char shared[];
   const Ring<P> ring{ptx::kept(ptx::shared_address(shared))};
   const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};
@@ -170,7 +194,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     ptx::prefetch_map(&map_a);
     ptx::prefetch_map(&map_b);
     if constexpr (P::SCALED) ptx::prefetch_map(&map_scale_a);
-    if constexpr (P::SCALING == Scaling::VECTOR) ptx::prefetch_map(&map_scale_b);
+    if constexpr (P::SCALES_B > 0) ptx::prefetch_map(&map_scale_b);
     if (bulk_stores) ptx::prefetch_map(&map_d);
   }
   __syncthreads();
@@ -185,6 +209,8 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
       const Sources from{&map_a,   &map_b,    &map_scale_a, &map_scale_b, group_maps,
                          scale_b, scale_b_n, scale_b_k, scale_b_group};
       copy_all<P>(ring, from, problem, rank);
+    } else if (P::WIDENED && threadIdx.x >= 32) {
+      widen_all<P>(ring, problem, rank, threadIdx.x / 32 - 1, threadIdx.x % 32);
     }
     __syncwarp();
     leave_cluster<P>();

@@ -5,12 +5,14 @@
 
 namespace dgref {
 
-enum class Scaling { NONE, BLOCK, VECTOR };  // of B: none at all, per 128 x 128, per 1 x 128
+// Of B: none at all, per 128 x 128, per 1 x 128, per 1 x 32. Scales of A are per 1 x 128.
+enum class Scaling { NONE, BLOCK, VECTOR, VECTOR_32 };
+enum class Weights { AS_A, E2M1 };  // B has A's format, or holds packed 4-bit codes that are widened on the way
 enum class Major { K, MN };
 
 // Everything that is fixed at compile time, and the shared memory that follows from it.
 template <Element ELEMENT_, Scaling SCALING_, Schedule SCHEDULE_, int BLOCK_M_, int BLOCK_N_, int STAGES_, int MATH_GROUPS_,
-          int CLUSTER_M_, int CLUSTER_N_, int LOAD_M_, Major MAJOR_A_, Major MAJOR_B_>
+          int CLUSTER_M_, int CLUSTER_N_, int LOAD_M_, Major MAJOR_A_, Major MAJOR_B_, Weights WEIGHTS_>
 struct Plan {
   static constexpr Element ELEMENT = ELEMENT_;
   static constexpr Scaling SCALING = SCALING_;
@@ -19,6 +21,8 @@ struct Plan {
   static constexpr int CLUSTER_M = CLUSTER_M_, CLUSTER_N = CLUSTER_N_, CLUSTER = CLUSTER_M * CLUSTER_N;
   static constexpr int LOAD_M = LOAD_M_;  // rows of A that are copied; the rows above it hold leftovers and are not stored
   static constexpr Major MAJOR_A = MAJOR_A_, MAJOR_B = MAJOR_B_;
+  static constexpr bool WIDENED = WEIGHTS_ == Weights::E2M1;
+  static constexpr int WIDENERS = 3;  // warps
   static constexpr bool SCALED = SCALING != Scaling::NONE;
   static constexpr int BLOCK_K = ELEMENT == Element::E4M3 ? 128 : 64;  // 128 bytes: one swizzle atom
   static constexpr int STEPS = 4;                                      // wgmma per block of K
@@ -30,21 +34,24 @@ struct Plan {
 
   static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
-  static constexpr int SCALE_B_BYTES =
-      SCALING == Scaling::VECTOR ? (BLOCK_N * 4 + 127) / 128 * 128 : (SCALING == Scaling::BLOCK ? 16 : 0);
+  static constexpr int SCALES_B = SCALING == Scaling::VECTOR_32 ? 4 : (SCALING == Scaling::VECTOR ? 1 : 0);  // per column
+  static constexpr int SCALE_B_BYTES = SCALING == Scaling::BLOCK ? 16 : SCALES_B * BLOCK_N * 4;
   static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
-  static constexpr int FILLS = SCALING == Scaling::BLOCK ? 2 : 1;  // arrivals that fill a stage: bulk copies, block scales
-  static constexpr int COPIED_BYTES =
-      A_BYTES + B_BYTES + (SCALED ? LOAD_M * 4 : 0) + (SCALING == Scaling::VECTOR ? BLOCK_N * 4 : 0);
+  // Arrivals that fill a stage: the bulk copies', the block scales', the widening warps'.
+  static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0) + (WIDENED ? WIDENERS : 0);
+  static constexpr int PACKED_BYTES = WIDENED ? BLOCK_N * 64 : 0;
+  static constexpr int COPIED_BYTES = A_BYTES + (WIDENED ? 0 : B_BYTES) + (SCALED ? LOAD_M * 4 : 0) + SCALES_B * BLOCK_N * 4;
   static constexpr int STAGING_BUFFERS = 3;                       // of one warp: 16 rows of 64 bytes each
   static constexpr int STAGING_BYTES = STAGING_BUFFERS * 1024;
   static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
   static constexpr int A_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
-  static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
+  static constexpr int PACKED_OFFSET = B_OFFSET + STAGES * B_BYTES;
+  static constexpr int SCALE_A_OFFSET = PACKED_OFFSET + STAGES * PACKED_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
   static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
-  static constexpr int SHARED_BYTES = BARRIER_OFFSET + STAGES * 16 + 16;
+  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * (WIDENED ? 24 : 16);
+  static constexpr int SHARED_BYTES = COUNTS_OFFSET + 16;
 
   static_assert(BLOCK_M % (64 * MATH_GROUPS) == 0, "a warpgroup multiplies whole slabs of 64 rows");
   static_assert(LOAD_M == BLOCK_M || (BLOCK_M == 64 && MAJOR_A == Major::K && CLUSTER_N == 1), "only one slab may be short");
@@ -52,6 +59,7 @@ struct Plan {
   static_assert(LOAD_M % 8 == 0, "a swizzle atom is eight rows");
   static_assert(A_BYTES >= 8192 || STAGES * B_BYTES + A_BYTES >= 8192, "a slab stays in bounds");
   static_assert(!is_k_grouped(SCHEDULE) || MAJOR_A == MAJOR_B, "groups of K lie the same way in both operands");
+  static_assert(!WIDENED || (CLUSTER == 1 && ELEMENT == Element::E4M3 && SCALES_B > 0), "packed weights have vector scales");
   static_assert(CLUSTER <= 2, "multicast between two blocks");
   static_assert(MAJOR_A == Major::K || (ELEMENT == Element::BF16 && BLOCK_M % 64 == 0), "8-bit operands are K-major");
   static_assert(MAJOR_B == Major::K || (ELEMENT == Element::BF16 && BLOCK_N % 64 == 0), "8-bit operands are K-major");
@@ -78,6 +86,8 @@ struct Ring {
 
   __device__ u32 full(u32 stage) const { return base + P::BARRIER_OFFSET + stage * 8; }
   __device__ u32 empty(u32 stage) const { return base + P::BARRIER_OFFSET + (P::STAGES + stage) * 8; }
+  __device__ u32 packed_full(u32 stage) const { return base + P::BARRIER_OFFSET + (2 * P::STAGES + stage) * 8; }
+  __device__ u32 packed(u32 stage) const { return base + P::PACKED_OFFSET + stage * P::PACKED_BYTES; }
   __device__ u32 a(u32 stage) const { return base + P::A_OFFSET + stage * P::A_BYTES; }
   __device__ u32 b(u32 stage) const { return base + P::B_OFFSET + stage * P::B_BYTES; }
   __device__ u32 scale_a(u32 stage) const { return base + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES; }
@@ -86,6 +96,7 @@ struct Ring {
   __device__ void initialise() const {
     for (int stage = 0; stage < P::STAGES; ++stage) {
       ptx::barrier_init(full(stage), P::FILLS);
+      if constexpr (P::WIDENED) ptx::barrier_init(packed_full(stage), 1);
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
     }
     ptx::barrier_init_fence();
@@ -188,14 +199,20 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
     const int a_k = k + (P::MAJOR_A == Major::K ? first_k : group_k);
     const int b_k = k + (P::MAJOR_B == Major::K ? first_k : group_k);
     copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage), map_a, full, a_row, a_k, rank, ptx::EVICT_NORMAL);
-    copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
+    if constexpr (P::WIDENED) {
+      const u32 packed_full = ring.packed_full(stage);
+      ptx::barrier_expect(packed_full, P::PACKED_BYTES);
+      ptx::load_tile(ring.packed(stage), map_b, packed_full, b_k / 2, b_row, ptx::EVICT_NORMAL);
+    } else {
+      copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
+    }
     if constexpr (P::SCALED) {
       const int row = tile.scale_a_row + block;
       ptx::load_tile(ring.scale_a(stage), from.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
     }
     if constexpr (P::SCALING == Scaling::BLOCK) scales.copy(block, ring.scale_b(stage), full);
-    if constexpr (P::SCALING == Scaling::VECTOR) {
-      const int row = tile.scale_b_row + block;
+    if constexpr (P::SCALES_B > 0) {
+      const int row = (tile.scale_b_row + block) * P::SCALES_B;
       ptx::load_tile(ring.scale_b(stage), from.scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
     }
   }
