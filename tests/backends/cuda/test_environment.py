@@ -34,3 +34,8 @@ def test_the_cache_folder_follows_xdg_and_is_overridden_by_our_variable(monkeypa
     assert environment.cache_folder() == Path("/somewhere/dgref")
     monkeypatch.setenv("DG_JIT_CACHE_DIR", "/elsewhere")
     assert environment.cache_folder() == Path("/elsewhere")
+
+
+def test_the_page_about_the_jit_names_every_variable():
+    page = (Path(__file__).parents[3] / "docs/jit.md").read_text()
+    assert [name for name in environment.VARIABLES if f"`{name}`" not in page] == []
