@@ -23,8 +23,8 @@ def command(suite: str, id: str, name: str, budget: float, as_json: bool) -> int
     from dgref.backends import select
     from dgref.compare import infer_arithmetic
     from dgref.errors import UnsupportedError, unknown_name
-    from dgref.suite import load
     from dgref.observation import on_host
+    from dgref.suite import load
 
     cases = {case.id: case for case in load(suite).cases}
     if id not in cases:
