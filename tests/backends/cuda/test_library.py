@@ -44,3 +44,28 @@ def test_every_registered_operation_is_the_function_that_it_names():
     assert library.quantize.__module__ == "dgref.backends.cuda.library"
     assert set(scale_layouts.PACKERS) <= set(LAYOUTS)
     assert quantizers.unsupported("deepseek_fp8") is None
+
+
+@pytest.mark.parametrize("name", ["fp8_gemm", "bf16_gemm", "gemm_grouped_contiguous", "gemm_grouped_masked"])
+def test_a_product_declares_that_it_writes_d_and_nothing_else(name):
+    schema = getattr(torch.ops.dgref, name).default._schema
+    written = [argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    assert written == ["d"]
+    assert list(schema.returns) == []
+
+
+def test_tracing_a_product_leaves_d_alone(fake_mode):
+    a, b = (torch.empty(64, 128, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    assert torch.ops.dgref.bf16_gemm(a, b, torch.empty(64, 64, device="cuda")) is None
+
+
+@pytest.mark.gpu
+def test_torch_compile_traces_through_a_product():
+    def product(a, b):
+        d = torch.empty(a.shape[0], b.shape[0], dtype=torch.bfloat16, device=a.device)
+        torch.ops.dgref.bf16_gemm(a * 2, b, d)
+        return d + 1
+
+    a, b = (torch.randn(256, 512, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    compiled = torch.compile(product, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(a, b), product(a, b))
