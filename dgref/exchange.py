@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dgref.backends.base import BackendBase, FunctionKernel, Inputs, Kernel
+from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel
 from dgref.buffers import Buffer, buffers_of, sha256
-from dgref.errors import FileError, UnsupportedError, expected
+from dgref.errors import DgrefError, FileError, UnavailableError, expected, unknown_name
 from dgref.files import write_atomically
-from dgref.formats import FORMATS
 from dgref.ops import OPS
 from dgref.results import Results
 from dgref.suite import Case, Suite
@@ -32,17 +32,16 @@ def export(suite: Suite, folder: Path, progress: Callable[[int, int], None] | No
     """Write the inputs of every case of a suite, and the manifest last, so that a half-written folder has none."""
     cases = []
     for number, case in enumerate(suite.cases, 1):
-        cases.append(_export_case(case, folder))
+        cases.append(_export_case(case, folder, f"{number:04d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', case.id)}"))
         if progress:
             progress(number, len(suite.cases))
     manifest = {"schema": SCHEMA, "suite": suite.name, "description": suite.description, "cases": cases}
     return write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _export_case(case: Case, folder: Path) -> dict[str, Any]:
+def _export_case(case: Case, folder: Path, stem: str) -> dict[str, Any]:
     op = OPS[case.op]
     buffers = buffers_of(case, case.make_inputs())
-    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", case.id)
     write_arrays(folder / f"{stem}.inputs.safetensors", {name: raw(part) for name, part in buffers.items()})
     outputs = {
         name: {
@@ -93,19 +92,23 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise FileError(expected(str(path), error.strerror or error, "a path that can be written")) from error
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a safetensors file; missing, truncated or foreign files are named errors."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def read_arrays(path: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """Return (stored type, raw bits) of every array of a safetensors file; unusable files are named errors."""
+    from safetensors import SafetensorError, deserialize
 
     if not path.is_file():
         raise FileError(expected(str(path), "no such file", "a safetensors file"))
     try:
-        return load_file(path)
+        return {name: (row["dtype"], _bits(row)) for name, row in deserialize(path.read_bytes())}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(
-            expected(str(path), f"unreadable ({error})", "a whole safetensors file of integer or float32 arrays")
-        ) from error
+        raise FileError(expected(str(path), f"unreadable ({error})", "a whole safetensors file")) from error
+
+
+def _bits(row: Mapping[str, Any]) -> np.ndarray:
+    shape, data = row["shape"], bytes(row["data"])
+    width = len(data) // int(np.prod(shape, dtype=np.int64)) if data else 1
+    kind = "i" if row["dtype"].startswith("I") else "u"
+    return np.frombuffer(data, np.dtype(f"{kind}{width}")).reshape(shape)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -121,85 +124,112 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("cases"), list):
         raise FileError(expected(str(path), "another file", f"a manifest of schema {SCHEMA}"))
+    for number, row in enumerate(data["cases"], 1):
+        _check_entry(row, f"{path} case #{number}")
     return data
 
 
-class FolderBackend(BackendBase):
-    """Whatever program wrote outputs into an exported folder."""
+def _check_entry(row: Any, subject: str) -> None:
+    need = {"case": dict, "inputs_file": str, "inputs": dict, "outputs_file": str, "outputs": dict}
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in need.items()):
+        raise FileError(expected(subject, "other fields", f"{', '.join(need)}, as `dgref export` wrote them"))
+    for key in ("inputs_file", "outputs_file"):
+        if Path(row[key]).name != row[key]:
+            raise FileError(expected(f"{subject} field {key!r}", repr(row[key]), "a file's name without a folder"))
 
-    def __init__(self, folder: Path, name: str = ""):
-        self.name = name or f"files/{folder.name}"
+
+class FolderBackend(BackendBase):
+    """Whatever program wrote outputs into an exported folder; `arithmetic` is what the program claims to compute."""
+
+    def __init__(self, folder: Path, arithmetic: str | None = None):
+        self.name = f"files/{folder.resolve().name}"
         self._folder = folder
-        self._entries = {Case.from_dict(row["case"]).name: row for row in read_manifest(folder)["cases"]}
+        self._arithmetic = arithmetic
+        self._entries = {_case_of(row, folder).name: row for row in read_manifest(folder)["cases"]}
 
     def cases(self) -> list[Case]:
         """Return the exported cases."""
         return [Case.from_dict(row["case"]) for row in self._entries.values()]
+
+    def written(self) -> int:
+        """Return how many cases have an outputs file."""
+        return sum((self._folder / row["outputs_file"]).exists() for row in self._entries.values())
+
+    def arithmetic(self, case: Case, architecture: Any) -> str | None:
+        return self._arithmetic
 
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         """Check that the inputs on disk are those that were exported, then read the outputs."""
         entry = self._entries[case.name]
         self._check_inputs(entry, case, inputs)
         path = self._folder / entry["outputs_file"]
-        if not path.exists():
-            raise UnsupportedError(
-                expected(entry["outputs_file"], "no such file", "the outputs of the program under test")
-            )
         arrays = read_arrays(path)
-        outputs = {name: _output(arrays, name, row, path) for name, row in entry["outputs"].items()}
-        return FunctionKernel(lambda: outputs)
+        wanted = OPS[case.op].allocate(case)
+        return StoredKernel({name: _output(arrays, name, like, path) for name, like in wanted.items()})
 
     def _check_inputs(self, entry: Mapping[str, Any], case: Case, inputs: Inputs) -> None:
         path = self._folder / entry["inputs_file"]
         stored = read_arrays(path)
         for name, part in buffers_of(case, inputs).items():
+            subject = f"{path.name} array {name!r}"
             if name not in stored:
-                raise FileError(expected(f"{path.name} array {name!r}", "nothing", "the array that was exported"))
-            if sha256(stored[name]) != sha256(raw(part)) or entry["inputs"].get(name, {}).get("sha256") != sha256(
-                part.array
-            ):
-                raise FileError(
-                    expected(
-                        f"{path.name} array {name!r}",
-                        "other bits",
-                        "those that the case generates: it was changed after export",
-                    )
-                )
+                raise FileError(expected(subject, "nothing", "the array that was exported"))
+            if sha256(stored[name][1]) != sha256(raw(part)):
+                raise FileError(expected(subject, "other bits", "those that the case generates: changed after export"))
 
     def provenance(self) -> dict[str, Any]:
         """Return where the files are from."""
         return {"folder": self._folder.name}
 
 
-def _output(arrays: Mapping[str, np.ndarray], name: str, row: Mapping[str, Any], path: Path) -> np.ndarray:
+def _case_of(row: Mapping[str, Any], folder: Path) -> Case:
+    try:
+        return Case.from_dict(row["case"])
+    except (DgrefError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(expected(str(folder / MANIFEST), f"an unusable case ({error})", "cases as exported")) from error
+
+
+# safetensors' names of types, for programs that store outputs under their own type in place of unsigned integers
+_STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+
+
+def _output(arrays: Mapping[str, Any], name: str, like: np.ndarray, path: Path) -> np.ndarray:
+    subject, need = f"{path.name} array {name!r}", f"{like.shape} of {format_name(like)} or {unsigned(like).dtype}"
     if name not in arrays:
-        raise FileError(
-            expected(f"{path.name} array {name!r}", f"only {sorted(arrays)}", f"an array of shape {row['shape']}")
-        )
-    array, shape = arrays[name], tuple(row["shape"])
-    width = np.dtype(row["stored"]["dtype"]).itemsize
-    if array.dtype.itemsize != width or array.shape != shape:
-        need = f"{shape} of {row['format']} as {row['stored']['dtype']}"
-        raise FileError(expected(f"{path.name} array {name!r}", f"{array.shape} of {array.dtype}", need))
-    if row["format"] not in FORMATS:
-        return array
-    return np.ascontiguousarray(array).view(FORMATS[row["format"]].native_dtype)
+        raise FileError(expected(subject, f"only {sorted(arrays)}", need))
+    stored, array = arrays[name]
+    foreign = _STORED.get(stored, format_name(like)) != format_name(like)
+    if foreign or array.dtype.itemsize != like.dtype.itemsize or array.shape != like.shape:
+        raise FileError(expected(subject, f"{array.shape} of {stored}", need))
+    return array.view(like.dtype)
 
 
-def verify(folder: Path, settings: Any, progress: Any = None) -> Results:
-    """Judge the outputs that a program wrote beside exported inputs."""
+def verify(
+    folder: Path, settings: Any, arithmetic: str | None = None, ids: Collection[str] = (), progress: Any = None
+) -> Results:
+    """Judge the outputs that a program wrote beside exported inputs; where it wrote none at all, say so."""
     from dataclasses import asdict
 
     from dgref import machine
     from dgref.trial import trial
 
-    backend = FolderBackend(folder)
-    results = Results(machine=machine.describe(), flags={"folder": str(folder), "settings": asdict(settings)})
-    cases = backend.cases()
+    backend = FolderBackend(folder, arithmetic)
+    if not backend.written():
+        raise UnavailableError(expected(str(folder), "no outputs", "the files that the manifest names `outputs_file`"))
+    results = Results(machine=machine.describe(), flags={"folder": folder.name, "settings": asdict(settings)})
+    cases = _selected(backend.cases(), ids)
     for number, case in enumerate(cases, 1):
         result = trial(case, backend, settings)
-        result.reproduce = f"dgref verify {folder}"
+        result.reproduce = f"dgref verify {folder} --case {shlex.quote(case.id)}"
         results.results.append(result)
         if progress:
             progress(number, len(cases), result)
     return results
+
+
+def _selected(cases: list[Case], ids: Collection[str]) -> list[Case]:
+    known = {case.id for case in cases}
+    for id in ids:
+        if id not in known:
+            raise unknown_name("case", id, known)
+    return [case for case in cases if not ids or case.id in ids]

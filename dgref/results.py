@@ -168,21 +168,25 @@ def _result(row: Any, subject: str) -> Result:
 
 
 def merge(parts: Iterable[Results]) -> Results:
-    """Return the union of shards; the same case and backend twice is an error unless the rows are equal."""
+    """Return the union of shards of one run; two different results of one case, or two machines, are an error."""
     merged = Results()
     seen: dict[tuple[str, str], Result] = {}
     for part in parts:
+        _same_origin(merged.machine, part.machine)
         merged.machine = merged.machine or part.machine
         merged.flags = merged.flags or part.flags
         for result in part:
-            key = (result.case, result.backend)
-            if key not in seen:
-                seen[key] = result
-                merged.results.append(result)
-            elif (seen[key].status, seen[key].level) != (result.status, result.level):
-                raise FileError(
-                    expected(
-                        f"{result.case} on {result.backend}", "two different results", "shards that do not overlap"
-                    )
-                )
+            known = seen.setdefault((result.case, result.backend), result)
+            if (known.status, known.level) != (result.status, result.level):
+                subject = f"{result.case} on {result.backend}"
+                raise FileError(expected(subject, "two different results", "shards that do not overlap"))
+    merged.results = list(seen.values())
     return merged
+
+
+def _same_origin(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Raise where shards are of different GPUs or commits: one report must not mix them."""
+    for key in ("gpu", "architecture", "dgref", "commit"):
+        mine, theirs = (plain(part.get(key) or {}) for part in (one, other))
+        if one and other and mine != theirs:
+            raise FileError(expected(f"shards' {key}", f"{mine} and {theirs}", "shards of one machine and one commit"))

@@ -17,6 +17,7 @@ from dgref import machine, recordings
 from dgref.answers import check_whole
 from dgref.backends import source_of
 from dgref.backends.base import Backend, BackendBase
+from dgref.buffers import sha256
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
@@ -211,6 +212,7 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
     claim = attempt.claim
     result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str | None) else claim.name
     result.required = required_level(attempt.case.expect, claim)
+    result.evidence["bits"] = {name: _digest(verdict, name) for name in verdict.expected}
     for name, expected in verdict.expected.items():
         result.outputs[name] = _output(verdict.actual[name], expected, verdict.defined.get(name), verdict)
     if attempt.seen.differing:
@@ -219,6 +221,12 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
         result.status = "pass"
     else:
         result.status, result.reason = "fail", _reason(result, attempt, verdict)
+
+
+def _digest(verdict: Verdict, name: str) -> str:
+    """Return a short hash of what was judged, undefined elements left out: two runs are compared by it."""
+    mask = verdict.defined.get(name)
+    return sha256(verdict.actual[name] if mask is None else verdict.actual[name][mask])[:16]
 
 
 def _output(actual: np.ndarray, expected: np.ndarray, mask: np.ndarray | None, verdict: Verdict) -> dict[str, Any]:

@@ -1,0 +1,37 @@
+"""dgref export: a suite as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("export")
+@click.argument("suite")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write into.")
+@click.option("--case", "ids", multiple=True, metavar="ID", help="Export only this case. Repeatable.")
+def command(suite: str, output: Path, ids: tuple[str, ...]) -> int:
+    """Write the inputs of SUITE as files, for a program that Python cannot import.
+
+    The program writes its outputs beside them; `dgref verify` judges those. manifest.json says what every buffer means.
+
+    \b
+    dgref export smoke -o /tmp/exchange
+    my_program /tmp/exchange
+    dgref verify /tmp/exchange
+    """
+    from dataclasses import replace
+
+    from dgref.errors import unknown_name
+    from dgref.exchange import export
+    from dgref.suite import load
+
+    row = load(suite)
+    known = {case.id for case in row.cases}
+    for id in ids:
+        if id not in known:
+            raise unknown_name("case", id, known)
+    row = replace(row, cases=tuple(case for case in row.cases if not ids or case.id in ids))
+    click.echo(f"{len(row)} cases: {export(row, output)}")
+    return 0

@@ -1,0 +1,81 @@
+"""dgref report: what to do with results once there are some."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group("report")
+def command() -> None:
+    """Render, compare, merge and check results."""
+
+
+@command.command("render")
+@click.argument("results", type=_PATH)
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle.")
+def render(results: Path, output: Path) -> int:
+    """Write the bundle (JSON, JUnit, HTML, hashes) of RESULTS, a results.json or its folder."""
+    from dgref.report import write_bundle
+    from dgref.results import load_results
+
+    click.echo(f"report: {write_bundle(load_results(results), output)}")
+    return 0
+
+
+@command.command("compare")
+@click.argument("before", type=_PATH)
+@click.argument("after", type=_PATH)
+@click.option("--tolerance", default=0.05, show_default=True, help="Slowdown that is not a regression, as a fraction.")
+@click.option("--json", "as_json", is_flag=True, help="Print the changes as data.")
+def compare(before: Path, after: Path, tolerance: float, as_json: bool) -> int:
+    """Say what changed from BEFORE to AFTER; exit code 1 where anything became wrong, weaker, slower or absent."""
+    from dgref.report.compare import compare as compared
+    from dgref.results import load_results
+
+    changes = compared(load_results(before), load_results(after), tolerance)
+    worse = sum(change.regression for change in changes)
+    if as_json:
+        click.echo(json.dumps([asdict(change) for change in changes], indent=1))
+    else:
+        for change in changes:
+            click.echo(f"{change.kind:7} {change.case} on {change.backend}: {change.before} -> {change.after}")
+        click.echo(f"{len(changes)} changes, {worse} of them regressions")
+    return 1 if worse else 0
+
+
+@command.command("merge")
+@click.argument("shards", nargs=-1, required=True, type=_PATH)
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle of all.")
+def merge(shards: tuple[Path, ...], output: Path) -> int:
+    """Join the results of SHARDS of one run into one bundle."""
+    from dgref.report import terminal, write_bundle
+    from dgref.results import load_results
+    from dgref.results import merge as merged
+
+    results = merged(load_results(path) for path in shards)
+    terminal.summary(results)
+    click.echo(f"report: {write_bundle(results, output)}")
+    return results.exit_code
+
+
+@command.command("check")
+@click.argument("bundle", type=_PATH)
+@click.option(
+    "--suite", "suites", multiple=True, help="Suite whose every case must conform; default: the default ones."
+)
+@click.option("--waivers", "waiver_file", type=_PATH, help="Known failures; default: the shipped.")
+def check(bundle: Path, suites: tuple[str, ...], waiver_file: Path | None) -> int:
+    """Check a BUNDLE: hashes, no wrong result, every must-pass case present, no expired waiver."""
+    from dgref.report.bundle import check as checked
+
+    problems = checked(bundle, list(suites) or None, waiver_file)
+    for problem in problems:
+        click.echo(problem)
+    click.echo(f"{bundle}: {len(problems)} problems" if problems else f"{bundle}: complete and unchanged")
+    return 1 if problems else 0
