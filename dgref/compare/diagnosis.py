@@ -27,7 +27,8 @@ SMALL = 1 << 27  # multiply-adds that are recomputed whole before anything else:
 _STRIP = 1 << 29  # multiply-adds before the first look at the clock
 _SHOWN = 8
 _SUSPICION = 0.5  # share of the error that a suspicion must explain
-_PAIRED = 10
+_PAIRED = 6  # single faults that a second one is tried on
+_CLEARLY = 0.75
 _REFUSED = (DgrefError, ArithmeticError, ValueError, IndexError, KeyError)  # a variant that does not fit its operands
 
 
@@ -53,6 +54,9 @@ class Ranked:
         row = self.misreading
         counts = {"agreed": self.found.agreed, "total": self.found.total, "whole": self.whole}
         return {"hypothesis": row.hypothesis, "site": row.site, "cause": row.cause, **counts}
+
+
+_UNMEASURED = Agreement(0, 0, 1.0, 0, 0)
 
 
 @dataclass
@@ -261,13 +265,34 @@ class Search:
             return
 
     def _pairs(self, tried: list[Ranked]) -> Iterator[Ranked]:
-        """Yield combinations of the variants that explain most by themselves."""
-        best = sorted(tried, key=lambda row: row.found.error)[:_PAIRED]
-        for i, first in enumerate(best):
-            for second in best[i + 1 :]:
-                one, two = first.misreading, second.misreading
-                if (one.hypothesis, one.site) != (two.hypothesis, two.site):
-                    yield from self._one(one.then(two))
+        """Yield second faults on top of the single ones that explain most, up to a pair that explains the sample.
+
+        What should come out is taken anew after each first fault, so that a second one is measured against it. A pair
+        must explain clearly more than its first part, or one fault is the better answer.
+        """
+        faults = [row for row in tried if not HYPOTHESES[row.misreading.hypothesis].benign]
+        for first in sorted(faults, key=lambda row: row.found.error)[:_PAIRED]:
+            one = first.misreading
+            for second in self._seconds(one):
+                if second.misreading.hypothesis != one.hypothesis or second.misreading.site != one.site:
+                    for pair in self._one(one.then(second.misreading)):
+                        if pair.found.error < _CLEARLY * first.found.error:
+                            yield pair
+                        if pair.found.all:
+                            return
+
+    def _seconds(self, first: Misreading) -> Iterator[Ranked]:
+        """Yield every fault that may come on top of a first one, unmeasured."""
+        if first.after is not None:
+            return
+        state = first.change(self.state)
+        scene = Scene(state, self.observation.outputs, None if self.correct is None else compute(state))
+        for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
+            if not row.benign:
+                try:
+                    yield from (Ranked(misreading, _UNMEASURED) for misreading in row.misreadings(scene))
+                except _REFUSED:
+                    continue
 
     def _confirmed(self, tried: list[Ranked]) -> list[Ranked]:
         """Measure what agrees on the sample on everything, best first; what then fails falls back."""

@@ -70,8 +70,8 @@ class Bench:
     seconds: float = 0.0
 
     def rate(self, what: Callable[[Outcome], bool]) -> float:
-        """Return the share of instances for which something holds."""
-        return sum(map(what, self.outcomes)) / max(len(self.outcomes), 1)
+        """Return the share of instances for which something holds; all of none."""
+        return sum(map(what, self.outcomes)) / len(self.outcomes) if self.outcomes else 1.0
 
     @property
     def ok(self) -> bool:
@@ -156,12 +156,17 @@ def _verdict(state: State, outputs: Mapping[str, np.ndarray], claim: Any) -> Ver
 
 
 def verdicts_of_others(instance: Instance) -> dict[str, bool]:
-    """Return which of the rules of other projects call the outputs right, compared with the correct ones."""
+    """Return which of the rules of other projects call the outputs right, compared with the correct ones.
+
+    Elements that are not finite when correct are left out, as those projects do: their scores would be NaN.
+    """
     passed = dict.fromkeys(OTHERS, True)
     defined = OPS[instance.state.case.op].defined(instance.state.case, instance.state.inputs)
     for name, correct in instance.correct.items():
+        finite = np.isfinite(correct.astype(np.float64))
+        mask = finite if defined.get(name) is None else finite & defined[name]
         with np.errstate(all="ignore"):
-            scores = metrics(*paired_codes(instance.outputs[name], correct, None), defined.get(name))
+            scores = metrics(*paired_codes(instance.outputs[name], correct, None), mask)
         for rule, holds in OTHERS.items():
             passed[rule] &= bool(holds(scores))
     return passed

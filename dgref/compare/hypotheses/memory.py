@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dgref.compare.hypotheses.base import POISON, Misreading, Outputs, Scene, State, hypothesis, poisoned
+from dgref.compare.stripes import ranges
 from dgref.formats import FORMATS, ScaledTensor
 
 
@@ -46,7 +47,7 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
 
 
 def _is_a_tile(scene: Scene) -> bool:
-    """Say whether what is blank and should not be is poison, or every crossing of some rows with some columns."""
+    """Say whether what is blank and should not be is poison, or fills compact ranges of rows and columns."""
     name = next(iter(scene.observed))
     observed, correct = scene.observed[name], (scene.correct or {}).get(name)
     if correct is None:
@@ -55,8 +56,9 @@ def _is_a_tile(scene: Scene) -> bool:
     if (_unsigned(observed)[missing] != 0).all():
         return True
     matrix = missing.reshape(-1, missing.shape[-1])
-    crossing = blank(observed).reshape(matrix.shape)[matrix.any(axis=1)][:, matrix.any(axis=0)]
-    return bool(crossing.all())
+    rows, columns = matrix.any(axis=1), matrix.any(axis=0)
+    compact = len(ranges(columns)) <= 2 and len(ranges(rows)) <= 2 * int(np.prod(observed.shape[:-2]))
+    return compact and bool(blank(observed).reshape(matrix.shape)[rows][:, columns].all())
 
 
 @hypothesis(35, likelihood=0.9)

@@ -1,0 +1,209 @@
+"""The diagnosis names what was done to an output, by hand here, and calls nothing wrong that is right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dgref.compare import diagnosis
+from dgref.compare.diagnosis import Diagnosis, diagnose
+from dgref.compare.hypotheses import HYPOTHESES, State
+from dgref.compare.prediction import SAMPLERS, Part, compute
+from dgref.errors import UnknownNameError
+from dgref.faults.problems import PROBLEMS, state_of
+from dgref.formats import LAYOUTS
+from dgref.suite import Case, InputChoice, OperandChoice
+
+
+def gemm(recipe: str, layout: str | None = None, **changes) -> State:
+    operand = OperandChoice(recipe, layout)
+    case = Case("by-hand", "a test", "gemm", {"m": 72, "n": 80, "k": 608}, {"a": operand, "b": operand})
+    return state_of(replace(case, **changes))
+
+
+def of(state: State, wrong: dict[str, np.ndarray], **options) -> Diagnosis:
+    return diagnose(state.case, state.inputs, wrong, state.arithmetic, **options)
+
+
+def with_scale(state: State, name: str, scale: np.ndarray) -> State:
+    return state.put(name, state.inputs[name].with_scale(scale))
+
+
+def test_byte_order_is_named_in_one_sentence_with_its_fix() -> None:
+    state = gemm("deepseek_fp8_ue8m0", "packed_ue8m0", inputs=InputChoice("model_like", 3))
+    words = LAYOUTS["packed_ue8m0"].pack(state.inputs["b"].scale)  # int32 [2, 80]: four scales of a row a word
+    backwards = words.view(np.uint8).reshape(*words.shape, 4)[..., ::-1]
+    scale = np.swapaxes(backwards, 0, 1).reshape(80, 8)[:, :5].copy()
+    found = of(state, compute(with_scale(state, "b", scale)))
+    assert found.sentence == (
+        "the scale bytes of b were packed big-endian; re-reading them little-endian makes all 92,160 output bits equal "
+        "(5,760 outputs)"
+    )
+    assert (found.status, found.hypothesis, found.agreed, found.total) == ("confirmed", "scale_byte_order", 5760, 5760)
+    assert "layout=packed_ue8m0" in found.fix
+
+
+def test_swapped_nibbles_are_named() -> None:
+    state = gemm("mxfp4", "swizzle_128x4")
+    data = state.inputs["a"].data.copy()
+    data[:, 0::2], data[:, 1::2] = state.inputs["a"].data[:, 1::2], state.inputs["a"].data[:, 0::2]
+    found = of(state, compute(state.put("a", replace(state.inputs["a"], data=data))))
+    assert (found.hypothesis, found.status) == ("nibble_order", "confirmed")
+
+
+def test_a_swizzle_read_as_linear_is_named() -> None:
+    state = gemm("mxfp8", "swizzle_128x4", inputs=InputChoice("coordinate_exponents", 1), out="float32")
+    scale = state.inputs["a"].scale  # [72, 19]: one tile of 128 rows, five of 4 columns
+    flat = np.zeros(5 * 512, np.uint8)
+    for m, kk in np.ndindex(scale.shape):
+        flat[kk // 4 * 512 + m % 32 * 16 + m // 32 * 4 + kk % 4] = scale[m, kk]
+    found = of(state, compute(with_scale(state, "a", flat[: scale.size].reshape(scale.shape))))
+    assert found.hypothesis == "scale_swizzle"
+    assert "swizzled 128x4 and read as linear" in found.sentence
+
+
+def test_an_unwritten_tile_is_named_whether_zero_or_poison() -> None:
+    state = gemm("deepseek_fp8", inputs=InputChoice("normal", 2), shape={"m": 72, "n": 80, "k": 512})
+    for byte in (0x00, 0xFF):
+        wrong = {"d": compute(state)["d"].copy()}
+        wrong["d"][64:, 64:] = np.full(2, byte, np.uint8).view(wrong["d"].dtype)[0]
+        found = of(state, wrong)
+        assert found.hypothesis == "output_unwritten"
+        assert any("rows 64..71" in line for line in found.evidence)
+
+
+def test_two_faults_at_once_are_named_together() -> None:
+    state = gemm("deepseek_fp8_ue8m0", inputs=InputChoice("model_like", 5), shape={"m": 72, "n": 80, "k": 640})
+    scale = state.inputs["b"].scale
+    state_wrong = with_scale(state, "b", np.ascontiguousarray(scale.T).reshape(scale.shape))
+    state_wrong = with_scale(state_wrong, "a", state.inputs["a"].scale + np.uint8(1))
+    found = of(state, compute(state_wrong))
+    assert found.status == "confirmed"
+    assert set(found.hypothesis.split("+")) == {"scale_major_swapped", "scale_exponent_offset"}
+
+
+@pytest.mark.parametrize("problem", ["fp8", "nvfp4", "masked", "logits"])
+def test_correct_outputs_are_called_right(problem: str) -> None:
+    state = state_of(PROBLEMS[problem].case(np.random.default_rng(1)))
+    for arithmetic in (state.arithmetic, None):
+        found = diagnose(state.case, state.inputs, compute(state), arithmetic)
+        assert (found.status, found.benign) == ("none", True)
+        assert found.sentence.startswith("nothing is wrong")
+
+
+def test_another_order_of_adding_is_called_right_and_named() -> None:
+    state = gemm("bfloat16", inputs=InputChoice("wide", 1), out="float32")
+    other = replace(state, arithmetic=state.arithmetic.but(splits=2, split_unit=128))
+    found = of(state, compute(other))
+    assert (found.hypothesis, found.status, found.benign) == ("reduction_order", "confirmed", True)
+    assert found.sentence.startswith("nothing is wrong: the outputs follow another valid arithmetic (K split into 2")
+
+
+def test_noise_is_not_explained() -> None:
+    state = gemm("deepseek_fp8")
+    right = compute(state)["d"]
+    noise = np.random.default_rng(0).standard_normal(right.shape).astype(right.dtype)
+    found = of(state, {"d": noise})
+    assert (found.status, found.hypothesis) == ("none", None)
+    assert found.sentence.startswith("no hypothesis explains it")
+
+
+def test_what_explains_most_but_not_all_is_a_suspicion() -> None:
+    state = gemm("deepseek_fp8_ue8m0", inputs=InputChoice("model_like", 3))
+    scale = state.inputs["b"].scale
+    wrong = compute(with_scale(state, "b", np.ascontiguousarray(scale.T).reshape(scale.shape)))["d"].copy()
+    wrong[::5, ::7] *= np.asarray(1.25, wrong.dtype)
+    found = of(state, {"d": wrong})
+    assert (found.status, found.hypothesis) == ("suspicion", "scale_major_swapped")
+    assert found.sentence.startswith("suspicion: ")
+
+
+def test_without_a_declared_arithmetic_the_bound_decides() -> None:
+    state = gemm("deepseek_fp8", inputs=InputChoice("normal", 4))
+    other = replace(state, arithmetic=state.arithmetic.but(core="sm100.tcgen05.float8_e4m3fn", interval=64))
+    assert diagnose(state.case, state.inputs, compute(other)).benign
+    dropped = state.inputs["a"].data.copy()
+    dropped[:, 512:] = 0
+    wrong = compute(other.put("a", replace(state.inputs["a"], data=dropped)))
+    found = diagnose(state.case, state.inputs, wrong)
+    assert (found.hypothesis, found.status) == ("k_tail_dropped", "confirmed")
+    assert "within the derived bound" in found.sentence
+
+
+def test_large_outputs_are_sampled_where_they_stand_out_and_confirmed_in_strips(monkeypatch) -> None:
+    monkeypatch.setattr(diagnosis, "SMALL", 1 << 20)
+    monkeypatch.setattr(diagnosis, "_STRIP", 1 << 20)
+    state = gemm("deepseek_fp8", shape={"m": 300, "n": 260, "k": 512})
+    right = compute(state)
+    one_tile = {"d": right["d"].copy()}
+    one_tile["d"][64:72, 128:136] = 0
+    found = of(state, one_tile)
+    assert (found.hypothesis, found.agreed) == ("output_unwritten", 300 * 260)
+    hurried = of(state, one_tile, budget=1e-3)
+    assert hurried.total < 300 * 260 or hurried.status == "none"
+    sampled = of(state, right)
+    assert "sampled of 78,000" in sampled.sentence
+
+
+@pytest.mark.parametrize(
+    ("evidence", "name"),
+    [
+        ({"differing": ["output d changed when repeated (launch 3)"]}, "race"),
+        ({"differing": ["output d changed when over another poison pattern (launch 2)"]}, "uninitialised_memory"),
+        ({"guards": ["16 bytes after d"]}, "out_of_bounds_write"),
+        ({"provenance": {"requested_kernel": "x", "kernel": "y"}}, "silent_fallback"),
+        ({"provenance": {"architecture": "sm_90a", "built_for": "sm_80"}}, "wrong_architecture"),
+        ({"provenance": {"problem_key": 1, "tuned_key": 2}}, "autotune_key_mismatch"),
+        ({"provenance": {"source_hash": "1", "artefact_hash": "2"}}, "stale_artefact"),
+    ],
+)
+def test_what_only_a_run_shows_is_named_from_its_evidence(evidence: dict, name: str) -> None:
+    state = gemm("deepseek_fp8", shape={"m": 8, "n": 8, "k": 128})
+    found = of(state, compute(state), evidence=evidence)
+    assert (found.hypothesis, found.status) == (name, "confirmed")
+    assert found.fix
+
+
+def test_agreeing_provenance_is_no_evidence() -> None:
+    state = gemm("deepseek_fp8", shape={"m": 8, "n": 8, "k": 128})
+    evidence = {"differing": [], "provenance": {"requested_kernel": "x", "kernel": "x", "architecture": "sm_90a"}}
+    assert of(state, compute(state), evidence=evidence).benign
+
+
+def test_outputs_of_another_shape_or_name_are_refused_in_a_sentence() -> None:
+    state = gemm("deepseek_fp8", shape={"m": 8, "n": 8, "k": 128})
+    found = of(state, {"d": compute(state)["d"].T[:4]})
+    assert (found.hypothesis, found.status) == ("output_shape", "confirmed")
+    assert "got (4, 8) of bfloat16, need (8, 8) of bfloat16" in found.sentence
+    with pytest.raises(UnknownNameError, match="output of gemm: got 'dd', need d"):
+        of(state, {"dd": compute(state)["d"]})
+
+
+def test_a_diagnosis_is_plain_data_and_torch_comes_in() -> None:
+    import torch
+
+    state = gemm("bfloat16", shape={"m": 8, "n": 8, "k": 64}, out="float32")
+    data = diagnose(state.case, state.inputs, torch.from_numpy(compute(state)["d"]) * 2, state.arithmetic).to_dict()
+    assert json.loads(json.dumps(data)) == data
+    assert {"sentence", "fix", "hypothesis", "status", "agreed", "total", "ranked"} <= set(data)
+
+
+@pytest.mark.parametrize("problem", [n for n, p in PROBLEMS.items() if p.op in SAMPLERS])
+def test_a_sample_is_the_same_part_of_the_whole(problem: str) -> None:
+    state = state_of(PROBLEMS[problem].case(np.random.default_rng(5)))
+    sampler = SAMPLERS[state.case.op]
+    rows, columns = sampler.extents(state)
+    part = Part(np.arange(1, rows, 7), np.arange(0, columns, 5))
+    whole, cut = compute(state), compute(sampler.cut(state, part))
+    for name, array in cut.items():
+        assert sampler.pick(state, name, whole[name], part).tobytes() == array.tobytes(), name
+
+
+def test_every_hypothesis_says_what_it_is_and_which_rows_it_stands_for() -> None:
+    for row in HYPOTHESES.values():
+        assert row.summary[0].isupper() and row.rows and 0 < row.likelihood < 1
+    with pytest.raises(UnknownNameError, match="scale_swizzle"):
+        HYPOTHESES["scale_swizle"]

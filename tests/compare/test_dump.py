@@ -1,0 +1,106 @@
+"""A dump in any of three kinds of file becomes the case that made it; what does not fit is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dgref.buffers import buffers_of
+from dgref.cli.diagnose import command
+from dgref.compare.dump import as_case, choice_of, read_arrays
+from dgref.compare.hypotheses import State
+from dgref.compare.prediction import compute
+from dgref.errors import FileError, InputError, UnknownNameError
+from dgref.faults.problems import PROBLEMS, state_of
+from dgref.suite import Case, OperandChoice
+
+
+def mxfp4() -> State:
+    operand = OperandChoice("mxfp4", "swizzle_128x4")
+    return state_of(Case("dump", "a test", "gemm", {"m": 40, "n": 48, "k": 128}, {"a": operand, "b": operand}))
+
+
+def arrays_of(state: State, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    inputs = {name: part.array for name, part in buffers_of(state.case, state.inputs).items()}
+    return {**inputs, **{name: array.view(f"u{array.itemsize}") for name, array in outputs.items()}}
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".pt":
+        import torch
+
+        torch.save({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, path)
+    else:
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+def test_a_dump_gives_back_inputs_and_outputs(tmp_path: Path, suffix: str) -> None:
+    state = mxfp4()
+    right = compute(state)
+    path = write(tmp_path / f"dump{suffix}", arrays_of(state, right))
+    choices = {name: choice_of("mxfp4:swizzle_128x4", name) for name in ("a", "b")}
+    found = as_case(read_arrays(path), choices=choices, out="bfloat16")
+    assert found.case.shape == {"m": 40, "n": 48, "k": 128}
+    assert found.outputs["d"].tobytes() == right["d"].tobytes()
+    for name in ("a", "b"):
+        assert found.inputs[name].data.tobytes() == state.inputs[name].data.tobytes()
+        assert found.inputs[name].scale.tobytes() == state.inputs[name].scale.tobytes()
+
+
+@pytest.mark.parametrize("problem", ["contiguous", "masked", "logits", "prenorm"])
+def test_dumps_of_other_operations_are_read_by_their_own_names(problem: str) -> None:
+    state = state_of(PROBLEMS[problem].case(np.random.default_rng(2)))
+    state = State(replace(state.case, operands={**state.case.operands, **defaults(state)}), state.inputs, None)
+    arrays = arrays_of(state, {n: a for n, a in compute(replace(state, arithmetic="exact")).items()})
+    found = as_case(arrays, state.case.op, state.case.operands, state.case.params, {}, state.case.out)
+    assert dict(found.case.shape) == dict(state.case.shape)
+
+
+def defaults(state: State) -> dict[str, OperandChoice]:
+    from dgref.ops import OPS
+
+    named = OPS[state.case.op].recipes(state.case)
+    return {name: OperandChoice(recipe) for name, recipe in named.items() if name not in state.case.operands}
+
+
+def test_the_command_names_the_fault_and_leaves_with_1(tmp_path: Path) -> None:
+    state = mxfp4()
+    data = state.inputs["a"].data.reshape(40, 64, 2)[..., ::-1].reshape(40, 128)
+    wrong = compute(state.put("a", replace(state.inputs["a"], data=data)))
+    path = write(tmp_path / "dump.npz", arrays_of(state, wrong))
+    recipe = "mxfp4:swizzle_128x4"
+    options = [str(path), "--a", recipe, "--b", recipe, "--out", "bfloat16", "--arithmetic", "deep_gemm.sm100.fp8_fp4"]
+    result = CliRunner().invoke(command, options, standalone_mode=False)
+    assert result.return_value == 1
+    assert result.output.startswith("confirmed: the nibbles of a were swapped")
+    assert "fix: put the even index of a in the low nibble" in result.output
+    right = write(tmp_path / "right.npz", arrays_of(state, compute(state)))
+    assert CliRunner().invoke(command, [str(right), *options[1:]], standalone_mode=False).return_value == 0
+
+
+def test_what_does_not_fit_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="mxfp4"):
+        choice_of("mxfp44", "a")
+    with pytest.raises(UnknownNameError, match="swizzle_128x4"):
+        choice_of("mxfp4:swizzle_128x", "a")
+    with pytest.raises(UnknownNameError, match=r"a\.scale"):
+        as_case({"a.scales": np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match="bits need a meaning"):
+        as_case({"a": np.zeros((4, 4), np.uint8), "b": np.zeros((4, 4), np.uint8), "d": np.zeros((4, 4), np.float32)})
+    with pytest.raises(InputError, match="an output: d"):
+        as_case({"a": np.zeros((4, 4), np.float32)})
+    with pytest.raises(FileError, match="no such file"):
+        read_arrays(tmp_path / "absent.npz")
+    (tmp_path / "broken.npz").write_bytes(b"not a zip")
+    with pytest.raises(FileError, match="unreadable"):
+        read_arrays(tmp_path / "broken.npz")
