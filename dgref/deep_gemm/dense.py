@@ -1,0 +1,156 @@
+"""Dense products: one function for each signature, one row for each choice of transposes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dgref import reference
+from dgref.deep_gemm.kernels import kernels
+from dgref.deep_gemm.operands import (
+    BF16,
+    blocks,
+    check_shape,
+    no_kernel,
+    on_gpu,
+    output_format,
+    pair,
+    payload,
+    product_kind,
+    scaled,
+    start_values,
+    write,
+)
+from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, is_mn_major
+from dgref.deep_gemm.settings import SETTINGS
+from dgref.formats.native import like
+from dgref.reference.gemm import split_columns
+
+# name -> whether a and b come transposed, and the dimensions that DeepGEMM compiles for
+TRANSPOSES = {
+    "nt": (False, False, "nk"),
+    "nn": (False, True, "nk"),
+    "tn": (True, True, "mn"),
+    "tt": (True, False, "mn"),
+}
+
+
+def _fp8_gemm(layout: str) -> Callable:
+    flip_a, flip_b, dims = TRANSPOSES[layout]
+
+    def fp8_fp4_gemm(
+        a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims=dims, disable_ue8m0_cast=False
+    ):
+        a, a_scale = pair("a", a)
+        b, b_scale = pair("b", b)
+        if flip_a:
+            a, a_scale = a.transpose(0, 1), a_scale.transpose(0, 1)
+        if flip_b:
+            b, b_scale = b.transpose(0, 1), b_scale.transpose(0, 1)
+        block_a, block_b = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
+        _run(a, a_scale, b, b_scale, d, c, block_a, block_b, None, disable_ue8m0_cast)
+
+    return _named(fp8_fp4_gemm, "fp8_fp4_gemm", layout)
+
+
+def _bf16_gemm(layout: str) -> Callable:
+    flip_a, flip_b, dims = TRANSPOSES[layout]
+
+    def bf16_gemm(a, b, d, c=None, compiled_dims=dims):
+        plain_gemm(a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b, d, c)
+
+    return _named(bf16_gemm, "bf16_gemm", layout)
+
+
+def _cublaslt_gemm(layout: str) -> Callable:
+    flip_a, flip_b, _ = TRANSPOSES[layout]
+
+    def cublaslt_gemm(a, b, d, c=None):
+        plain_gemm(a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b, d, c)
+
+    return _named(cublaslt_gemm, "cublaslt_gemm", layout)
+
+
+def _named(function: Callable, family: str, layout: str) -> Callable:
+    function.__name__ = function.__qualname__ = f"{family}_{layout}"
+    flip_a, flip_b, _ = TRANSPOSES[layout]
+    left, right = "a[k, m].T" if flip_a else "a[m, k]", "b[k, n]" if flip_b else "b[n, k].T"
+    function.__doc__ = f"Write {left} @ {right} into d[m, n], plus c where given (c may be d)."
+    return function
+
+
+def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
+    """Write a[m, k] @ b[n, k].T, both BF16, into d, plus c where given."""
+    if d.is_cuda:
+        if not _is_done(a, d, c):
+            on_gpu("a, b, d and c", a, b, c)
+            kernels().bf16_gemm(a, b, d, c)
+        return
+    left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,))
+    out = output_format("d", d)
+    start = start_values(c, d)
+    write(d, reference.gemm(left, right, start, arithmetic=SETTINGS.arithmetic_of("bf16"), out=out))
+
+
+def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits) -> None:
+    """Launch the kernel for FP8 operands; scales that do not lie as TMA reads them are moved first."""
+    if _is_done(a, d, c):
+        return
+    on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
+    if block_a != (1, 128) or block_b not in ((128, 128), (1, 128)):
+        raise no_kernel("fp8_fp4_gemm", f"scales of 1x128 by 128x128 or 1x128, not {block_a} by {block_b}")
+    if not is_mn_major(a_scale):
+        a_scale = get_mn_major_tma_aligned_tensor(a_scale)
+    if block_b == (1, 128) and not is_mn_major(b_scale):
+        b_scale = get_mn_major_tma_aligned_tensor(b_scale)
+    kernels().fp8_gemm(a, a_scale, b, b_scale, d, c, b_block=block_b, head_splits=head_splits)
+
+
+def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:
+    left = scaled("a", (a, a_scale), block_a, float32=float32)
+    right = scaled("b", (b, b_scale), block_b, float32=float32)
+    out, start = output_format("d", d), start_values(c, d)
+    options = {"arithmetic": SETTINGS.arithmetic_of(product_kind(left, right)), "out": out, "head_splits": head_splits}
+    result = reference.gemm(left, right, start, **options)
+    if head_splits is None:
+        write(d, result)
+        return
+    columns = split_columns(right.shape[0], head_splits)
+    check_shape("d", d, result.shape, f"head_splits {tuple(head_splits)}")
+    d[:, torch.from_numpy(columns)] = like(result[:, columns], d)  # no kernel writes the gaps
+
+
+def fp8_gemm_nt_skip_head_mid(a, b, d, head_splits, recipe=None, compiled_dims="nk", disable_ue8m0_cast=False):
+    """Write a[m, k] @ b[n, k].T into d, with `mid` columns left alone after the first `left` of each left + right."""
+    (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
+    chosen = blocks(recipe, None, None, b_scale.dtype is torch.int32)
+    _run(a, a_scale, b, b_scale, d, None, *chosen, tuple(head_splits), disable_ue8m0_cast)
+
+
+def _run(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:
+    if d.is_cuda:
+        fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits)
+    else:
+        _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32 or None)
+
+
+def _is_done(a: Any, d: Any, c: Any) -> bool:
+    """Finish a product that has nothing to multiply: no outputs, or K = 0, which leaves c or zero."""
+    if d.numel() and a.shape[-1]:
+        return False
+    if d.numel() and c is not d:
+        d.zero_() if c is None else d.copy_(c)
+    return True
+
+
+fp8_fp4_gemm_nt, fp8_fp4_gemm_nn, fp8_fp4_gemm_tn, fp8_fp4_gemm_tt = map(_fp8_gemm, TRANSPOSES)
+bf16_gemm_nt, bf16_gemm_nn, bf16_gemm_tn, bf16_gemm_tt = map(_bf16_gemm, TRANSPOSES)
+cublaslt_gemm_nt, cublaslt_gemm_nn, cublaslt_gemm_tn, cublaslt_gemm_tt = map(_cublaslt_gemm, TRANSPOSES)
+fp8_gemm_nt, fp8_gemm_nn, fp8_gemm_tn, fp8_gemm_tt = (
+    fp8_fp4_gemm_nt,
+    fp8_fp4_gemm_nn,
+    fp8_fp4_gemm_tn,
+    fp8_fp4_gemm_tt,
+)

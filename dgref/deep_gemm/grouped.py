@@ -1,0 +1,214 @@
+"""Grouped products over rows: groups one after the other in one matrix, and stacks with row counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dgref import reference
+from dgref.deep_gemm.kernels import kernels
+from dgref.deep_gemm.operands import (
+    BF16,
+    blocks,
+    integers,
+    no_kernel,
+    on_gpu,
+    output_format,
+    pair,
+    payload,
+    product_kind,
+    scaled,
+    write,
+)
+from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, is_mn_major
+from dgref.deep_gemm.settings import SETTINGS
+from dgref.errors import ShapeError, expected
+from dgref.formats.native import to_numpy
+from dgref.formats.tensor import ScaledTensor
+from dgref.reference.grouped import psum_spans
+
+# -- rows of groups, one after the other ------------------------------------------------------------------------------
+
+
+def m_grouped_fp8_fp4_gemm_nt_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+):
+    """Write a[i] @ b[group of row i].T into d[i]: a[m, k], b[groups, n, k].
+
+    `grouped_layout` holds a label for each row, -1 for padding; with `use_psum_layout`, the end of each group. Rows of
+    padding become zero with `ensure_zero_padding` and are left alone without.
+    """
+    (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
+    chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
+    options = (use_psum_layout, ensure_zero_padding)
+    if d.is_cuda:
+        on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
+        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b_scale, *chosen)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, scales)
+        return
+    used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
+    float32 = disable_ue8m0_cast or None
+    left = scaled("a", (a, a_scale), chosen[0], float32=float32, used=used)
+    right = scaled("b", (b, b_scale), chosen[1], axes=3, float32=float32)
+    _contiguous_on_cpu(left, right, d, grouped_layout, options, used)
+
+
+def m_grouped_fp8_fp4_gemm_nn_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+):
+    """Do as `m_grouped_fp8_fp4_gemm_nt_contiguous`, for b[groups, k, n]."""
+    weights, scales = pair("b", b)
+    b = (weights.transpose(1, 2), scales.transpose(1, 2))
+    options = (compiled_dims, disable_ue8m0_cast, use_psum_layout, ensure_zero_padding)
+    m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe, recipe_a, recipe_b, *options)
+
+
+def m_grouped_bf16_gemm_nt_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    compiled_dims="nk",
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+):
+    """Write a[i] @ b[group of row i].T into d[i], all BF16; see `m_grouped_fp8_fp4_gemm_nt_contiguous`."""
+    options = (use_psum_layout, ensure_zero_padding)
+    if d.is_cuda:
+        on_gpu("a, b, d and grouped_layout", a, b, grouped_layout)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options)
+        return
+    used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
+    left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,), 3)
+    _contiguous_on_cpu(left, right, d, grouped_layout, options, used)
+
+
+def m_grouped_bf16_gemm_nn_contiguous(
+    a, b, d, grouped_layout, compiled_dims="nk", use_psum_layout=False, ensure_zero_padding=True
+):
+    """Do as `m_grouped_bf16_gemm_nt_contiguous`, for b[groups, k, n]."""
+    options = (compiled_dims, use_psum_layout, ensure_zero_padding)
+    m_grouped_bf16_gemm_nt_contiguous(a, b.transpose(1, 2), d, grouped_layout, *options)
+
+
+def _used_rows(layout: torch.Tensor, rows: int, groups: int, psum: bool) -> np.ndarray:
+    """Return which rows belong to a group."""
+    numbers = integers("grouped_layout", layout, (groups if psum else rows,))
+    if not psum:
+        return numbers >= 0
+    used = np.zeros(rows, bool)
+    for span in psum_spans(numbers, rows, SETTINGS.alignment):
+        used[span] = True
+    return used
+
+
+def _contiguous_on_cpu(left: ScaledTensor, right: ScaledTensor, d: Any, layout: Any, options: tuple, used: Any) -> None:
+    psum, zero_padding = options
+    result = reference.gemm_grouped_contiguous(
+        left,
+        right,
+        to_numpy(layout),
+        psum=psum,
+        alignment=SETTINGS.alignment,
+        arithmetic=SETTINGS.arithmetic_of(product_kind(left, right)),
+        out=output_format("d", d),
+    )
+    write(d, result, None if zero_padding else used)
+
+
+def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple, scales: tuple = (None, None)) -> None:
+    if d.numel():
+        psum, zero_padding = options
+        kernels().contiguous(
+            a, b, d, layout, *scales, prefix_sum=psum, alignment=SETTINGS.alignment, zero_padding=zero_padding
+        )
+
+
+def _scales_on_gpu(name: str, a_scale: Any, b_scale: Any, block_a: tuple, block_b: tuple) -> tuple[Any, Any]:
+    if (block_a, block_b) != ((1, 128), (128, 128)):
+        raise no_kernel(name, f"scales of 1x128 by 128x128, not {block_a} by {block_b}")
+    return (a_scale if is_mn_major(a_scale) else get_mn_major_tma_aligned_tensor(a_scale)), b_scale
+
+
+# -- stacks of groups with row counts ---------------------------------------------------------------------------------
+
+
+def m_grouped_fp8_fp4_gemm_nt_masked(
+    a,
+    b,
+    d,
+    masked_m,
+    expected_m,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+):
+    """Write the first masked_m[g] rows of a[g, m, k] @ b[g, n, k].T into d[g, m, n]; no other row is touched.
+
+    `expected_m` only helps to choose a configuration.
+    """
+    (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
+    chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
+    if d.is_cuda:
+        on_gpu("a, b, d and masked_m", a, a_scale, b, b_scale, masked_m)
+        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_masked", a_scale, b_scale, *chosen)
+        kernels().masked(a, b, d, masked_m, expected_m, *scales)
+        return
+    used, float32 = _rows_under_mask(a, masked_m), disable_ue8m0_cast or None
+    left = scaled("a", (a, a_scale), chosen[0], axes=3, float32=float32, used=used)
+    right = scaled("b", (b, b_scale), chosen[1], axes=3, float32=float32)
+    _masked_on_cpu(left, right, d, masked_m, used)
+
+
+def m_grouped_bf16_gemm_nt_masked(a, b, d, masked_m, expected_m, compiled_dims="nk"):
+    """Write the first masked_m[g] rows of a[g, m, k] @ b[g, n, k].T, BF16, into d[g, m, n]; no other row is touched."""
+    if d.is_cuda:
+        on_gpu("a, b, d and masked_m", a, b, masked_m)
+        kernels().masked(a, b, d, masked_m, expected_m)
+        return
+    left, right = payload("a", a, (BF16,), 3), payload("b", b, (BF16,), 3)
+    _masked_on_cpu(left, right, d, masked_m, _rows_under_mask(a, masked_m))
+
+
+def _rows_under_mask(a: torch.Tensor, masked_m: torch.Tensor) -> np.ndarray:
+    if a.dim() != 3:
+        raise ShapeError(expected("a shape", list(a.shape), "3 axes [groups, m, k]"))
+    return np.arange(a.shape[1]) < integers("masked_m", masked_m, (a.shape[0],))[:, None]
+
+
+def _masked_on_cpu(left: ScaledTensor, right: ScaledTensor, d: Any, masked_m: Any, used: np.ndarray) -> None:
+    kind = product_kind(left, right)
+    options = {"arithmetic": SETTINGS.arithmetic_of(kind), "out": output_format("d", d)}
+    write(d, reference.gemm_grouped_masked(left, right, to_numpy(masked_m), **options), used)
+
+
+m_grouped_fp8_gemm_nt_contiguous = m_grouped_fp8_fp4_gemm_nt_contiguous
+m_grouped_fp8_gemm_nn_contiguous = m_grouped_fp8_fp4_gemm_nn_contiguous
+m_grouped_fp8_gemm_nt_masked = fp8_m_grouped_gemm_nt_masked = m_grouped_fp8_fp4_gemm_nt_masked
+bf16_m_grouped_gemm_nt_masked = m_grouped_bf16_gemm_nt_masked

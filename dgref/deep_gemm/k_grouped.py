@@ -1,0 +1,159 @@
+"""Grouped products over K: every group has its own part of K and its own result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dgref import reference
+from dgref.deep_gemm.kernels import kernels
+from dgref.deep_gemm.operands import (
+    BF16,
+    FP8,
+    UE8M0,
+    check_shape,
+    integers,
+    no_kernel,
+    on_gpu,
+    output_format,
+    pair,
+    payload,
+    product_kind,
+    start_values,
+    with_float_scales,
+    write,
+)
+from dgref.deep_gemm.settings import SETTINGS
+from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.formats.layouts import LAYOUTS
+from dgref.formats.native import to_numpy
+from dgref.formats.scaling import Scaling
+from dgref.formats.tensor import ScaledTensor
+from dgref.reference.scale_transforms import group_lengths
+
+
+def k_grouped_fp8_gemm_tn_contiguous(
+    a, b, d, ks_cpu, grouped_layout, c=None, recipe=(1, 1, 128), compiled_dims="mn", use_psum_layout=False
+):
+    """Write a[K of g].T @ b[K of g] into d[g], plus c[g]: a[k, m], b[k, n], scales [K blocks, m] and [K blocks, n].
+
+    `grouped_layout` holds the K of each group; with `use_psum_layout`, where each ends.
+    """
+    block = _k_block(recipe, (32, 128))
+    spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
+    (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
+    if d.is_cuda:
+        raise no_kernel("k_grouped_fp8_gemm_tn_contiguous", "k_grouped_fp8_gemm_nt_contiguous, which has a kernel")
+    left = _k_scaled("a", payload("a", a.t(), (FP8,)), a_scale, block, spans)
+    right = _k_scaled("b", payload("b", b.t(), (FP8,)), b_scale, block, spans)
+    _k_on_cpu(left, right, d, spans, c)
+
+
+def k_grouped_fp8_gemm_nt_contiguous(
+    a, b, d, ks_cpu, grouped_layout, c=None, recipe=(1, 1, 128), compiled_dims="mn", use_psum_layout=False
+):
+    """Write a_g @ b_g.T into d[g], plus c[g]: each group a K-major matrix [m, K of g] of its own, all in one flat a.
+
+    Scales are [K blocks, m] and [K blocks, n]; `ks_cpu` must say the K of each group.
+    """
+    block = _k_block(recipe, (128,))
+    if use_psum_layout or not ks_cpu:
+        raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, without use_psum_layout"))
+    (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
+    if d.is_cuda:
+        on_gpu("a, b, d, c and grouped_layout", a, a_scale, b, b_scale, c, grouped_layout)
+        kernels().k_grouped(a, b, d, grouped_layout, c, a_scale, b_scale, sizes=ks_cpu)
+        return
+    spans = _Spans.of(d, ks_cpu, grouped_layout, False)
+    left = _k_scaled("a", _joined("a", a, d.shape[1], ks_cpu), a_scale, block, spans)
+    right = _k_scaled("b", _joined("b", b, d.shape[2], ks_cpu), b_scale, block, spans)
+    _k_on_cpu(left, right, d, spans, c)
+
+
+def k_grouped_bf16_gemm_tn_contiguous(
+    a, b, d, ks_cpu, grouped_layout, c=None, compiled_dims="mn", use_psum_layout=False
+):
+    """Write a[K of g].T @ b[K of g] into d[g], plus c[g]: a[k, m] and b[k, n] are BF16."""
+    if d.is_cuda:
+        on_gpu("a, b, d, c and grouped_layout", a, b, c, grouped_layout)
+        sizes = None if use_psum_layout else ks_cpu
+        kernels().k_grouped(
+            a, b, d, grouped_layout, c, sizes=sizes, prefix_sum=use_psum_layout, alignment=SETTINGS.alignment
+        )
+        return
+    spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
+    _k_on_cpu(payload("a", a.t(), (BF16,)), payload("b", b.t(), (BF16,)), d, spans, c)
+
+
+class _Spans:
+    """Where the groups of K are, as the references take it."""
+
+    def __init__(self, numbers: np.ndarray, psum: bool):
+        self.numbers, self.psum = numbers, psum
+
+    @classmethod
+    def of(cls, d: torch.Tensor, ks_cpu: Any, layout: torch.Tensor, psum: bool) -> _Spans:
+        """Check the two descriptions of the groups against each other and against d."""
+        if d.dim() != 3:
+            raise ShapeError(expected("d shape", list(d.shape), "3 axes [groups, m, n]"))
+        if not ks_cpu and not psum:
+            raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, unless use_psum_layout"))
+        numbers = integers("grouped_layout", layout, (d.shape[0],))
+        if ks_cpu and not psum and list(ks_cpu) != numbers.tolist():
+            raise InputError(expected("grouped_layout", numbers.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
+        return cls(numbers, psum)
+
+    def lengths(self) -> list[int]:
+        """Return the K of each group."""
+        return group_lengths(self.numbers, self.psum, SETTINGS.alignment)
+
+
+def _k_block(recipe: Any, widths: tuple[int, ...]) -> tuple[int, int]:
+    if tuple(recipe[:2]) != (1, 1) or recipe[2] not in widths:
+        need = " or ".join(f"(1, 1, {width})" for width in widths)
+        raise FormatError(expected("recipe", tuple(recipe), need))
+    return 1, recipe[2]
+
+
+def _joined(name: str, flat: torch.Tensor, rows: int, sizes: list[int]) -> ScaledTensor:
+    """Return the [rows, sum of K] operand whose groups are matrices one behind the other."""
+    if flat.numel() != rows * sum(sizes) or not flat.is_contiguous():
+        need = f"{rows} x {sum(sizes)} elements, contiguous"
+        raise ShapeError(expected(f"{name} shape", list(flat.shape), need))
+    parts = torch.split(flat.reshape(-1), [rows * size for size in sizes])
+    parts = [part.reshape(rows, size) for part, size in zip(parts, sizes, strict=True)]
+    return payload(name, torch.cat([part.view(torch.uint8) for part in parts], 1).view(flat.dtype), (FP8,))
+
+
+def _k_scaled(
+    name: str, plain: ScaledTensor, scales: torch.Tensor, block: tuple[int, int], spans: _Spans
+) -> ScaledTensor:
+    """Return an operand with scales [K blocks, rows]: every group starts a new block, and a new row of words."""
+    counts, rows = [-(-length // block[1]) for length in spans.lengths()], plain.shape[0]
+    why = "K blocks of every group by rows"
+    if scales.dtype != torch.int32:
+        check_shape(f"{name} scales", scales, (sum(counts), rows), why)
+        return with_float_scales(name, plain, scales.t(), block)
+    words = sum(-(-count // 4) for count in counts)
+    held = scales[:words].contiguous()  # more rows may have been allocated than the groups need
+    check_shape(f"{name} scales", held, (words, rows), f"{why}, four in a word")
+    layout = LAYOUTS["packed_ue8m0_k_grouped"]
+    codes = layout.unpack(to_numpy(held), (sum(counts), rows), codes=True, extents=counts)
+    return replace(plain, scale=codes.T, scaling=Scaling(block, UE8M0))
+
+
+def _k_on_cpu(left: ScaledTensor, right: ScaledTensor, d: Any, spans: _Spans, c: Any) -> None:
+    result = reference.gemm_grouped_k(
+        left,
+        right,
+        spans.numbers,
+        start_values(c, d),
+        psum=spans.psum,
+        alignment=SETTINGS.alignment,
+        arithmetic=SETTINGS.arithmetic_of(product_kind(left, right)),
+        out=output_format("d", d),
+    )
+    write(d, result)

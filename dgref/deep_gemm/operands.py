@@ -1,0 +1,201 @@
+"""How DeepGEMM's arguments are read: torch tensors and their scales, as what the references take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dgref.deep_gemm.settings import SETTINGS
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected
+from dgref.formats.layouts.elements import ue8m0_codes
+from dgref.formats.native import as_codes, like, to_numpy
+from dgref.formats.packing import unpack
+from dgref.formats.scaling import Scaling
+from dgref.formats.tensor import ScaledTensor
+
+FP8, FP4, BF16 = "float8_e4m3fn", "float4_e2m1fn", "bfloat16"
+FORMAT_OF = {
+    torch.float8_e4m3fn: FP8,
+    torch.int8: FP4,  # two codes a byte: DeepGEMM's own spelling
+    torch.uint8: FP4,
+    torch.bfloat16: BF16,
+    torch.float32: "float32",
+}
+if hasattr(torch, "float4_e2m1fn_x2"):
+    FORMAT_OF[torch.float4_e2m1fn_x2] = FP4
+OUTPUTS = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+UE8M0 = "float8_e8m0fnu"
+Block = tuple[int, int]
+
+
+def pair(name: str, operand: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the payload and the scales of an operand that must have both."""
+    if not isinstance(operand, tuple | list) or len(operand) != 2:
+        raise FormatError(expected(name, type(operand).__name__, "a tuple (tensor, scales)"))
+    return operand[0], operand[1]
+
+
+def blocks(recipe: Any, recipe_a: Any, recipe_b: Any, packed: bool) -> tuple[Block, Block]:
+    """Return the (rows, K) block of each operand's scales, from whichever recipe was given.
+
+    Without one: 1x128 by 128x128, or by 1x128 where b's scales are packed words.
+    """
+    if recipe is None and recipe_a is None and recipe_b is None:
+        return ((1, 128), (1, 128)) if packed else ((1, 128), (128, 128))
+    if (recipe_a is None) != (recipe_b is None) or (recipe is None) == (recipe_a is None):
+        got = f"recipe={recipe}, recipe_a={recipe_a}, recipe_b={recipe_b}"
+        raise InputError(expected("recipes", got, "recipe alone, or recipe_a and recipe_b together"))
+    if recipe is not None:
+        return (recipe[0], recipe[2]), (recipe[1], recipe[2])
+    return tuple(recipe_a), tuple(recipe_b)
+
+
+def payload(name: str, tensor: torch.Tensor, formats: tuple[str, ...], axes: int = 2) -> ScaledTensor:
+    """Return the codes of a tensor [..., rows, k], whichever of its last two axes is contiguous."""
+    found = FORMAT_OF.get(tensor.dtype)
+    if found not in formats:
+        need = " or ".join(str(dtype) for dtype, format in FORMAT_OF.items() if format in formats)
+        raise FormatError(expected(name, tensor.dtype, need))
+    if tensor.dim() != axes:
+        raise ShapeError(expected(f"{name} shape", list(tensor.shape), f"{axes} axes"))
+    if tensor.numel() and 1 not in tensor.stride()[-2:] and 1 not in tensor.shape[-2:]:
+        raise LayoutError(expected(f"{name} strides", tensor.stride(), "rows or columns that are contiguous"))
+    if found != FP4:
+        return ScaledTensor(as_codes(to_numpy(tensor.detach(), name)), found)
+    packed_rows = axes > 1 and tensor.stride(-1) != 1 and tensor.stride(-2) == 1
+    return ScaledTensor(unpack(to_numpy(tensor.detach(), name), FP4, axis=-2 if packed_rows else -1), FP4)
+
+
+def scaled(
+    name: str,
+    operand: tuple[torch.Tensor, torch.Tensor],
+    block: Block,
+    *,
+    axes: int = 2,
+    float32: bool | None = None,
+    used: Any = None,
+) -> ScaledTensor:
+    """Return an operand with its scales, one for each `block`.
+
+    FP32 scales stay as they are on Hopper and become UE8M0 on Blackwell (`float32` overrides); int32 words hold four
+    UE8M0 bytes. `used` says which rows must have scales that are powers of two: padding holds anything.
+    """
+    plain = payload(name, operand[0], (FP8, FP4), axes)
+    return with_scales(name, plain, operand[1], block, float32, used)
+
+
+def with_scales(
+    name: str, plain: ScaledTensor, scales: Any, block: Block, float32: bool | None = None, used: Any = None
+) -> ScaledTensor:
+    """Return a payload with scales of torch float32 or packed int32 words."""
+    grid = Scaling(block).grid(plain.shape)
+    if scales.dtype == torch.int32:
+        return replace(plain, scale=unpacked(f"{name} scales", scales, grid, block), scaling=Scaling(block, UE8M0))
+    why = f"one for each {block[0]}x{block[1]} block of {list(plain.shape)}"
+    check_shape(f"{name} scales", scales, grid, why)
+    return with_float_scales(name, plain, scales, block, float32, used)
+
+
+def with_float_scales(
+    name: str, plain: ScaledTensor, scales: Any, block: Block, float32: bool | None = None, used: Any = None
+) -> ScaledTensor:
+    """Return a payload with FP32 scales, as they are or as the UE8M0 codes that Blackwell makes of them."""
+    if scales.dtype != torch.float32:
+        need = "torch.float32, or torch.int32 words of four UE8M0 bytes"
+        raise FormatError(expected(f"{name} scales", scales.dtype, need))
+    values = to_numpy(scales.detach(), f"{name} scales")
+    if SETTINGS.architecture == "sm90" if float32 is None else float32:
+        return replace(plain, scale=values, scaling=Scaling(block))
+    return replace(plain, scale=exponents(values, used), scaling=Scaling(block, UE8M0))
+
+
+def unpacked(subject: str, words: torch.Tensor, grid: tuple[int, ...], block: Block) -> np.ndarray:
+    """Return the UE8M0 codes of words [..., rows, ceil(blocks / 4)]."""
+    if block[0] != 1:
+        raise FormatError(expected(subject, f"packed words for {block[0]}x{block[1]} blocks", "one row for each block"))
+    check_shape(subject, words, (*grid[:-1], -(-grid[-1] // 4)), f"four of {list(grid)} in each word")
+    held = np.ascontiguousarray(to_numpy(words.detach(), subject))
+    return held[..., None].view(np.uint8).reshape(*words.shape[:-1], -1)[..., : grid[-1]]
+
+
+def exponents(values: np.ndarray, used: Any = None) -> np.ndarray:
+    """Return the UE8M0 codes of powers of two; +0, which padding holds, is code 0, and rows not `used` are not read."""
+    skipped = values == 0
+    if used is not None:
+        skipped = skipped | ~np.asarray(used, bool)[..., None]
+    return np.where(skipped, np.uint8(0), ue8m0_codes(np.where(skipped, np.float32(1), values)))
+
+
+def product_kind(*operands: ScaledTensor) -> str:
+    """Return the kind of product whose arithmetic these operands are added under."""
+    if all(operand.scale is None for operand in operands):
+        return "bf16"
+    return "fp8" if all(operand.scaling.block[1] % 128 == 0 for operand in operands) else "fine"
+
+
+def output_format(name: str, d: torch.Tensor) -> str:
+    """Return the format of an output tensor, whose columns must be contiguous."""
+    if d.dtype not in OUTPUTS:
+        raise FormatError(expected(name, d.dtype, " or ".join(map(str, OUTPUTS))))
+    if d.stride(-1) != 1 and d.shape[-1] > 1:
+        raise LayoutError(expected(f"{name} strides", d.stride(), "contiguous columns"))
+    return OUTPUTS[d.dtype]
+
+
+def start_values(c: torch.Tensor | None, d: torch.Tensor) -> np.ndarray | None:
+    """Return what a product starts from as an array; it must match d."""
+    if c is None:
+        return None
+    if c.dtype != d.dtype or c.shape != d.shape:
+        raise FormatError(expected("c", f"{c.dtype} {list(c.shape)}", f"{d.dtype} {list(d.shape)}, as d"))
+    return to_numpy(c.detach(), "c")
+
+
+def integers(name: str, tensor: torch.Tensor, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return an int32 index tensor as an array."""
+    if tensor.dtype != torch.int32 or not tensor.is_contiguous():
+        got = f"{tensor.dtype}{'' if tensor.is_contiguous() else ', not contiguous'}"
+        raise FormatError(expected(name, got, "contiguous torch.int32"))
+    if shape is not None:
+        check_shape(name, tensor, shape)
+    return to_numpy(tensor, name)
+
+
+def check_shape(name: str, tensor: torch.Tensor, need: tuple[int, ...], why: str = "") -> None:
+    """Raise unless a tensor has this shape."""
+    if tuple(tensor.shape) != tuple(need):
+        raise ShapeError(expected(f"{name} shape", list(tensor.shape), list(need), why))
+
+
+def check_output(d: torch.Tensor, result: np.ndarray) -> None:
+    """Raise unless an output tensor has the shape of its result."""
+    check_shape("d", d, result.shape)
+
+
+def write(d: torch.Tensor, result: np.ndarray, where: Any = None) -> None:
+    """Write a result into an output tensor in place; `where` picks the leading indices that a kernel writes."""
+    check_output(d, result)
+    fresh = like(result, d)
+    if where is None:
+        d.copy_(fresh)
+        return
+    chosen = torch.from_numpy(np.asarray(where, bool))
+    d[chosen] = fresh[chosen]
+
+
+def on_gpu(name: str, *tensors: torch.Tensor | None) -> None:
+    """Raise unless every tensor of a call is on the GPU."""
+    strangers = [tensor.device for tensor in tensors if tensor is not None and not tensor.is_cuda]
+    if strangers:
+        raise InputError(expected(name, f"a tensor on {strangers[0]} beside CUDA tensors", "all on one device"))
+
+
+def no_kernel(name: str, why: str = "") -> UnsupportedError:
+    """Return the error of a call on CUDA tensors that no kernel of ours serves."""
+    from dgref.deep_gemm.settings import device_architecture
+
+    need = why or "tensors on the CPU: no kernel of dgref's computes this yet"
+    return UnsupportedError(expected(name, f"CUDA tensors on {device_architecture()}", need))
