@@ -148,10 +148,12 @@ def units_of(shape: Shape, tile: Tile) -> int:
 
 def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
     """Yield (block_m, block_n, math_groups) that fit the registers: found by compiling each for spills."""
-    scaled = shape.scaling != "NONE"
-    widest = (
-        {64: 128, 128: 192 if shape.scaling == "BLOCK" else 160, 256: 128} if scaled else {64: 256, 128: 256, 256: 128}
-    )
+    widest = {
+        "NONE": {64: 256, 128: 256, 256: 128},
+        "BLOCK": {64: 128, 128: 192, 256: 128},
+        "VECTOR": {64: 128, 128: 128, 256: 0},
+        "VECTOR_32": {64: 128, 128: 128, 256: 0},
+    }[shape.scaling]
     for block_m, math_groups in ((64, 1), (128, 2), (256, 2)):
         for block_n in (32, 64, 96, 128, 160, 192, 256):
             if block_n <= widest[block_m]:

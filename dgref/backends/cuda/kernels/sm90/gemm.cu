@@ -22,13 +22,15 @@ __device__ __forceinline__ void promote_each_step(float (&total)[P::ACCUMULATORS
                                                   const float (&scale_a)[2], u32 scale_b) {
 #pragma unroll
   for (int step = 0; step < P::STEPS; ++step) {
+    ColumnScales<P> scales;
+    scales.load(scale_b + step * P::BLOCK_N * 4);
     pin_all(sum);
     wgmma_fence();
     Wgmma<P::ELEMENT, P::BLOCK_N, 0, 0>::issue(sum, a + step * 2, b + step * 2, false);
     wgmma_commit();
     pin_all(sum);
     wgmma_wait<0>();
-    promote_vector<P>(total, sum, scale_a, scale_b + step * P::BLOCK_N * 4);
+    promote_vector<P>(total, sum, scale_a, scales);
   }
 }
 
@@ -63,6 +65,8 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
         if (slab + 1 == P::SLABS) ring.release(stage, lane);
         continue;
       }
+      ColumnScales<P> columns;
+      if constexpr (P::SCALING == Scaling::VECTOR) columns.load(shared_b + lane % 4 * 8);
       pin_all(sum);
       wgmma_fence();
       multiply_slab<P>(sum, descriptors.a(stage, slab), descriptors.b(stage), false);
@@ -70,12 +74,11 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       wgmma_wait<0>();
       // A first look at the next stage, whose answer arrives during the promotion.
       if (slab + 1 == P::SLABS) ready = ptx::barrier_test(ring.full(cursor.stage), cursor.phase);
+      if (slab + 1 == P::SLABS) ring.release(stage, lane);
       if constexpr (P::SCALING == Scaling::BLOCK) {
-        if (slab + 1 == P::SLABS) ring.release(stage, lane);
         promote_block<P>(total[slab], sum, BlockProducts<P>(scale_a, scale_b), boundary);
       } else {
-        promote_vector<P>(total[slab], sum, scale_a, shared_b + lane % 4 * 8);
-        if (slab + 1 == P::SLABS) ring.release(stage, lane);
+        promote_vector<P>(total[slab], sum, scale_a, columns);
       }
     }
   }

@@ -30,7 +30,7 @@ struct Plan {
   static constexpr int ACCUMULATORS = BLOCK_N / 2;
 
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
-  static constexpr int UNROLL = SCALING == Scaling::BLOCK && (128 % BLOCK_N == 0 || BLOCK_N == 192) && MATH_GROUPS < 3 ? 4 : 1;
+  static constexpr int UNROLL = SCALING == Scaling::BLOCK && (128 % BLOCK_N == 0 || BLOCK_N == 192) ? 4 : (SCALING == Scaling::VECTOR && BLOCK_N <= 128 ? 2 : 1);
 
   static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
@@ -262,12 +262,23 @@ __device__ __forceinline__ void promote_block(float (&total)[P::ACCUMULATORS], c
   }
 }
 
+// A thread's share of the scales of B's columns: two of every eight.
+template <class P>
+struct ColumnScales {
+  float2 pairs[P::ACCUMULATORS / 4];
+
+  __device__ __forceinline__ void load(u32 scale_b) {
+#pragma unroll
+    for (int i = 0; i < P::ACCUMULATORS / 4; ++i) pairs[i] = ptx::load_shared_2(scale_b + i * 32);
+  }
+};
+
 template <class P>
 __device__ __forceinline__ void promote_vector(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
-                                               const float (&scale_a)[2], u32 scale_b) {
+                                               const float (&scale_a)[2], const ColumnScales<P>& scale_b) {
 #pragma unroll
   for (int i = 0; i < P::ACCUMULATORS; i += 4) {
-    const float2 scale = ptx::load_shared_2(scale_b + i * 8);
+    const float2 scale = scale_b.pairs[i / 4];
     total[i] = __fmaf_rn(__fmul_rn(scale_a[0], scale.x), sum[i], total[i]);
     total[i + 1] = __fmaf_rn(__fmul_rn(scale_a[0], scale.y), sum[i + 1], total[i + 1]);
     total[i + 2] = __fmaf_rn(__fmul_rn(scale_a[1], scale.x), sum[i + 2], total[i + 2]);

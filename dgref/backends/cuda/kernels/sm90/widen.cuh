@@ -17,13 +17,21 @@ __device__ __forceinline__ uint2 widen(u32 codes) {
 // One warp's share of a block: 16 elements at a time, eight lanes to a row of 128, into the 128-byte swizzle.
 template <class P>
 __device__ __forceinline__ void widen_block(u32 packed, u32 target, u32 worker, u32 lane) {
-  constexpr int CHUNKS = P::BLOCK_N * 8;
-#pragma unroll 4
-  for (int chunk = int(worker * 32 + lane); chunk < CHUNKS; chunk += P::WIDENERS * 32) {
-    const u32 row = chunk / 8, column = chunk % 8;
-    const uint2 codes = ptx::load_shared_8_bytes(packed + chunk * 8);
-    const uint2 low = widen(codes.x), high = widen(codes.y);
-    ptx::store_shared_16_bytes(target + row * 128 + (column ^ (row % 8)) * 16, low.x, low.y, high.x, high.y);
+  constexpr int CHUNKS = P::BLOCK_N * 8, STRIDE = P::WIDENERS * 32, BATCH = 4;
+#pragma unroll 1
+  for (int first = int(worker * 32 + lane); first < CHUNKS; first += STRIDE * BATCH) {
+    uint2 codes[BATCH];  // loaded together: one latency for all
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      if (first + i * STRIDE < CHUNKS) codes[i] = ptx::load_shared_8_bytes(packed + (first + i * STRIDE) * 8);
+    }
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      const u32 chunk = first + i * STRIDE, row = chunk / 8, column = chunk % 8;
+      if (chunk >= CHUNKS) continue;
+      const uint2 low = widen(codes[i].x), high = widen(codes[i].y);
+      ptx::store_shared_16_bytes(target + row * 128 + (column ^ (row % 8)) * 16, low.x, low.y, high.x, high.y);
+    }
   }
 }
 
