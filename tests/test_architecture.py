@@ -25,7 +25,7 @@ ROOMS = [
     ("checkpoint", "exchange", "faults", "testing", "doctor"),
     ("report",),
     ("bench",),
-    ("cli",),
+    ("cli", "__main__"),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 THIRD_PARTY_KERNELS = {"deep_gemm", "flashinfer", "cutlass", "vllm", "sgl_kernel", "transformer_engine"}

@@ -24,7 +24,7 @@ def _own_modules() -> list[str]:
 
 def _module_backends(module: str) -> list[Backend]:
     package = Path(__file__).parent / module.rsplit(".", 1)[1]
-    return import_module(f"{module}.backend" if package.is_dir() else module).BACKENDS
+    return getattr(import_module(f"{module}.backend" if package.is_dir() else module), "BACKENDS", [])
 
 
 @cache

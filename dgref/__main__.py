@@ -1,0 +1,5 @@
+"""`python -m dgref` is the command line."""
+
+from dgref.cli import main
+
+main()

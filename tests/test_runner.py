@@ -1,0 +1,183 @@
+"""A run survives whatever a backend does, keeps its order, and can be cut, split and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dgref import runner
+from dgref.errors import InputError, SuiteError
+from dgref.results import Result, load_results
+from dgref.runner import Selection, Settings
+from tests import samples
+
+QUICK = Settings(timeout=60, diagnose=False)
+
+
+def run_one(fault: str, case: object = None, isolate: bool = False, **settings: object) -> Result:
+    rows = samples.Suite("sample", "", (case or samples.case(),))
+    options = Settings(**{"timeout": 60, "diagnose": False, **settings})
+    runner.select([samples.MISBEHAVING])
+    return runner.run([rows], [f"misbehaving/{fault}"], settings=options, isolate=isolate).results[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        ("correct", "pass", ""),
+        ("memory", "out_of_memory", "no more of it"),
+        ("cuda_memory", "out_of_memory", "CUDA out of memory"),
+        ("raises", "error", "ZeroDivisionError: division by zero"),
+        ("refuses_late", "unsupported", "needs k % 16 == 0"),
+        ("one_bit", "fail", "1 of 32 bfloat16 elements differ"),
+        ("random", "nondeterministic", "output d changed when repeated (launch 2)"),
+        ("unwritten_row", "nondeterministic", "8 of its elements were never written"),
+        ("reads_poison", "nondeterministic", "changed when over another poison pattern (launch 2)"),
+        ("overwrites_inputs", "fail", "input a: got other bits after the launch"),
+        ("no_output", "fail", "output d: got nothing, need shape (4, 8) of bfloat16"),
+        ("other_output", "fail", "outputs: got extra, need d"),
+        ("wrong_type", "fail", "got shape (4, 8) of float32, need (4, 8) of bfloat16"),
+        ("wrong_shape", "fail", "got shape (4, 7) of bfloat16, need (4, 8) of bfloat16"),
+    ],
+)
+def test_each_way_to_go_wrong_has_its_status_and_reason(fault: str, status: str, words: str) -> None:
+    result = run_one(fault)
+    assert (result.status, words in result.reason) == (status, True), result.reason
+
+
+def test_dying_hanging_and_illegal_workers_are_one_cases_result_each() -> None:
+    runner.select([samples.MISBEHAVING])
+    names = [f"misbehaving/{fault}" for fault in ("exit", "segfault", "killed", "illegal", "hang", "correct")]
+    results = runner.run([samples.suite()], names, settings=Settings(timeout=3, diagnose=False), jobs=1)
+    found = {row.backend.split("/")[1]: (row.status, row.reason) for row in results}
+    assert found["exit"] == ("crash", "the process exited with code 7")
+    assert found["segfault"] == ("crash", "the process died of SIGSEGV")
+    assert found["killed"][0] == "out_of_memory"
+    assert found["illegal"][0] == "error"
+    assert found["hang"] == ("timeout", "no result within 3 s")
+    assert found["correct"] == ("pass", "")
+
+
+def test_undefined_elements_may_be_written_and_are_counted() -> None:
+    result = run_one("writes_all", samples.masked())
+    assert result.status == "pass"
+    assert result.evidence["undefined_written"]["d"] >= 0
+    assert result.evidence["runs"] == 4
+
+
+def test_a_kernel_that_owns_no_buffer_is_launched_over_one_pattern_only() -> None:
+    assert run_one("correct").evidence["runs"] == 3
+    assert run_one("correct", repeats=0).evidence["runs"] == 1
+
+
+def test_several_jobs_find_what_one_finds_in_the_same_order() -> None:
+    runner.select([samples.MISBEHAVING])
+    names = ["misbehaving/correct", "misbehaving/one_bit"]
+    one = runner.run([samples.suite(6)], names, settings=QUICK, isolate=False)
+    two = runner.run([samples.suite(6)], names, settings=QUICK, jobs=2)
+    assert [(r.case, r.backend, r.status) for r in one] == [(r.case, r.backend, r.status) for r in two]
+
+
+def test_shards_partition_the_cases() -> None:
+    cases, names = samples.suite(11).cases, ["x", "y"]
+    shards = [Selection(shard=(index, 3)).pick(cases, names) for index in (1, 2, 3)]
+    ids = [task.case.id for shard in shards for task in shard]
+    assert sorted(ids) == sorted(case.id for case in cases)
+
+
+def test_fail_fast_skips_the_rest_with_a_reason() -> None:
+    runner.select([samples.MISBEHAVING])
+    results = runner.run(
+        [samples.suite(3)], ["misbehaving/one_bit"], settings=QUICK, isolate=False, fail_fast=True
+    ).results
+    assert [row.status for row in results] == ["fail", "skipped", "skipped"]
+    assert "--fail-fast" in results[1].reason
+
+
+def test_resume_runs_only_what_is_missing(tmp_path: Path) -> None:
+    runner.select([samples.MISBEHAVING])
+    journal = tmp_path / "journal.jsonl"
+    options = {"settings": QUICK, "isolate": False, "journal": journal}
+    runner.run([samples.suite(3)], ["misbehaving/correct"], **options)
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:2], lines[2][:40]]))  # a killed run: one whole result and half of another
+    results = runner.run([samples.suite(3)], ["misbehaving/correct"], resume=True, **options)
+    assert [row.status for row in results] == ["pass"] * 3
+    assert len(journal.read_text().splitlines()) == 4
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_resume_refuses_another_runs_journal(tmp_path: Path) -> None:
+    runner.select([samples.MISBEHAVING])
+    journal = tmp_path / "journal.jsonl"
+    options = {"isolate": False, "journal": journal}
+    runner.run([samples.suite()], ["misbehaving/correct"], settings=QUICK, **options)
+    with pytest.raises(InputError, match="another run's journal"):
+        runner.run([samples.suite()], ["misbehaving/correct"], settings=Settings(repeats=1), resume=True, **options)
+
+
+def test_an_interrupt_leaves_a_journal_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dgref", "run", "smoke", "-b", samples.MISBEHAVING, "-k", "misbehaving/hang"]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path), "--timeout", "300"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 60
+    journal = tmp_path / "journal.jsonl"
+    while not journal.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "--resume" in output
+    assert "Traceback" not in output
+
+
+def test_a_case_that_no_suite_has_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="k-tail"):
+        runner.run(["smoke"], ["reference"], selection=Selection(ids=("k-tial",)))
+
+
+def test_a_keyword_that_selects_nothing_is_an_error() -> None:
+    with pytest.raises(InputError, match="no case"):
+        runner.run(["smoke"], ["reference"], selection=Selection(keyword="nowhere"))
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "x", "1", "1/2/3"])
+def test_a_shard_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(InputError, match="--shard"):
+        runner.parse_shard(text)
+
+
+def test_a_suite_named_twice_runs_once_and_two_of_one_name_are_an_error(tmp_path: Path) -> None:
+    assert len(runner.load_suites(["smoke", "smoke"])) == 1
+    other = tmp_path / "smoke.toml"
+    other.write_text((runner.suite.folder() / "smoke.toml").read_text())
+    with pytest.raises(InputError, match="two files"):
+        runner.load_suites(["smoke", other])
+    with pytest.raises(SuiteError):
+        runner.load_suites([tmp_path / "absent.toml"])
+
+
+def test_a_null_backend_costs_less_than_twenty_milliseconds_a_case() -> None:
+    runner.select([samples.MISBEHAVING])
+    run = lambda: runner.run([samples.suite(100)], ["misbehaving/correct"], settings=QUICK, isolate=False)  # noqa: E731
+    run()
+    started = time.perf_counter()
+    run()
+    assert (time.perf_counter() - started) / 100 < 0.020
+
+
+def test_a_report_of_a_run_can_be_read_back(tmp_path: Path) -> None:
+    runner.select([samples.MISBEHAVING])
+    results = runner.run([samples.suite(2)], ["misbehaving/one_bit"], settings=QUICK, isolate=False)
+    results.save(tmp_path / "results.json")
+    again = load_results(tmp_path)
+    assert again.results == results.results
