@@ -11,6 +11,7 @@ from dgref.errors import FileError, expected
 
 def write_atomically(path: Path, text: str) -> Path:
     """Write a text file under a temporary name and rename it, so that a reader never sees half of it."""
+    name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -19,5 +20,7 @@ def write_atomically(path: Path, text: str) -> Path:
         os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
         raise FileError(expected(str(path), error.strerror or error, "a path that can be written")) from error
     return path

@@ -76,6 +76,6 @@ def _chosen(value: Any) -> Any:
 def _fill(template: str, row: Mapping[str, Any], context: str) -> str:
     try:
         return template.format(**vars(_Chosen({**row, **row.get("operands", {})})))
-    except (KeyError, AttributeError, IndexError, ValueError) as error:
+    except (KeyError, AttributeError, IndexError, ValueError, TypeError) as error:
         need = f"a template of the grid's own fields ({error})"
         raise SuiteError(expected(f"{context} field 'id'", template, need)) from None

@@ -7,9 +7,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Result:
     evidence: dict[str, Any] = field(default_factory=dict)  # poison, repeats, coverage
     seconds: dict[str, float] = field(default_factory=dict)
     throughput: dict[str, float] = field(default_factory=dict)
-    diagnosis: dict[str, Any] | None = None
+    diagnosis: dict | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     reproduce: str = ""
 
@@ -110,7 +111,7 @@ class Results:
 
     def to_json(self) -> str:
         """Return the versioned JSON text."""
-        return json.dumps(asdict(self), indent=1, sort_keys=False, allow_nan=False, default=str)
+        return json.dumps(plain(asdict(self)), indent=1, allow_nan=False)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the JSON file whole or not at all."""
@@ -151,17 +152,26 @@ def parse_results(data: Any, subject: str) -> Results:
     rows = data.get("results")
     if not isinstance(rows, list):
         raise FileError(expected(f"{subject} field 'results'", type(rows).__name__, "a list"))
-    return Results(
-        [_result(row, subject) for row in rows], dict(data.get("machine") or {}), dict(data.get("flags") or {})
-    )
+    about = {name: data.get(name) or {} for name in ("machine", "flags")}
+    for name, value in about.items():
+        if not isinstance(value, Mapping):
+            raise FileError(expected(f"{subject} field {name!r}", repr(value), "an object"))
+    return Results([_result(row, subject) for row in rows], **{name: dict(value) for name, value in about.items()})
 
 
-_FIELDS = {f.name for f in fields(Result)}
+_FIELDS = {  # what isinstance takes: `dict` for dict[str, int], and unions as they are
+    name: kind if isinstance(kind, UnionType) else get_origin(kind) or kind
+    for name, kind in get_type_hints(Result).items()
+}
 
 
 def _result(row: Any, subject: str) -> Result:
     if not isinstance(row, Mapping) or not {"case", "backend", "status"} <= row.keys():
-        raise FileError(expected(f"{subject} result", row, "an object with case, backend and status"))
+        raise FileError(expected(f"{subject} result", repr(row), "an object with case, backend and status"))
+    for name, kind in _FIELDS.items():
+        if name in row and not isinstance(row[name], kind):
+            need = getattr(kind, "__name__", str(kind))
+            raise FileError(expected(f"{subject} field {name!r} of {row['case']}", repr(row[name]), need))
     if row["status"] not in STATUSES:
         raise FileError(expected(f"{subject} status of {row['case']}", row["status"], f"one of {', '.join(STATUSES)}"))
     return Result(**{key: value for key, value in row.items() if key in _FIELDS})

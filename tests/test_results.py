@@ -1,0 +1,131 @@
+"""A results file is whole, versioned, and read back as it was; anything else is a sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgref import files
+from dgref.errors import DgrefError, FileError
+from dgref.results import BAD, GOOD, NOT_RUN, STATUSES, Result, Results, load_results, merge, parse_results, plain
+from tests import samples
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def test_results_survive_a_round_trip_through_a_file_and_its_folder(tmp_path: Path) -> None:
+    made = samples.results()
+    made.save(tmp_path / "results.json")
+    assert load_results(tmp_path) == load_results(tmp_path / "results.json") == made
+
+
+def test_a_frame_has_one_row_a_result_and_dotted_columns() -> None:
+    frame = samples.results(5).frame()
+    assert len(frame) == 5
+    assert frame["shape.k"].tolist() == [16] * 5
+    assert set(frame["status"]) == {"fail", "pass"}
+
+
+def test_every_status_is_good_bad_or_not_run() -> None:
+    assert set(STATUSES) == GOOD | BAD | NOT_RUN
+    assert not GOOD & BAD
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["pass"], 0), (["waived", "pass"], 0), (["pass", "unsupported"], 0), (["unsupported"], 3), ([], 3),
+        (["unavailable", "skipped"], 3), *((["pass", status], 1) for status in sorted(BAD)),
+    ],
+)  # fmt: skip
+def test_exit_codes(statuses: list[str], code: int) -> None:
+    assert Results([Result(f"s/{i}", "b", status) for i, status in enumerate(statuses)]).exit_code == code
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema": "other/1"}', '{"schema": "dgref.results/1"}'])
+def test_other_files_are_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(FileError, match=r"results\.json"):
+        load_results(path)
+
+
+def test_a_file_that_is_absent_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="No such file"):
+        load_results(tmp_path / "absent.json")
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON)
+def test_any_json_is_read_or_refused_in_a_sentence(data: object) -> None:
+    for document in (
+        data,
+        {"schema": "dgref.results/1", "results": data},
+        {"schema": "dgref.results/1", "results": [data]},
+    ):
+        try:
+            parse_results(document, "x.json")
+        except DgrefError as error:
+            assert "x.json" in str(error)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(list(Result.__dataclass_fields__)), JSON))
+def test_any_row_is_read_or_refused_in_a_sentence(row: dict) -> None:
+    start = {"case": "s/x", "backend": "b", "status": "pass"}
+    try:
+        parse_results({"schema": "dgref.results/1", "results": [{**start, **row}]}, "x.json").to_json()
+    except DgrefError as error:
+        assert "x.json" in str(error)
+
+
+def test_plain_holds_numbers_and_says_the_rest_in_words() -> None:
+    made = plain(
+        {"a": np.float32(0.5), "n": math.nan, 3: (np.int64(7), -math.inf), "p": Path("x"), "b": np.bool_(True)}
+    )
+    assert made == {"a": 0.5, "n": "nan", "3": [7, "-inf"], "p": "x", "b": True}
+    json.dumps(made, allow_nan=False)
+
+
+def test_shards_merge_into_the_whole() -> None:
+    whole = samples.results(6)
+    parts = [Results(whole.results[i::2], whole.machine, whole.flags) for i in range(2)]
+    merged = merge(parts)
+    assert sorted(row.case for row in merged) == [row.case for row in whole]
+    assert merge([whole, whole]).results == whole.results
+
+
+def test_two_different_results_of_one_case_do_not_merge() -> None:
+    with pytest.raises(FileError, match=r"sample/case-0 on mine: got two different results"):
+        merge([samples.results(1, wrong=1), samples.results(1, wrong=0)])
+
+
+def test_shards_of_two_machines_do_not_merge() -> None:
+    other = samples.results(1)
+    other.machine = {**other.machine, "gpu": {"name": "another"}}
+    with pytest.raises(FileError, match="shards' gpu"):
+        merge([samples.results(1), other])
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = samples.results().save(tmp_path / "results.json")
+    before = path.read_bytes()
+
+    def refuse(*names: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", refuse)
+    with pytest.raises(FileError, match="No space left"):
+        samples.results(9).save(path)
+    assert path.read_bytes() == before
+    assert [row.name for row in tmp_path.iterdir()] == ["results.json"]
