@@ -6,13 +6,17 @@ model; where a GPU is here and its verifier knows the arithmetic, every element 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from dgref.ops import Op
+from dgref.formats import FORMATS, ScaledTensor
+from dgref.ops import OPS, Op
+from dgref.reference.dispatch import using
+from dgref.reference.grouped import psum_spans
+from dgref.reference.operands import take_rows
 from dgref.suite import Case
 
 LARGE = 1 << 33  # multiply-adds that take the CPU some ten seconds
@@ -55,6 +59,42 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How a product of some rows and columns is asked for: smaller inputs, or options of the reference."""
+
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+def _cut_gemm(case: Case, inputs: Mapping[str, Any], rows: np.ndarray, columns: np.ndarray) -> Cut:
+    return Cut(inputs, {"rows": rows, "columns": columns})
+
+
+def _cut_contiguous(case: Case, inputs: Mapping[str, Any], rows: np.ndarray, columns: np.ndarray) -> Cut:
+    problem = OPS[case.op].problem(case)
+    labels = np.asarray(inputs["grouped_layout"])
+    if problem["psum"]:
+        labels = _labels(psum_spans(labels, problem["m"], problem["alignment"]), problem["m"])
+    part = {"a": take_rows(inputs["a"], rows), "b": take_rows(inputs["b"], columns), "grouped_layout": labels[rows]}
+    return Cut(part, {"psum": False})
+
+
+def _labels(spans: Iterable[slice], rows: int) -> np.ndarray:
+    labels = np.full(rows, -1, np.int32)
+    for group, span in enumerate(spans):
+        labels[span] = group
+    return labels
+
+
+def _cut_masked(case: Case, inputs: Mapping[str, Any], rows: np.ndarray, columns: np.ndarray) -> Cut:
+    counts = np.searchsorted(rows, np.asarray(inputs["masked_m"])).astype(np.int32)
+    return Cut({"a": take_rows(inputs["a"], rows), "b": take_rows(inputs["b"], columns), "masked_m": counts}, {})
+
+
+CUTS = {"gemm": _cut_gemm, "gemm_grouped_contiguous": _cut_contiguous, "gemm_grouped_masked": _cut_masked}
+
+
+@dataclass(frozen=True)
 class Sampled(Answers):
     """The right outputs of some rows and columns of a large product."""
 
@@ -62,7 +102,7 @@ class Sampled(Answers):
     columns: np.ndarray
 
     def part(self, outputs: Arrays) -> Arrays:
-        return {name: array[np.ix_(self.rows, self.columns)] for name, array in outputs.items() if array.ndim == 2}
+        return {name: array[..., self.rows, :][..., self.columns] for name, array in outputs.items()}
 
     def exact(self) -> Arrays:
         return self._at("exact")
@@ -71,17 +111,16 @@ class Sampled(Answers):
         return self._at(arithmetic)
 
     def bound(self, arithmetic: Any) -> Arrays:
-        from dgref.reference.dispatch import using
-
         with using("bound"):
             return self._at(arithmetic)
 
     def _at(self, arithmetic: Any) -> Arrays:
-        selected = {"rows": self.rows, "columns": self.columns}
-        return {"d": self.op.reference(**self.inputs, arithmetic=arithmetic, out=self.case.out, **selected)}
+        cut = CUTS[self.op.name](self.case, self.inputs, self.rows, self.columns)
+        return {"d": self.op.reference(**cut.inputs, **cut.options, arithmetic=arithmetic, out=self.case.out)}
 
     def defined(self) -> Mapping[str, np.ndarray | None]:
-        return {"d": None}
+        whole = self.op.defined(self.case, self.inputs)
+        return self.part({name: mask for name, mask in whole.items() if mask is not None})
 
     def coverage(self) -> dict[str, Any]:
         return {"judged": f"{len(self.rows)} rows by {len(self.columns)} columns"}
@@ -89,7 +128,8 @@ class Sampled(Answers):
 
 def answers_for(op: Op, case: Case, inputs: Mapping[str, Any]) -> Answers:
     """Return a case's answers, of a sample where the whole would take too long."""
-    if op.name != "gemm" or case.params.get("head_splits") or op.flops(case, inputs) // 2 <= LARGE:
+    cuttable = op.name in CUTS and not case.params.get("head_splits")
+    if not cuttable or op.flops(case, inputs) // 2 <= LARGE:
         return Answers(op, case, inputs)
     return Sampled(op, case, inputs, sample(case.shape["m"]), sample(case.shape["n"]))
 
@@ -112,23 +152,36 @@ def check_whole(attempt: Any) -> int | None:
     """
     import torch
 
-    if not torch.cuda.is_available() or attempt.claim in (None, "exact"):
+    if not torch.cuda.is_available() or attempt.claim in (None, "exact") or attempt.case.op != "gemm":
         return None
     from dgref.backends.cuda import placement, verifier
 
     if verifier.unsupported(attempt.claim, attempt.case.shape["k"]) or attempt.case.out == "float16":
         return None
     a, b, c = (attempt.inputs.get(name) for name in "abc")
-    scales = {f"scale_{name}": _scale(tensor) for name, tensor in (("a", a), ("b", b))}
+    scales = {f"scale_{name}": _chain_scales(tensor, attempt.claim) for name, tensor in (("a", a), ("b", b))}
     start = None if c is None else placement.on_device(placement.native(c))
-    left, right = placement.payload(a), placement.payload(b)
+    left, right = placement.payload(_as_fp8(a)), placement.payload(_as_fp8(b))
     made = verifier.verify_gemm(left, right, attempt.claim, c=start, out=attempt.case.out, **scales)
     found = placement.on_device(attempt.outputs["d"])
     width = torch.int16 if found.element_size() == 2 else torch.int32
     return int((made.view(width) != found.view(width)).sum())
 
 
-def _scale(tensor: Any) -> Any:
+def _as_fp8(tensor: ScaledTensor) -> ScaledTensor:
+    """Return FP4 codes widened to E4M3, which is exact."""
+    if tensor.format != "float4_e2m1fn":
+        return tensor
+    wide = FORMATS["float8_e4m3fn"]
+    return replace(tensor, data=wide.encode(tensor.values()), format=wide.name)
+
+
+def _chain_scales(tensor: ScaledTensor, arithmetic: Any) -> Any:
+    """Return one FP32 scale for each row block and chain of K, on the GPU."""
     from dgref.backends.cuda import placement
 
-    return None if tensor.scale is None else placement.on_device(np.asarray(tensor.scale, np.float32))
+    if tensor.scale is None:
+        return None
+    chains = tensor.scaling.extents(tensor.shape)[1] // (arithmetic.interval or 1)
+    grid = np.repeat(np.asarray(tensor.scale_values(), np.float32), max(chains, 1), axis=-1)
+    return placement.on_device(grid[..., : -(-tensor.shape[-1] // arithmetic.interval)])

@@ -36,8 +36,11 @@ def typical_arithmetic(op: str, operands: Sequence[Operand]) -> Arithmetic:
     if not scalings:
         return Arithmetic(f"sm90.{format}", f"sm90.wgmma.{format}")
     finest = min(scalings, key=lambda scaling: scaling.block[1] or _NO_BLOCKS)
-    if finest.scale_format in _BY_SCALE_FORMAT and finest.block[1] < 128:
+    narrow, alike = 0 < finest.block[1] < 128, len({scaling.scale_format for scaling in scalings}) == 1
+    if narrow and alike and finest.scale_format in _BY_SCALE_FORMAT:
         return ARITHMETICS[_BY_SCALE_FORMAT[finest.scale_format]]
+    if narrow:
+        return ARITHMETICS["dgref.sm90.fp8_fp4"].but(interval=finest.block[1])
     return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if finest.block[1] == 128 else "cublaslt.fp8_promote128"]
 
 

@@ -28,32 +28,54 @@ class _Operands:
     """A pair of recipes as the kernel names it."""
 
     element: str
-    scaling: str
+    b_block: tuple[int, int] | None = None
+    packed: bool = False
+
+    @property
+    def scaling(self) -> str:
+        return gemm.SCALINGS[self.b_block] if self.b_block else "NONE"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of a scaled product."""
+        return {"b_block": self.b_block, "packed": self.packed} if self.b_block else {}
 
 
 def _operands(case: Case) -> _Operands | str:
     a, b = (RECIPES[case.operands[name].recipe] for name in "ab")
     if a.name == b.name == "bfloat16":
-        return _Operands("BF16", "NONE")
-    if (a.format, b.format) != ("float8_e4m3fn", "float8_e4m3fn") or a.scaling is None or b.scaling is None:
+        return _Operands("BF16")
+    if (
+        a.format != "float8_e4m3fn"
+        or b.format not in ("float8_e4m3fn", "float4_e2m1fn")
+        or not (a.scaling and b.scaling)
+    ):
         return f"no kernel of sm90 multiplies {a.name} by {b.name}"
-    if a.scaling.block != (1, 128) or b.scaling.block not in gemm.SCALINGS:
-        return f"scales of a must be 1x128 and of b 1x128 or 128x128, not {a.scaling.block} and {b.scaling.block}"
-    if {a.scaling.scale_format, b.scaling.scale_format} != {"float32"}:
-        return "sm90 kernels read FP32 scales"
-    return _Operands("E4M3", gemm.SCALINGS[b.scaling.block])
+    packed = b.format == "float4_e2m1fn"
+    if a.scaling.block != (1, 128) or b.scaling.block not in gemm.SCALINGS or (packed and b.scaling.block[0] != 1):
+        known = ", ".join(f"{rows}x{columns}" for rows, columns in gemm.SCALINGS)
+        return f"scales of a must be 1x128 and of b one of {known}, not {a.scaling.block} and {b.scaling.block}"
+    if (
+        a.scaling.has_global
+        or b.scaling.has_global
+        or "float8_e4m3fn" in (a.scaling.scale_format, b.scaling.scale_format)
+    ):
+        return "sm90 kernels read FP32 scales, and powers of two as FP32"
+    return _Operands("E4M3", b.scaling.block, packed)
 
 
 def _shape(case: Case, operands: _Operands, batch_invariant: bool) -> Shape:
+    """Return what the dense launch of a case is in numbers; FP8 operands are rewritten K-major before it."""
     majors = {name: {"k": "K", "mn": "MN"}[case.operands[name].major] for name in "ab"}
     return Shape(
         m=case.shape["m"],
         n=case.shape["n"],
         k=case.shape["k"],
         element=operands.element,
+        weights="E2M1" if operands.packed else "AS_A",
         scaling=operands.scaling,
-        major_a=majors["a"],
-        major_b=majors["b"],
+        major_a="K" if operands.b_block else majors["a"],
+        major_b="K" if operands.b_block else majors["b"],
         output=OUTPUTS[case.out],
         accumulate=bool(case.params.get("accumulate")),
         batch_invariant=batch_invariant,
@@ -66,6 +88,8 @@ def _gemm_refuses(case: Case) -> str | None:
         return operands
     if case.params.get("head_splits") and operands.element == "BF16":
         return "only the FP8 kernel leaves room for another head's columns"
+    if operands.packed and case.operands["b"].major == "mn":
+        return "packed codes lie along K"
     return None if case.out in OUTPUTS else f"sm90 kernels write {' or '.join(OUTPUTS)}, not {case.out}"
 
 
@@ -73,70 +97,73 @@ def _gemm_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
     operands = _operands(case)
     shape = _shape(case, operands, batch_invariant)
     described = arithmetic_of(configuration(shape, device_multiprocessors()))
-    edges = {edge for edge in described["split_boundaries"] if 0 < edge < shape.k}
-    made = sm90_fp8 if operands.element == "E4M3" else sm90_bf16
-    return made(tuple(sorted(edges)))
+    edges = tuple(sorted({edge for edge in described["split_boundaries"] if 0 < edge < shape.k}))
+    return _declared(operands, edges)
+
+
+def _declared(operands: _Operands, boundaries: tuple[int, ...] = ()) -> Arithmetic:
+    if operands.element == "BF16":
+        return sm90_bf16(boundaries)
+    return sm90_fp8(boundaries, interval=32 if operands.scaling == "VECTOR_32" else 128)
 
 
 def _gemm_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
-    a, b, c = inputs["a"], inputs["b"], inputs.get("c")
-    left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
+    operands, c = _operands(case), inputs.get("c")
+    left, right, scales = _placed(case, inputs)
     d = on_device(OPS[case.op].allocate(case)["d"])
     start = None if c is None else on_device(native(c)).to(d.dtype)
-    if a.scale is None:
-        return BufferKernel(lambda: gemm.bf16_gemm(left, right, d, start, batch_invariant=batch_invariant), {"d": d})
-    block = b.scaling.block
-    scales = (vector_scale(a.scale), on_device(b.scale) if block == (128, 128) else vector_scale(b.scale))
-    options: dict[str, Any] = {"b_block": block, "batch_invariant": batch_invariant}
+    options: dict[str, Any] = {"batch_invariant": batch_invariant, **operands.options}
+    if not operands.b_block:
+        return _launching(lambda: gemm.bf16_gemm(left, right, d, start, **options), d)
     if case.params.get("head_splits"):
         options["head_splits"] = tuple(case.params["head_splits"])
-    return BufferKernel(lambda: gemm.fp8_gemm(left, scales[0], right, scales[1], d, start, **options), {"d": d})
+    return _launching(lambda: gemm.fp8_gemm(left, scales[0], right, scales[1], d, start, **options), d)
+
+
+def _placed(case: Case, inputs: Inputs) -> tuple[Any, Any, tuple[Any, Any]]:
+    """Return both payloads and both scales as the kernels read them; scales are None for BF16."""
+    a, b = inputs["a"], inputs["b"]
+    left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
+    if a.scale is None:
+        return left, right, (None, None)
+    scale = np.ascontiguousarray(b.scale_values(), np.float32)
+    block = b.scaling.block == (128, 128)
+    return left, right, (vector_scale(a.scale_values()), on_device(scale) if block else vector_scale(scale))
+
+
+def _launching(launch: Any, d: Any) -> Kernel:
+    return BufferKernel(launch, {"d": d})
 
 
 # -- grouped ----------------------------------------------------------------------------------------------------------
 
 
-def _grouped_refuses(case: Case) -> str | None:
-    reason = _gemm_refuses(case)
-    if reason is None and _operands(case).scaling == "VECTOR":
-        return "grouped kernels of sm90 read 128x128 scales of b"
-    return reason
-
-
-def _unsplit(case: Case, batch_invariant: bool) -> Arithmetic:
-    return (sm90_fp8 if _operands(case).element == "E4M3" else sm90_bf16)()
-
-
-def _scales(a: ScaledTensor, b: ScaledTensor) -> tuple[Any, Any]:
-    return (None, None) if a.scale is None else (vector_scale(a.scale), on_device(b.scale))
+def _grouped_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
+    return _declared(_operands(case))
 
 
 def _contiguous_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
-    a, b = inputs["a"], inputs["b"]
-    left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
-    d, layout, scales = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["grouped_layout"]), _scales(a, b)
+    left, right, scales = _placed(case, inputs)
+    d, layout = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["grouped_layout"])
     problem = OPS[case.op].problem(case)
-    options = {
-        "prefix_sum": problem["psum"],
-        "alignment": problem["alignment"],
-        "zero_padding": problem["zero_padding"],
-    }
-    return BufferKernel(lambda: grouped.gemm_grouped_contiguous(left, right, d, layout, *scales, **options), {"d": d})
+    options = {"prefix_sum": problem["psum"], "alignment": problem["alignment"], **_operands(case).options}
+    options["zero_padding"] = problem["zero_padding"]
+    return _launching(lambda: grouped.gemm_grouped_contiguous(left, right, d, layout, *scales, **options), d)
 
 
 def _masked_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
-    a, b = inputs["a"], inputs["b"]
-    left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
-    d, counts, scales = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["masked_m"]), _scales(a, b)
+    left, right, scales = _placed(case, inputs)
+    d, counts = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["masked_m"])
     likely = max(1, int(inputs["masked_m"].mean())) if len(inputs["masked_m"]) else 1
-    return BufferKernel(lambda: grouped.gemm_grouped_masked(left, right, d, counts, likely, *scales), {"d": d})
+    options = _operands(case).options
+    return _launching(lambda: grouped.gemm_grouped_masked(left, right, d, counts, likely, *scales, **options), d)
 
 
 def _k_refuses(case: Case) -> str | None:
     operands = _operands(case)
     if isinstance(operands, str):
         return operands
-    if operands.scaling == "BLOCK":
+    if operands.scaling not in ("VECTOR", "NONE") or operands.packed:
         return "groups of K are scaled per 1x128 on both sides"
     if operands.element == "E4M3" and case.params.get("psum"):
         return "FP8 groups of K come with their lengths, each a matrix of its own"
@@ -156,7 +183,7 @@ def _k_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
         operands = [_flat(inputs[name], layout) for name in "ab"]
         scales = [vector_scale(inputs[name].scale).t() for name in "ab"]
     ends = on_device(layout)
-    return BufferKernel(lambda: grouped.gemm_grouped_k(*operands, d, ends, start, *scales, **options), {"d": d})
+    return _launching(lambda: grouped.gemm_grouped_k(*operands, d, ends, start, *scales, **options), d)
 
 
 def _flat(tensor: ScaledTensor, sizes: Any) -> Any:
@@ -168,7 +195,7 @@ def _flat(tensor: ScaledTensor, sizes: Any) -> Any:
 
 CASES = {
     "gemm": CaseKernel(_gemm_refuses, _gemm_arithmetic, _gemm_prepare),
-    "gemm_grouped_contiguous": CaseKernel(_grouped_refuses, _unsplit, _contiguous_prepare),
-    "gemm_grouped_masked": CaseKernel(_grouped_refuses, _unsplit, _masked_prepare),
-    "gemm_grouped_k": CaseKernel(_k_refuses, _unsplit, _k_prepare),
+    "gemm_grouped_contiguous": CaseKernel(_gemm_refuses, _grouped_arithmetic, _contiguous_prepare),
+    "gemm_grouped_masked": CaseKernel(_gemm_refuses, _grouped_arithmetic, _masked_prepare),
+    "gemm_grouped_k": CaseKernel(_k_refuses, _grouped_arithmetic, _k_prepare),
 }
