@@ -1,0 +1,59 @@
+"""JUnit and GitHub annotations: what CI systems parse stays parseable whatever a reason says."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgref.report import junit, terminal
+from dgref.results import STATUSES, Result, Results
+from tests import samples
+
+
+def test_junit_counts_what_failed_erred_and_was_skipped() -> None:
+    rows = [Result(f"s/{status}", "b", status, "why") for status in STATUSES]
+    (suite,) = ElementTree.fromstring(junit.render(Results(rows)))
+    assert suite.get("name") == "b"
+    assert int(suite.get("tests")) == len(STATUSES) == len(suite)
+    assert (suite.get("skipped"), suite.get("errors")) == ("3", "1")
+    assert int(suite.get("failures")) == len(suite.findall("testcase/failure")) == 7
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(), max_size=40))
+def test_junit_is_xml_whatever_a_reason_says(reason: str) -> None:
+    root = ElementTree.fromstring(junit.render(Results([Result("s/x", "b", "fail", reason, reproduce=reason)])))
+    assert root.find("testsuite/testcase/failure") is not None
+
+
+def test_annotations_are_one_line_each_and_escaped(capsys: pytest.CaptureFixture) -> None:
+    row = Result("s/x,y:z", "b", "fail", "100% wrong\nsecond line", reproduce="dgref run s")
+    terminal.github_annotations(Results([row, Result("s/good", "b", "pass")]))
+    assert capsys.readouterr().out == (
+        "::error title=s/x%2Cy%3Az on b::100%25 wrong%0Asecond line | again: dgref run s\n"
+    )
+
+
+def test_the_summary_names_what_is_wrong_and_how_to_see_it_again(capsys: pytest.CaptureFixture) -> None:
+    terminal.summary(samples.results())
+    text = capsys.readouterr().out
+    for words in (
+        "sample/case-0 on mine",
+        "the scales are transposed",
+        "again: dgref run sample",
+        "something is wrong",
+    ):
+        assert words in text
+
+
+def test_plain_progress_is_lines_and_names_what_is_wrong(capsys: pytest.CaptureFixture) -> None:
+    with terminal.Progress() as progress:
+        for number, row in enumerate(samples.results(30), 1):
+            progress(number, 30, row)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1/30 done, 1 bad  fail: sample/case-0 on mine"
+    assert lines[-1].startswith("30/30 done, 1 bad")
+    assert len(lines) == 3

@@ -1,0 +1,118 @@
+"""The command line: help everywhere, near misses, and one exit code for each outcome."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dgref.cli import group
+from tests import samples
+
+COMMANDS = group.list_commands(None)
+
+
+def dgref(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "dgref", *arguments], capture_output=True, text=True, check=False)
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(group, list(arguments), standalone_mode=False, catch_exceptions=False)
+    return done.return_value, done.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    done = CliRunner().invoke(group, [name, "--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.output
+
+
+def test_every_promised_command_is_there() -> None:
+    promised = {"run", "export", "verify", "report", "doctor", "list", "fingerprint", "inspect", "convert", "bench"}
+    assert promised <= set(COMMANDS)
+
+
+def test_help_comes_within_half_a_second() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        assert dgref("--help").returncode == 0
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], "Did you mean 'run'?"),
+        (["run", "smok"], "suite: got 'smok', need smoke"),
+        (["run"], "name at least one suite"),
+        (["run", "smoke", "-b", "refrence"], "backend: got 'refrence'"),
+        (["run", "smoke", "-b", "absent.py"], "absent.py: got no such file"),
+        (["run", "smoke", "--case", "bf61"], "case: got 'bf61', need"),
+        (["run", "smoke", "--shard", "5/2"], "--shard: got 5/2, need 1 <= i <= n"),
+        (["run", "smoke", "--resume"], "--resume needs --output"),
+        (["report", "render", "absent", "-o", "x"], "absent: got No such file"),
+        (["report", "check", "absent"], "the manifest of a bundle"),
+        (["verify", "absent"], "the manifest that `dgref export` writes"),
+        (["export", "smoke", "--case", "x", "-o", "y"], "case: got 'x', need"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dgref", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("keyword", "code"), [("misbehaving/correct", 0), ("misbehaving/one_bit", 1), ("misbehaving/refuses_late", 3)]
+)
+def test_exit_codes_of_run(keyword: str, code: int) -> None:
+    arguments = ["run", "smoke", "--case", "lossless", "-b", samples.MISBEHAVING, "-k", keyword, "--no-isolation"]
+    status, output = invoke(*arguments, "--no-diagnosis")
+    assert status == code, output
+
+
+def test_run_writes_a_bundle_that_check_accepts_and_compare_finds_equal(tmp_path: Path) -> None:
+    options = ["--no-isolation", "--no-diagnosis", "-b", samples.MISBEHAVING, "-k", "misbehaving/correct"]
+    assert invoke("run", "smoke", *options, "-o", str(tmp_path / "a"))[0] == 0
+    assert invoke("report", "check", str(tmp_path / "a"), "--suite", "smoke") == (
+        0,
+        f"{tmp_path / 'a'}: complete and unchanged\n",
+    )
+    assert invoke("report", "compare", str(tmp_path / "a"), str(tmp_path / "a"))[0] == 0
+    shards = []
+    for index in (1, 2):
+        shards.append(str(tmp_path / f"shard{index}"))
+        assert invoke("run", "smoke", *options, "--shard", f"{index}/2", "-o", shards[-1])[0] == 0
+    assert invoke("report", "merge", *shards, "-o", str(tmp_path / "b"))[0] == 0
+    assert invoke("report", "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json") == (0, "[]\n")
+
+
+def test_compare_exits_1_on_a_regression(tmp_path: Path) -> None:
+    samples.results(2, wrong=0).save(tmp_path / "a.json")
+    samples.results(2, wrong=1).save(tmp_path / "b.json")
+    status, output = invoke("report", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert status == 1
+    assert "1 of them regressions" in output
+
+
+@pytest.mark.parametrize("table", ["ops", "backends", "formats", "recipes", "layouts", "archs", "suites"])
+def test_every_table_lists_as_data(table: str) -> None:
+    status, output = invoke("list", table, "--json")
+    assert json.loads(output)
+    assert not status
+
+
+def test_doctor_speaks_json() -> None:
+    _, output = invoke("doctor", "--json")
+    assert {row["section"] for row in json.loads(output)["findings"]} >= {"machine", "compiler", "libraries", "caches"}

@@ -1,0 +1,140 @@
+"""Kernels that Python cannot import are judged through files, and files that lie are named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from dgref.cli import group
+from dgref.errors import DgrefError, FileError, UnavailableError
+from dgref.exchange import FolderBackend, export, read_manifest, verify
+from dgref.trial import Settings
+from tests import samples
+
+PROGRAM = Path(__file__).parent / "foreign_program.py"
+QUICK = Settings(diagnose=False)
+
+
+def suite(count: int = 2) -> samples.Suite:
+    return samples.Suite("sample", "", tuple(samples.case(f"case-{i}", out="float32") for i in range(count)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    export(suite(), tmp_path / "x")
+    subprocess.run([sys.executable, str(PROGRAM), str(tmp_path / "x")], check=True)
+    return tmp_path / "x"
+
+
+def test_a_program_that_knows_nothing_of_dgref_is_judged(folder: Path) -> None:
+    results = verify(folder, QUICK)
+    assert [row.status for row in results] == ["pass", "pass"]
+    assert all(row.required == "bounded" for row in results)
+
+
+def test_a_claimed_arithmetic_is_held_to_every_bit(folder: Path) -> None:
+    path = sorted(folder.glob("*.outputs.safetensors"))[0]
+    bits = load_file(path)["d"].copy()
+    bits[0, 0] ^= 1
+    save_file({"d": bits}, path)
+    assert verify(folder, QUICK, arithmetic="exact").results[0].status == "fail"
+
+
+def test_outputs_may_be_stored_under_their_own_type(folder: Path) -> None:
+    for path in folder.glob("*.outputs.safetensors"):
+        save_file({"d": load_file(path)["d"].view(np.float32)}, path)
+    assert verify(folder, QUICK).exit_code == 0
+
+
+def test_the_commands_export_and_verify_go_together(tmp_path: Path) -> None:
+    target = str(tmp_path / "x")
+    made = CliRunner().invoke(group, ["export", "smoke", "--case", "bf16", "-o", target], standalone_mode=False)
+    assert made.return_value == 0, made.output
+    subprocess.run([sys.executable, str(PROGRAM), target], check=True)
+    judged = CliRunner().invoke(group, ["verify", target, "-o", str(tmp_path / "report")], standalone_mode=False)
+    assert judged.return_value == 0, judged.output
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_no_outputs_at_all_is_no_verdict(tmp_path: Path) -> None:
+    export(suite(), tmp_path)
+    with pytest.raises(UnavailableError, match="got no outputs"):
+        verify(tmp_path, QUICK)
+
+
+def test_one_missing_output_is_an_error_not_a_skip(folder: Path) -> None:
+    sorted(folder.glob("*.outputs.safetensors"))[0].unlink()
+    results = verify(folder, QUICK)
+    assert [row.status for row in results] == ["error", "pass"]
+    assert "no such file" in results.results[0].reason
+
+
+def _reason(folder: Path) -> str:
+    return verify(folder, QUICK).results[0].reason
+
+
+def test_tampered_inputs_are_named(folder: Path) -> None:
+    path = sorted(folder.glob("*.inputs.safetensors"))[0]
+    arrays = load_file(path)
+    arrays["a"] = arrays["a"] ^ 1
+    save_file(arrays, path)
+    assert "array 'a': got other bits, need those that the case generates" in _reason(folder)
+
+
+def test_truncated_outputs_are_named(folder: Path) -> None:
+    path = sorted(folder.glob("*.outputs.safetensors"))[0]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert "unreadable" in _reason(folder)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"e": np.zeros((4, 8), np.uint32)}, "got only ['e'], need (4, 8) of float32 or uint32"),
+        ({"d": np.zeros((8, 4), np.uint32)}, "got (8, 4) of U32"),
+        ({"d": np.zeros((4, 8), np.uint16)}, "got (4, 8) of U16"),
+    ],
+)
+def test_outputs_of_another_name_shape_or_width_are_named(folder: Path, arrays: dict, words: str) -> None:
+    save_file(arrays, sorted(folder.glob("*.outputs.safetensors"))[0])
+    assert words in _reason(folder)
+
+
+def test_a_manifest_cannot_point_outside_its_folder(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"0001-case-0.outputs', '"../0001-case-0.outputs'))
+    with pytest.raises(FileError, match="without a folder"):
+        read_manifest(folder)
+
+
+def test_a_folder_without_a_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="the manifest that `dgref export` writes"):
+        read_manifest(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_damage_to_a_manifest_is_a_sentence(tmp_path: Path, data: st.DataObject) -> None:
+    if not (tmp_path / "manifest.json").exists():
+        export(suite(1), tmp_path)
+    document = json.loads((tmp_path / "manifest.json").read_text())
+    entry = document["cases"][0]
+    victim = data.draw(st.sampled_from([document, entry, entry["case"], entry["case"]["shape"], entry["outputs"]]))
+    key = data.draw(st.sampled_from(sorted(victim)))
+    victim[key] = data.draw(st.none() | st.integers() | st.text(max_size=4) | st.lists(st.integers(), max_size=2))
+    damaged = tmp_path / "damaged"
+    damaged.mkdir(exist_ok=True)
+    (damaged / "manifest.json").write_text(json.dumps(document))
+    try:
+        FolderBackend(damaged)
+    except DgrefError as error:
+        assert "manifest.json" in str(error)
