@@ -70,7 +70,10 @@ class DeepGemmBackend(BackendBase):
             return f"DeepGEMM ships sm_90a and sm_100a kernels: this is {here}"
         if case.op not in OPERATIONS:
             return NOT_SERVED.get(case.op, f"DeepGEMM has no {case.op}")
-        return OPERATIONS[case.op].refuses(case, here)
+        refusal = OPERATIONS[case.op].refuses(case, here)
+        if refusal is None and self.device == "cuda" and case.op in products.OPERATIONS:
+            return products.alignment_refuses(case)
+        return refusal
 
     def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | str | None:
         family = OPERATIONS[case.op].family(case)
