@@ -160,9 +160,10 @@ class Observation:
 
 
 def compute(state: State, after: After | None = None, observed: Outputs | None = None) -> dict[str, np.ndarray]:
-    """Return what a state gives, as native arrays, and what `after` then makes of it."""
-    outputs = OPS[state.case.op].compute(state.case, state.inputs, state.arithmetic)
-    outputs = {name: np.asarray(array) for name, array in outputs.items()}
+    """Return what a state gives, as native arrays, and what `after` then makes of it; only what was observed."""
+    with np.errstate(all="ignore"):  # misread operands overflow and meet as NaN
+        outputs = OPS[state.case.op].compute(state.case, state.inputs, state.arithmetic)
+    outputs = {n: np.asarray(array) for n, array in outputs.items() if observed is None or n in observed}
     return outputs if after is None else dict(after(outputs, observed))
 
 

@@ -68,7 +68,7 @@ def _shuffled(items: list, rng: np.random.Generator) -> list:
 
 def _wrong(state: State, variant: Misreading) -> dict[str, np.ndarray] | None:
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # values are misread on purpose
             return compute(variant.change(state), variant.after, None)
     except _REFUSED:
         return None
@@ -130,16 +130,17 @@ class RunnerFault:
 
     name: str
     rows: tuple[int, ...]
-    launch: Callable[[np.ndarray, int, int], None] | None = None  # (output, poison, number of the launch)
+    launch: Callable[[np.ndarray, int, int], None] | None = None  # (defined bits, poison, number of the launch)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     guards: tuple[str, ...] = ()
 
 
 class MisbehavingKernel:
-    """A kernel whose output is right but for what a runner fault does to it at each launch."""
+    """A kernel whose output is right but for what a runner fault does to its defined elements at each launch."""
 
-    def __init__(self, correct: Mapping[str, np.ndarray], launch: Callable[[np.ndarray, int, int], None] | None):
-        self._correct, self._launch = correct, launch
+    def __init__(self, instance: Instance, launch: Callable[[np.ndarray, int, int], None] | None):
+        self._correct, self._launch = instance.correct, launch
+        self._defined = OPS[instance.state.case.op].defined(instance.state.case, instance.state.inputs)
         self._pattern, self._count = 0, 0
         self._outputs: dict[str, np.ndarray] = {}
 
@@ -151,24 +152,25 @@ class MisbehavingKernel:
         self._count += 1
         self._outputs = {name: array.copy() for name, array in self._correct.items()}
         if self._launch:
-            self._launch(next(iter(self._outputs.values())), self._pattern, self._count)
+            name, array = next(iter(self._outputs.items()))
+            mask, bits = self._defined[name], array.view(f"u{array.dtype.itemsize}")
+            mask = np.ones(array.shape, bool) if mask is None else mask
+            chosen = bits[mask]
+            self._launch(chosen, self._pattern, self._count)
+            bits[mask] = chosen
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Return what the last launch wrote."""
         return self._outputs
 
 
-def _bytes_of(output: np.ndarray) -> np.ndarray:
-    return output.reshape(-1).view(np.uint8)
-
-
-def _race(output: np.ndarray, poison: int, number: int) -> None:
+def _race(bits: np.ndarray, poison: int, number: int) -> None:
     if number > 2:
-        _bytes_of(output)[: 8 * output.dtype.itemsize] ^= np.uint8(number)
+        bits[:8] ^= bits.dtype.type(number)
 
 
-def _reads_memory(output: np.ndarray, poison: int, number: int) -> None:
-    _bytes_of(output)[-16 * output.dtype.itemsize :] ^= np.uint8(poison)
+def _reads_memory(bits: np.ndarray, poison: int, number: int) -> None:
+    bits[-16:] ^= bits.dtype.type(poison)
 
 
 RUNNER_FAULTS: Registry[RunnerFault] = Registry(
@@ -193,7 +195,7 @@ def misbehave(fault: str, rng: np.random.Generator) -> Instance:
     problem = PROBLEMS[("fp8", "mxfp8", "bf16", "masked", "logits")[int(rng.integers(5))]]
     state = state_of(problem.case(rng))
     correct = compute(state)
-    kernel = MisbehavingKernel(correct, row.launch)
+    kernel = MisbehavingKernel(Instance(fault, "", state, correct, correct), row.launch)
     seen = observe(kernel, 2, OPS[state.case.op].defined(state.case, state.inputs))
     evidence = {"differing": seen.differing, "provenance": dict(row.provenance), "guards": list(row.guards)}
     return Instance(fault, "", state, correct, seen.outputs, evidence)

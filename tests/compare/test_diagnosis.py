@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dgref.compare import diagnosis
+from dgref.compare import search
 from dgref.compare.diagnosis import Diagnosis, diagnose
 from dgref.compare.hypotheses import HYPOTHESES, State
 from dgref.compare.prediction import SAMPLERS, Part, compute
@@ -72,7 +72,7 @@ def test_an_unwritten_tile_is_named_whether_zero_or_poison() -> None:
         wrong["d"][64:, 64:] = np.full(2, byte, np.uint8).view(wrong["d"].dtype)[0]
         found = of(state, wrong)
         assert found.hypothesis == "output_unwritten"
-        assert any("rows 64..71" in line for line in found.evidence)
+        assert any("one 64x64 tile at (1, 1)" in line for line in found.evidence)
 
 
 def test_two_faults_at_once_are_named_together() -> None:
@@ -111,6 +111,22 @@ def test_noise_is_not_explained() -> None:
     assert found.sentence.startswith("no hypothesis explains it")
 
 
+def test_a_forgotten_factor_is_named_with_its_value() -> None:
+    state = gemm("bfloat16", shape={"m": 40, "n": 48, "k": 256}, inputs=InputChoice("model_like", 6))
+    acc = compute(replace(state, case=replace(state.case, out="float32")))["d"]
+    found = of(state, {"d": (np.float32(0.3) * acc).astype(compute(state)["d"].dtype)})
+    assert found.hypothesis == "output_gain"
+    assert found.sentence.startswith("every output was multiplied by 0.3; doing so makes all")
+
+
+def test_some_of_the_outputs_are_enough() -> None:
+    state = state_of(PROBLEMS["prenorm"].case(np.random.default_rng(3)))
+    right = compute(state)
+    assert of(state, {"sqr_sum": right["sqr_sum"]}).benign
+    found = of(state, {"d": right["d"] * np.float32(2)})
+    assert (found.hypothesis, found.total) == ("output_gain", right["d"].size)
+
+
 def test_what_explains_most_but_not_all_is_a_suspicion() -> None:
     state = gemm("deepseek_fp8_ue8m0", inputs=InputChoice("model_like", 3))
     scale = state.inputs["b"].scale
@@ -134,8 +150,8 @@ def test_without_a_declared_arithmetic_the_bound_decides() -> None:
 
 
 def test_large_outputs_are_sampled_where_they_stand_out_and_confirmed_in_strips(monkeypatch) -> None:
-    monkeypatch.setattr(diagnosis, "SMALL", 1 << 20)
-    monkeypatch.setattr(diagnosis, "_STRIP", 1 << 20)
+    monkeypatch.setattr(search, "SMALL", 1 << 20)
+    monkeypatch.setattr(search, "_STRIP", 1 << 20)
     state = gemm("deepseek_fp8", shape={"m": 300, "n": 260, "k": 512})
     right = compute(state)
     one_tile = {"d": right["d"].copy()}

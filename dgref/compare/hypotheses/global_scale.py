@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from dgref.compare.hypotheses.base import (
+    After,
     Misreading,
+    Outputs,
     Scene,
     State,
     hypothesis,
@@ -16,8 +18,9 @@ from dgref.compare.hypotheses.base import (
     scale_floats,
     with_floats,
 )
-from dgref.formats import ScaledTensor
+from dgref.formats import FORMATS, ScaledTensor
 from dgref.formats.tensor import global_range
+from dgref.ops import OPS
 
 
 def _with_global(scene: Scene) -> Iterator[tuple[str, ScaledTensor]]:
@@ -120,8 +123,56 @@ def argument_ignored(scene: Scene) -> Iterator[Misreading]:
             )
 
 
-def _ones(state: State, name: str) -> State:
-    from dgref.formats import FORMATS
+@hypothesis(4, 10, likelihood=0.65)
+def output_gain(scene: Scene) -> Iterator[Misreading]:
+    """Every output off by one factor: alpha or a result scale applied wrongly, twice or not at all."""
+    row = OPS[scene.state.case.op]
+    if not row.takes_arithmetic or row.name == "mega_moe":
+        return
+    out = FORMATS[scene.state.case.out if row.out_formats else "float32"].native_dtype
+    scaled = any(True for _ in scene.state.scaled())
+    gains = _GAINS[scaled] if scene.observed is None else _measured_gains(scene)
+    for gain in gains:
+        yield Misreading(
+            f"every output was multiplied by {gain:g}",
+            lambda state: replace(state, case=replace(state.case, out="float32" if row.out_formats else None)),
+            row.outputs[0].name,
+            f"look for alpha, or for a result scale, of {gain:g} or {1 / gain:g}",
+            "doing so",
+            _multiplied(gain, out),
+            elementwise=True,
+        )
 
+
+_GAINS = {False: (2.0, 0.5, 4.0, 0.125, 1.5, 0.3), True: (1.5, 0.3, 0.75, 3.0)}  # with scales, 2^n is theirs
+
+
+def _multiplied(gain: float, dtype: np.dtype) -> After:
+    def after(outputs: Outputs, _: Outputs | None) -> Outputs:
+        with np.errstate(all="ignore"):
+            first = next(iter(outputs))
+            return {**outputs, first: (np.float32(gain) * outputs[first]).astype(dtype)}
+
+    return after
+
+
+def _measured_gains(scene: Scene) -> list[float]:
+    """Return the factor between observed and correct outputs, and the short numbers that it may stand for."""
+    if scene.correct is None:
+        return [2.0, 0.5]
+    first = next(iter(scene.correct))
+    observed, correct = (np.asarray(side[first], np.float64).ravel() for side in (scene.observed, scene.correct))
+    usable = np.isfinite(observed) & np.isfinite(correct) & (correct != 0) & (observed != 0)
+    if not usable.any():
+        return []
+    gain = float(np.median(observed[usable] / correct[usable]))
+    if gain == 0 or not 2.0**-64 < abs(gain) < 2.0**64:
+        return []
+    power = float(2.0 ** np.round(np.log2(abs(gain)))) * np.sign(gain)
+    short = [float(f"{gain:.{digits}g}") for digits in (1, 2, 3)]
+    return [value for value in dict.fromkeys([power, *short]) if value not in (0.0, 1.0)]
+
+
+def _ones(state: State, name: str) -> State:
     tensor = state.inputs[name]
     return state.put(name, replace(tensor, data=FORMATS[tensor.format].encode(np.ones(tensor.shape, np.float32))))

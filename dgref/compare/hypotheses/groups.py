@@ -38,7 +38,7 @@ def group_boundary_inside_tile(scene: Scene) -> Iterator[Misreading]:
     labels = _labels(scene)
     for tile in TILES if labels is not None else ():
         changed = _by_tile(labels, tile)
-        if (changed != labels)[labels >= 0].any():
+        if tile < labels.size and (changed != labels)[labels >= 0].any():
             yield _indexed(
                 scene.state,
                 "grouped_layout",
