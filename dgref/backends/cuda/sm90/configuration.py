@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd
+from math import ceil, gcd
 
+from dgref.backends.cuda.sm90.costs import H200, Costs, block_clocks, device_bytes, store_clocks
 from dgref.errors import UnsupportedError, expected
 
 SHARED_LIMIT = 232_448  # bytes one block may have (CUDA C++ Programming Guide, compute capability 9.0)
@@ -62,10 +63,6 @@ class Tile:
         return self.cluster_m * self.cluster_n
 
     @property
-    def threads(self) -> int:
-        return 128 + 128 * self.math_groups
-
-    @property
     def slabs(self) -> int:
         return self.block_m // (64 * self.math_groups)
 
@@ -102,6 +99,12 @@ class Configuration:
             "output": f"dgref::Output::{shape.output}",
             "accumulate": shape.accumulate,
         }
+
+    @property
+    def threads(self) -> int:
+        """Return the threads of a block: copying, multiplying, and widening warpgroups."""
+        widening = 256 // self.tile.math_groups if self.shape.weights == "E2M1" else 0
+        return 128 + 128 * self.tile.math_groups + widening
 
     @property
     def shared_bytes(self) -> int:
@@ -182,6 +185,8 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         # blocks that share B must belong to one group
         tile.cluster_m == 1 or shape.schedule in ("DENSE", "K_SIZES", "K_PREFIX_SUM"),
         shape.schedule not in ("LABELLED", "PREFIX_SUM") or shape.alignment % tile.block_m == 0,
+        # a lone warpgroup hides nothing of its promotion: only for few rows, or where the groups' alignment asks for it
+        tile.block_m > 64 or shape.m <= 512 or shape.alignment % 128 != 0,
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
         shape.weights == "AS_A" or tile.cluster == 1,  # each block widens its own weights
         stage_count(shape, tile) >= 3,
@@ -232,68 +237,19 @@ def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
     return min(range(1, min(rows, 32) + 1), key=lambda band: band * height + ceil_div(units, band) * width)
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Clocks at 1755 MHz, fitted to some 1500 timed launches of FP8 on an H200 (docs/kernels-sm90.md)."""
-
-    launch: float = 13_100  # an empty launch with cold caches
-    block: float = 128  # of a block of K, whatever its size
-    column: float = 1.59  # of a slab, for each column: the wgmma of one warpgroup
-    promotion: float = 1.73  # of one promoted element of a thread
-    tensor: float = 1.38  # times the tensor cores' own rate, with several warpgroups at work
-    shared: float = 1.24  # times 128 bytes per clock of shared memory
-    l2: float = 58  # bytes per clock and multiprocessor
-    power: float = 0.15  # of the time of a copy through L2: what it takes from the tensor cores' clock
-    stream: float = 29  # bytes of B per clock and multiprocessor
-    device: float = 1556  # bytes per clock of the whole card
-    overlap: float = 0.1  # of the shorter of computing and streaming that is not hidden
-    store: float = 1712  # of a tile, whatever its size
-    widened: float = 3  # of each row of packed weights
-    stored: float = 99  # bytes per clock
-    reduction: float = 2517
-    arrival: float = 500  # of each split
-    reduced: float = 26  # bytes per clock
-
-
-H200 = Costs()
-
-
 def estimate(candidate: Configuration, multiprocessors: int, costs: Costs = H200) -> float:
     """Return a launch's estimated clocks."""
     shape, tile = candidate.shape, candidate.tile
-    units = shape.groups * units_of(shape, tile) * candidate.splits
-    turns = ceil_div(units, max(1, min(units, multiprocessors // tile.cluster)))
+    units = shape.groups * expected_units(shape, tile) * candidate.splits
+    turns = ceil(units / max(1, min(units, multiprocessors // tile.cluster)))
     turn = ceil_div(shape.blocks_of_k, candidate.splits) * block_clocks(shape, tile, costs)
     turn += store_clocks(shape, tile, candidate.splits, costs)
     streaming = device_bytes(shape) / costs.device
     return costs.launch + max(turns * turn, streaming) + costs.overlap * min(turns * turn, streaming)
 
 
-def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
-    """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device."""
-    copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
-    promoted = {"NONE": 0, "BLOCK": 1, "VECTOR": 2, "VECTOR_32": 8}[shape.scaling] * tile.block_n / 2
-    waits = 4 if shape.scaling == "VECTOR_32" else 1
-    widened = tile.block_n if shape.weights == "E2M1" else 0
-    return max(
-        costs.widened * widened,
-        tile.slabs * (costs.block * waits + costs.column * tile.block_n + costs.promotion * promoted),
-        costs.tensor * tile.block_m * tile.block_n / 32 + costs.power * copied,
-        costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
-        copied,
-        (tile.block_n * 128 - widened * 64) / costs.stream,
-    )
-
-
-def store_clocks(shape: Shape, tile: Tile, splits: int = 1, costs: Costs = H200) -> float:
-    """Return the clocks between a tile's last wgmma and its last store."""
-    elements = min(tile.block_m, shape.m) * tile.block_n
-    width = (4 if shape.output == "F32" else 2) * (3 if shape.accumulate else 1)
-    reduction = costs.reduction + costs.arrival * splits + elements * 4 * (1 + splits) / costs.reduced
-    return costs.store + elements * width / costs.stored + (reduction if splits > 1 else 0)
-
-
-def device_bytes(shape: Shape) -> float:
-    """Return the bytes of operands that must cross the memory bus."""
-    columns = shape.n / 2 if shape.weights == "E2M1" else shape.n
-    return shape.groups * (shape.m + columns) * shape.k * (1 if shape.element == "E4M3" else 2)
+def expected_units(shape: Shape, tile: Tile) -> float:
+    """Return how many cluster-wide tiles a group is expected to have; the last one of a masked group is half full."""
+    if shape.schedule != "MASKED":
+        return units_of(shape, tile)
+    return max(1.0, shape.m / tile.block_m + 0.5) * ceil_div(ceil_div(shape.n, tile.block_n), tile.cluster_n)

@@ -54,7 +54,7 @@ def prepare(configuration: Configuration, operands: Operands, programmatic: bool
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
     plan = kernel_of(configuration).prepare(
         (configuration.blocks,),
-        (tile.threads,),
+        (configuration.threads,),
         _arguments(configuration, operands, device, current_stream(device)),
         shared_bytes=configuration.shared_bytes,
         cluster=cluster,

@@ -11,7 +11,7 @@ WIDE = [  # the most registers of each kind
     configure(Shape(4096, 4096, 4096), Tile(256, 128, 2, cluster_n=2), 1, 132),
     configure(Shape(4096, 4096, 4096), Tile(128, 192, 2, cluster_m=2), 1, 132),
     configure(Shape(4096, 4096, 4096, accumulate=True, output="F32"), Tile(128, 160, 2), 1, 132),
-    configure(Shape(4096, 4096, 4096, scaling="VECTOR", accumulate=True, output="F32"), Tile(256, 128, 2), 1, 132),
+    configure(Shape(4096, 4096, 4096, scaling="VECTOR", accumulate=True, output="F32"), Tile(128, 128, 2), 1, 132),
     configure(
         Shape(512, 512, 512, element="BF16", scaling="NONE", accumulate=True, major_a="MN", major_b="MN"),
         Tile(128, 256, 2),

@@ -102,13 +102,11 @@ def test_bf16_layouts_give_the_same_bits(torch, transposed):
     torch.manual_seed(1)
     a, b = (torch.randn(rows, 640, device="cuda").bfloat16() for rows in (192, 264))
     want, d = (torch.empty(192, 264, device="cuda") for _ in range(2))
-    bf16_gemm(a, b, want)
+    kind = {"element": "BF16", "scaling": "NONE", "output": "F32"}
+    bf16_gemm(a, b, want, forced=configure(Shape(192, 264, 640, **kind), PLAIN, 1, 132))
     left = a.t().contiguous().t() if "a" in transposed else a
     right = b.t().contiguous().t() if "b" in transposed else b
-    for tile in tiles_of(
-        Shape(192, 264, 640, element="BF16", scaling="NONE", major_a=_major(left), major_b=_major(right))
-    ):
-        shape = Shape(192, 264, 640, 1, "BF16", "NONE", "DENSE", _major(left), _major(right), "F32")
+    for tile in tiles_of(shape := Shape(192, 264, 640, **kind, major_a=_major(left), major_b=_major(right))):
         bf16_gemm(left, right, d.fill_(float("nan")), forced=configure(shape, tile, 1, 132))
         assert torch.equal(d, want), tile
 

@@ -30,6 +30,7 @@ __device__ __forceinline__ void promote_each_step(float (&total)[P::ACCUMULATORS
     wgmma_commit();
     pin_all(sum);
     wgmma_wait<0>();
+    scales.pin_all();
     promote_vector<P>(total, sum, scale_a, scales);
   }
 }
@@ -58,7 +59,7 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
       // Read before the wgmma are issued: they keep shared memory so busy that a load among them waits long.
-      const float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
+      float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
       if constexpr (P::SCALING == Scaling::VECTOR_32) {
         promote_each_step<P>(total[slab], sum, descriptors.a(stage, slab), descriptors.b(stage), scale_a,
                              shared_b + lane % 4 * 8);
@@ -72,6 +73,9 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       multiply_slab<P>(sum, descriptors.a(stage, slab), descriptors.b(stage), false);
       pin_all(sum);
       wgmma_wait<0>();
+      // The products of scales come after the multiplies: before, they would wait for the loads and hold the wgmma up.
+      pin(scale_a[0]), pin(scale_a[1]), pin(scale_b[0]), pin(scale_b[1]);
+      if constexpr (P::SCALING == Scaling::VECTOR) columns.pin_all();
       // A first look at the next stage, whose answer arrives during the promotion.
       if (slab + 1 == P::SLABS) ready = ptx::barrier_test(ring.full(cursor.stage), cursor.phase);
       if (slab + 1 == P::SLABS) ring.release(stage, lane);
@@ -179,7 +183,7 @@ __device__ __forceinline__ void leave_cluster() {
 template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int STAGES, int MATH_GROUPS,
           int CLUSTER_M, int CLUSTER_N, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Weights WEIGHTS, Output OUTPUT,
           bool ACCUMULATE>
-__global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
+__global__ void __launch_bounds__(128 + 128 * MATH_GROUPS + (WEIGHTS == Weights::E2M1 ? 256 / MATH_GROUPS : 0), 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
          const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b,
          const __grid_constant__ TensorMap map_d, const TensorMap* group_maps, const float* scale_b,
@@ -207,18 +211,19 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   }
   ptx::wait_for_previous_grid();
   if (threadIdx.x < 128) {
-    if constexpr (MATH_GROUPS > 1) ptx::registers_release<56>();
+    if constexpr (P::MOVES_REGISTERS) ptx::registers_release<P::COPY_REGISTERS>();
     if (threadIdx.x == 0) {
       const Sources from{&map_a,   &map_b,    &map_scale_a, &map_scale_b, group_maps,
-                         scale_b, scale_b_n, scale_b_k, scale_b_group};
+                         scale_b, scale_b_n, scale_b_k,    scale_b_group};
       copy_all<P>(ring, from, problem, rank);
-    } else if (P::WIDENED && threadIdx.x >= 32) {
-      widen_all<P>(ring, problem, rank, threadIdx.x / 32 - 1, threadIdx.x % 32);
     }
     __syncwarp();
     leave_cluster<P>();
+  } else if (P::WIDENED && threadIdx.x >= 128 + 128 * MATH_GROUPS) {
+    if constexpr (P::MOVES_REGISTERS) ptx::registers_release<P::COPY_REGISTERS>();
+    widen_all<P>(ring, problem, rank, threadIdx.x / 32 - 4 - 4 * MATH_GROUPS, threadIdx.x % 32);
   } else {
-    if constexpr (MATH_GROUPS > 1) ptx::registers_claim<MATH_GROUPS == 2 ? 224 : 152>();
+    if constexpr (P::MOVES_REGISTERS) ptx::registers_claim<P::MATH_REGISTERS>();
     multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {&map_d, d, c, row_stride, group_stride, left, middle, right, bulk_stores != 0}, {partials, arrivals}, rank);
     leave_cluster<P>();
   }

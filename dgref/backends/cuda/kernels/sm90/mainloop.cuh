@@ -22,7 +22,11 @@ struct Plan {
   static constexpr int LOAD_M = LOAD_M_;  // rows of A that are copied; the rows above it hold leftovers and are not stored
   static constexpr Major MAJOR_A = MAJOR_A_, MAJOR_B = MAJOR_B_;
   static constexpr bool WIDENED = WEIGHTS_ == Weights::E2M1;
-  static constexpr int WIDENERS = 3;  // warps
+  static constexpr int WIDEN_GROUPS = MATH_GROUPS_ == 1 ? 2 : 1, WIDENERS = 4 * WIDEN_GROUPS;  // warpgroups, warps
+  // Registers of a thread by role: together at most 65536, the rest of what a launch hands out evenly.
+  static constexpr bool MOVES_REGISTERS = MATH_GROUPS > 1 || WIDENED;
+  static constexpr int COPY_REGISTERS = WIDENED ? 40 : 56;
+  static constexpr int MATH_REGISTERS = MATH_GROUPS == 1 ? 240 : (WIDENED ? 208 : 224);
   static constexpr bool SCALED = SCALING != Scaling::NONE;
   static constexpr int BLOCK_K = ELEMENT == Element::E4M3 ? 128 : 64;  // 128 bytes: one swizzle atom
   static constexpr int STEPS = 4;                                      // wgmma per block of K
@@ -30,7 +34,8 @@ struct Plan {
   static constexpr int ACCUMULATORS = BLOCK_N / 2;
 
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
-  static constexpr int UNROLL = SCALING == Scaling::BLOCK && (128 % BLOCK_N == 0 || BLOCK_N == 192) ? 4 : (SCALING == Scaling::VECTOR && BLOCK_N <= 128 ? 2 : 1);
+  static constexpr int UNROLL =
+      SCALING == Scaling::BLOCK && (128 % BLOCK_N == 0 || BLOCK_N == 192) ? 4 : (SCALING == Scaling::VECTOR && !WIDENED ? 2 : 1);
 
   static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
@@ -270,6 +275,11 @@ struct ColumnScales {
   __device__ __forceinline__ void load(u32 scale_b) {
 #pragma unroll
     for (int i = 0; i < P::ACCUMULATORS / 4; ++i) pairs[i] = ptx::load_shared_2(scale_b + i * 32);
+  }
+
+  __device__ __forceinline__ void pin_all() {
+#pragma unroll
+    for (int i = 0; i < P::ACCUMULATORS / 4; ++i) pin(pairs[i].x), pin(pairs[i].y);
   }
 };
 

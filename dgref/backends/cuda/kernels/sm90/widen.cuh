@@ -1,4 +1,4 @@
-// E2M1 weights: spare warps of the copying warpgroup widen each packed block to E4M3, exactly, before it is multiplied.
+// E2M1 weights: warpgroups of their own widen each packed block to E4M3, exactly, before it is multiplied.
 #pragma once
 #include "sm90/mainloop.cuh"
 
@@ -14,24 +14,21 @@ __device__ __forceinline__ uint2 widen(u32 codes) {
   return bytes;
 }
 
-// One warp's share of a block: 16 elements at a time, eight lanes to a row of 128, into the 128-byte swizzle.
+// One warp's share of a block: 16 elements to a lane, eight lanes to a row of 128, into the 128-byte swizzle.
+// A lane's rows differ by multiples of 16, so its place in the swizzle never changes.
 template <class P>
 __device__ __forceinline__ void widen_block(u32 packed, u32 target, u32 worker, u32 lane) {
-  constexpr int CHUNKS = P::BLOCK_N * 8, STRIDE = P::WIDENERS * 32, BATCH = 4;
-#pragma unroll 1
-  for (int first = int(worker * 32 + lane); first < CHUNKS; first += STRIDE * BATCH) {
-    uint2 codes[BATCH];  // loaded together: one latency for all
+  constexpr int PASS = 4 * P::WIDENERS, PASSES = P::BLOCK_N / PASS;
+  static_assert(PASS % 8 == 0 && P::BLOCK_N % PASS == 0, "passes are whole and keep the swizzle");
+  const u32 row = worker * 4 + lane / 8, column = lane % 8;
+  const u32 source = packed + row * 64 + column * 8, place = target + row * 128 + (column ^ (row % 8)) * 16;
+  uint2 codes[PASSES];  // loaded together: one latency for all
 #pragma unroll
-    for (int i = 0; i < BATCH; ++i) {
-      if (first + i * STRIDE < CHUNKS) codes[i] = ptx::load_shared_8_bytes(packed + (first + i * STRIDE) * 8);
-    }
+  for (int pass = 0; pass < PASSES; ++pass) codes[pass] = ptx::load_shared_8_bytes(source + pass * PASS * 64);
 #pragma unroll
-    for (int i = 0; i < BATCH; ++i) {
-      const u32 chunk = first + i * STRIDE, row = chunk / 8, column = chunk % 8;
-      if (chunk >= CHUNKS) continue;
-      const uint2 low = widen(codes[i].x), high = widen(codes[i].y);
-      ptx::store_shared_16_bytes(target + row * 128 + (column ^ (row % 8)) * 16, low.x, low.y, high.x, high.y);
-    }
+  for (int pass = 0; pass < PASSES; ++pass) {
+    const uint2 low = widen(codes[pass].x), high = widen(codes[pass].y);
+    ptx::store_shared_16_bytes(place + pass * PASS * 128, low.x, low.y, high.x, high.y);
   }
 }
 

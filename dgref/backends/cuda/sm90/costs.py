@@ -1,0 +1,81 @@
+"""What a launch is expected to cost, in clocks: enough to rank configurations, not to predict times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dgref.backends.cuda.sm90.configuration import Shape, Tile
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Clocks at 1755 MHz, fitted to some 1500 timed launches of FP8 on an H200 (docs/kernels-sm90.md)."""
+
+    launch: float = 10_800  # an empty launch with cold caches
+    block: float = 215  # of a block of K, whatever its size
+    column: float = 1.16  # of a slab, for each column: the wgmma of one warpgroup
+    scale: float = 1.5  # likewise, where each column has its own scale
+    chain: float = 1.13  # BF16: times the tensor cores' own rate, with several warpgroups at work
+    blocks: float = 1.41  # FP8 with scales of 128 x 128, likewise: promotion takes its share
+    vectors: float = 1.7  # with scales of 1 x 128
+    vectors_32: float = 4.2  # with scales of 1 x 32, promoted four times as often
+    select: float = 1.22  # times that where every column selects its scale
+    shared: float = 1.13  # times 128 bytes per clock of shared memory
+    l2: float = 60  # bytes per clock and multiprocessor
+    power: float = 0.1  # of the time of a copy through L2: what it takes from the tensor cores' clock
+    widened: float = 8  # of each row of packed weights
+    stream: float = 32  # bytes of B per clock and multiprocessor
+    device: float = 1751  # bytes per clock of the whole card
+    overlap: float = 0.25  # of the shorter of computing and streaming that is not hidden
+    store: float = 1761  # of a tile, whatever its size
+    stored: float = 75  # bytes per clock
+    reduction: float = 1706
+    arrival: float = 1697  # of each split
+    reduced: float = 171  # bytes per clock
+
+
+H200 = Costs()
+
+
+def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
+    """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device."""
+    copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
+    extra = {"NONE": 0, "BLOCK": 0, "VECTOR": costs.scale, "VECTOR_32": 4 * costs.scale}[shape.scaling]
+    waits = 4 if shape.scaling == "VECTOR_32" else 1
+    widened = tile.block_n if shape.weights == "E2M1" else 0
+    return max(
+        costs.widened * widened * tile.math_groups,
+        tile.slabs * (costs.block * waits + (costs.column + extra) * tile.block_n),
+        tensor_factor(shape, tile, costs) * tile.block_m * tile.block_n / 32 + costs.power * copied,
+        costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
+        copied,
+        (tile.block_n * 128 - widened * 64) / costs.stream,
+    )
+
+
+def tensor_factor(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
+    """Return how much longer than their own rate the tensor cores take, by what happens between their runs."""
+    factors = {
+        "NONE": costs.chain,
+        "BLOCK": costs.blocks,
+        "VECTOR": costs.vectors,
+        "VECTOR_32": costs.vectors_32,
+    }
+    aligned = 128 % tile.block_n == 0 or tile.block_n == 192
+    return factors[shape.scaling] * (1 if shape.scaling != "BLOCK" or aligned else costs.select)
+
+
+def store_clocks(shape: Shape, tile: Tile, splits: int = 1, costs: Costs = H200) -> float:
+    """Return the clocks between a tile's last wgmma and its last store."""
+    elements = min(tile.block_m, shape.m) * tile.block_n
+    width = (4 if shape.output == "F32" else 2) * (3 if shape.accumulate else 1)
+    reduction = costs.reduction + costs.arrival * splits + elements * 4 * (1 + splits) / costs.reduced
+    return costs.store + elements * width / costs.stored + (reduction if splits > 1 else 0)
+
+
+def device_bytes(shape: Shape) -> float:
+    """Return the bytes of operands that must cross the memory bus."""
+    columns = shape.n / 2 if shape.weights == "E2M1" else shape.n
+    return shape.groups * (shape.m + columns) * shape.k * (1 if shape.element == "E4M3" else 2)
