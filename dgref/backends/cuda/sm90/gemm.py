@@ -37,6 +37,8 @@ def fp8_gemm(
     """
     if b_block not in SCALINGS:
         raise FormatError(expected("b_block", b_block, " or ".join(map(str, SCALINGS))))
+    if is_empty(a, d, c):
+        return
     tensors = (a, a_scale, b, b_scale, d, c)
     key = ("fp8", *map(identity, tensors), b_block, batch_invariant, head_splits, packed, forced)
     repeatable(key, lambda: _fp8_plan(*tensors, SCALINGS[b_block], batch_invariant, head_splits, forced, packed))
@@ -46,9 +48,19 @@ def bf16_gemm(
     a: Any, b: Any, d: Any, c: Any = None, *, batch_invariant: bool = False, forced: Configuration | None = None
 ) -> None:
     """Write a[m, k] * b[n, k]^T into d (plus c where given); either operand may be a transposed view."""
+    if is_empty(a, d, c):
+        return
     tensors = (a, b, d, c)
     key = ("bf16", *map(identity, tensors), batch_invariant, forced)
     repeatable(key, lambda: _bf16_plan(*tensors, batch_invariant, forced))
+
+
+def is_empty(a: Any, d: Any, c: Any) -> bool:
+    """Say whether there is nothing to multiply; d is then already what it should be: c, or zero."""
+    if a.shape[-1] and d.numel():
+        return False
+    d.zero_() if c is None else d.copy_(c)
+    return True
 
 
 def identity(tensor: Any) -> tuple | None:
