@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from importlib.resources import files
 from typing import Any
@@ -22,6 +23,7 @@ _TILES = {
 }
 _LABELS = {"bad": "wrong", "idle": "not run"}
 SHOWN_FAILURES = 50
+SHOWN_WORST = 4
 
 
 def render(results: Results) -> str:
@@ -48,16 +50,19 @@ def tone(result: Result) -> str:
 
 def _page(results: Results) -> dict[str, Any]:
     backends = list(dict.fromkeys(row.backend for row in results))
+    bad = [row for row in results if row.bad]
     return {
         "title": f"dgref conformance: {device_name(results.machine)}",
         "headline": _headline(results),
         "subline": _subline(results),
         "tiles": _tiles(results),
-        "failures": [_failure(row) for row in results if row.bad][:SHOWN_FAILURES],
+        "failures": [_failure(row) for row in bad[:SHOWN_FAILURES]],
+        "hidden": max(len(bad) - SHOWN_FAILURES, 0),
         "backends": backends,
         "matrix": _matrix(results, backends),
         "speed": [_speed(row) for row in results if row.throughput],
-        "rows": [_row(row) for row in results],
+        "rows": _data([_row(row) for row in results]),
+        "count": len(results),
         "machine": list(machine_facts(results.machine)),
         "version": VERSION,
     }
@@ -99,10 +104,24 @@ def _failure(row: Result) -> dict[str, Any]:
         "status": row.status.replace("_", " "),
         "reason": row.reason,
         "cause": diagnosis.get("sentence", ""),
+        "certainty": _certainty(diagnosis),
         "fix": diagnosis.get("fix", ""),
         "reproduce": row.reproduce,
-        "pictures": pictures(row.outputs),
+        "pictures": pictures(row.outputs, wrong=True),
+        "worst": _worst(row),
     }
+
+
+def _certainty(diagnosis: dict[str, Any]) -> str:
+    agreed, total = diagnosis.get("agreed"), diagnosis.get("total")
+    if diagnosis.get("status") not in ("confirmed", "suspicion"):
+        return ""
+    return diagnosis["status"] + (f": explains {agreed:,} of {total:,} outputs" if agreed and total else "")
+
+
+def _worst(row: Result) -> list[str]:
+    parts = ((name, part) for name, output in row.outputs.items() for part in output.get("worst", [])[:SHOWN_WORST])
+    return [f"{name}{part['line']}" for name, part in parts if "line" in part]
 
 
 def _matrix(results: Results, backends: list[str]) -> list[dict[str, Any]]:
@@ -142,21 +161,26 @@ def _speed(row: Result) -> dict[str, Any]:
     }
 
 
+def _data(rows: list[dict[str, Any]]) -> Markup:
+    """Return rows as JSON that may stand inside a script element: no `<` can end it."""
+    text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
 def _row(row: Result) -> dict[str, Any]:
-    mood = tone(row)
+    """Return what script.js makes a result's row of, drill-down and all."""
     label = row.status.replace("_", " ") if row.bad or not row.ran else row.level or row.status
     return {
-        "tone": mood,
+        "tone": tone(row),
         "label": label,
         "case": row.case,
         "backend": row.backend,
         "ran": row.ran,
         "why": row.why,
         "reason": row.reason,
-        "facts": list(_facts(row)),
-        "pictures": pictures(row.outputs),
+        "facts": [list(fact) for fact in _facts(row)],
+        "pictures": str(pictures(row.outputs, row.bad)) if row.ran else "",
         "reproduce": row.reproduce,
-        "search": " ".join([row.case, row.backend, row.op, row.status, row.level or "", formats_of(row)]).lower(),
     }
 
 
@@ -172,6 +196,8 @@ def _facts(row: Result) -> Any:
             yield f"output {name}", output["summary"]
     if row.evidence.get("runs"):
         yield "launches", f"{row.evidence['runs']}, over poison {' and '.join(row.evidence.get('poisons', []))}"
+    if row.evidence.get("judged"):
+        yield "judged", row.evidence["judged"]
     if row.seconds:
         yield "seconds", ", ".join(f"{stage} {value:.3f}" for stage, value in row.seconds.items())
     yield "status", f"{row.status}: {STATUSES[row.status]}"

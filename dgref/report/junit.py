@@ -6,7 +6,9 @@ from xml.etree import ElementTree
 
 from dgref.results import Result, Results
 
-_ILLEGAL = {code: None for code in [*range(9), 11, 12, *range(14, 32)]}  # XML 1.0 2.2: not characters
+_ILLEGAL = {  # XML 1.0 2.2: not characters
+    code: None for code in [*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]
+}
 
 
 def render(results: Results) -> str:
@@ -14,7 +16,7 @@ def render(results: Results) -> str:
     root = ElementTree.Element("testsuites", name="dgref", tests=str(len(results)))
     for backend in dict.fromkeys(row.backend for row in results):
         rows = [row for row in results if row.backend == backend]
-        suite = ElementTree.SubElement(root, "testsuite", name=backend, tests=str(len(rows)))
+        suite = ElementTree.SubElement(root, "testsuite", name=_clean(backend), tests=str(len(rows)))
         suite.set("failures", str(sum(row.bad and row.status != "error" for row in rows)))
         suite.set("errors", str(sum(row.status == "error" for row in rows)))
         suite.set("skipped", str(sum(not row.ran for row in rows)))
@@ -25,9 +27,10 @@ def render(results: Results) -> str:
 
 
 def _testcase(suite: ElementTree.Element, row: Result) -> None:
-    name, _, classname = row.case.partition("/")[2] or row.case, "", row.case.partition("/")[0]
+    family, _, name = _clean(row.case).rpartition("/")
     seconds = f"{row.seconds.get('total', 0):.3f}"
-    case = ElementTree.SubElement(suite, "testcase", name=name, classname=f"{row.backend}.{classname}", time=seconds)
+    case = ElementTree.SubElement(suite, "testcase", name=name, time=seconds)
+    case.set("classname", f"{_clean(row.backend)}.{family}")
     if row.ran and not row.bad:
         return
     kind = "skipped" if not row.ran else "error" if row.status == "error" else "failure"

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup, escape
 
-CELL = 7
+SIDE = 336  # what the longer side of a map aims at, in pixels
+SMALLEST, LARGEST = 5, 28  # of a cell
 
 
-def pictures(outputs: Mapping[str, Any]) -> Markup:
-    """Return the error map and the ULP histogram of every output that has wrong elements."""
-    drawn = [part for name, row in outputs.items() for part in _of_output(name, row)]
+def pictures(outputs: Mapping[str, Any], wrong: bool) -> Markup:
+    """Return the ULP histogram of every output that differs from what it was compared with, and where, if wrong."""
+    drawn = [part for name, row in outputs.items() for part in _of_output(name, row, wrong)]
     return Markup("").join(drawn)
 
 
-def _of_output(name: str, row: Mapping[str, Any]) -> list[Markup]:
+def _of_output(name: str, row: Mapping[str, Any], wrong: bool) -> list[Markup]:
     parts = []
-    if row.get("map", {}).get("cells") and row.get("differing"):
-        parts.append(_figure(f"{name}: where the {row['differing']} wrong elements are", error_map(row["map"])))
+    if wrong and row.get("map", {}).get("cells") and row.get("differing"):
+        parts.append(_figure(f"{name}: where the {row['differing']:,} differing elements are", error_map(row["map"])))
     if row.get("histogram") and row.get("differing"):
-        parts.append(_figure(f"{name}: how many elements are off by how many ULP", histogram(row["histogram"])))
+        parts.append(_figure(f"{name}: elements by distance in ULP", histogram(row["histogram"])))
     return parts
 
 
@@ -32,29 +34,33 @@ def _figure(caption: str, svg: Markup) -> Markup:
 def error_map(data: Mapping[str, Any]) -> Markup:
     """Return a grid in which darker cells hold a larger share of wrong elements; dashed lines part the groups."""
     cells = data["cells"]
-    height, width = len(cells) * CELL, len(cells[0]) * CELL
-    hits = [
-        f'<rect class="hit" x="{x * CELL}" y="{y * CELL}" width="{CELL}" height="{CELL}"'
-        f' opacity="{0.25 + int(d) / 12:.2f}"/>'
-        for y, line in enumerate(cells)
-        for x, d in enumerate(line)
-        if d != "0"
-    ]
-    shape = " x ".join(str(size) for size in data["shape"])
+    size = min(max(SIDE // max(len(cells), len(cells[0])), SMALLEST), LARGEST)
+    height, width = len(cells) * size, len(cells[0]) * size
+    shape = " x ".join(str(extent) for extent in data["shape"])
     label = f"{shape}, one cell is {data['tile'][0]} x {data['tile'][1]}"
-    body = "".join(hits) + _group_lines(data, width) + f'<rect class="frame" width="{width}" height="{height}"/>'
+    shades = "".join(_shade(cells, digit, size) for digit in "123456789")
+    body = shades + _group_lines(data, width, size) + f'<rect class="frame" width="{width}" height="{height}"/>'
     text = f'<text x="0" y="{height + 12}">{escape(label)}</text>'
-    return Markup(
-        f'<svg viewBox="0 0 {max(width, 150)} {height + 16}" width="{max(width, 150)}" role="img">{body}{text}</svg>'
-    )
+    view = max(width, 170)
+    return Markup(f'<svg viewBox="-1 -1 {view + 2} {height + 18}" width="{view + 2}" role="img">{body}{text}</svg>')
 
 
-def _group_lines(data: Mapping[str, Any], width: int) -> str:
+def _shade(cells: list[str], digit: str, size: int) -> str:
+    """Return one path for all cells of a darkness, a rectangle for each run of them: maps may have thousands."""
+    runs = [
+        f"M{run.start() * size} {y * size}h{len(run.group()) * size}v{size}H{run.start() * size}z"
+        for y, line in enumerate(cells)
+        for run in re.finditer(f"{digit}+", line)
+    ]
+    return f'<path class="hit" opacity="{0.25 + int(digit) / 12:.2f}" d="{"".join(runs)}"/>' if runs else ""
+
+
+def _group_lines(data: Mapping[str, Any], width: int, size: int) -> str:
     group = data.get("rows_per_group")
     if not group:
         return ""
     rows = sum(len(line) > 0 for line in data["cells"]) * data["tile"][0]
-    tops = [start / data["tile"][0] * CELL for start in range(group, rows, group)]
+    tops = [start / data["tile"][0] * size for start in range(group, rows, group)]
     return "".join(f'<line class="split" x1="0" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>' for y in tops)
 
 
@@ -64,7 +70,7 @@ def histogram(bins: Mapping[str, int]) -> Markup:
 
     shown = [(label, int(count)) for label, count in bins.items() if count]
     top = max((log10(count + 1) for _, count in shown), default=1.0)
-    step, tall = 46, 90
+    step, tall = 58, 90
     columns = [
         _column(i * step, label, count, tall * log10(count + 1) / top, tall) for i, (label, count) in enumerate(shown)
     ]
@@ -74,9 +80,9 @@ def histogram(bins: Mapping[str, int]) -> Markup:
 
 def _column(x: int, label: str, count: int, height: float, tall: int) -> str:
     top = tall - height + 12
-    middle = x + 21
+    middle = x + 29
     return (
-        f'<rect class="column" x="{x + 6}" y="{top:.1f}" width="30" height="{height:.1f}"/>'
+        f'<rect class="column" x="{x + 12}" y="{top:.1f}" width="34" height="{height:.1f}"/>'
         f'<text x="{middle}" y="{top - 2:.1f}" text-anchor="middle">{short(count)}</text>'
         f'<text x="{middle}" y="{tall + 24}" text-anchor="middle">{escape(label)}</text>'
     )

@@ -1,0 +1,121 @@
+"""The page opens anywhere: one file, no network, no script error, light enough for thousands of results."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from dgref.report import html
+from dgref.report.pictures import error_map, histogram, short
+from dgref.results import STATUSES, Result, Results
+from tests import samples
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--dump-dom",
+]
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+def opened(page: str, tmp_path: Path, script: str = "") -> tuple[str, str]:
+    """Return the document after the page's scripts and one more have run, and what the browser logged."""
+    path = tmp_path / "page.html"
+    path.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout, done.stderr
+
+
+@needs_chromium
+def test_the_page_runs_without_an_error_and_filters(tmp_path: Path) -> None:
+    script = """
+      const count = () => document.querySelectorAll("#rows > details").length;
+      const before = count();
+      filter.value = "case-1 mine"; filter.dispatchEvent(new Event("input"));
+      const few = count();
+      const first = document.querySelector("#rows > details"); first.open = true; first.append(body(results[1]));
+      document.title = `${before} ${few}`;
+    """
+    document, log = opened(html.render(samples.results(30, wrong=2)), tmp_path, script)
+    assert "<title>30 11</title>" in document
+    assert "every result" in document.lower()
+    assert "CONSOLE" not in log, log
+
+
+@needs_chromium
+def test_text_of_a_kernel_cannot_become_markup(tmp_path: Path) -> None:
+    attack = "</script><img src=x onerror=\"document.title='broken'\"><b>\u2028"
+    rows = [Result(f"s/{i}", attack, "fail", attack, why=attack, reproduce=attack, op=attack) for i in range(2)]
+    page = html.render(Results(rows, {"processor": attack}))
+    document, log = opened(
+        page, tmp_path, "document.querySelectorAll('#rows > details').forEach((d) => d.append(body(results[0])))"
+    )
+    assert "<title>broken" not in document
+    assert "CONSOLE" not in log, log
+
+
+def test_the_page_names_no_other_host() -> None:
+    page = html.render(samples.results())
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)|@import|url\(|https?://(?!www\.w3\.org)""", page)
+
+
+def test_two_thousand_results_stay_under_three_megabytes() -> None:
+    page = html.render(samples.results(2000, wrong=100))
+    assert len(page.encode()) < 3 << 20
+
+
+def test_what_is_wrong_comes_first_with_cause_fix_and_reproduction() -> None:
+    page = html.render(samples.results())
+    wrong = page[page.index("What is wrong") : page.index("Conformance matrix")]
+    for words in ("sample/case-0", "the scales are transposed", "pass mn-major", "dgref run sample --case case-0"):
+        assert words in wrong
+
+
+def test_more_failures_than_are_shown_are_counted() -> None:
+    assert f"and {60 - html.SHOWN_FAILURES} more" in html.render(samples.results(60, wrong=60))
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_status_has_a_tone(status: str) -> None:
+    assert html.tone(Result("s/x", "b", status, level="model")) in html.TONES
+
+
+def test_every_row_of_the_data_can_be_read_back() -> None:
+    page = html.render(samples.results(5))
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert [row["case"] for row in json.loads(data.group(1))] == [f"sample/case-{i}" for i in range(5)]
+
+
+def test_an_error_map_draws_a_run_of_cells_as_one_rectangle() -> None:
+    svg = ElementTree.fromstring(error_map({**samples.MAP, "cells": ["0099", "0090"]}))
+    (hit,) = [row for row in svg if row.get("class") == "hit"]
+    assert hit.get("d").count("M") == 2
+    assert [row for row in svg if row.get("class") == "split"]
+
+
+def test_a_histogram_has_a_labelled_column_for_each_bin() -> None:
+    svg = ElementTree.fromstring(histogram({"1": 10, "2": 0, "3..4": 2_500_000}))
+    assert len([row for row in svg if row.get("class") == "column"]) == 2
+    assert {"10", "2.5M", "3..4"} <= {row.text for row in svg}
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (999, "999"), (1200, "1.2k"), (34_000, "34k"), (5_600_000, "5.6M")]
+)
+def test_counts_are_short(count: int, text: str) -> None:
+    assert short(count) == text
