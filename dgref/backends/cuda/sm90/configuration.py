@@ -241,15 +241,21 @@ def estimate(candidate: Configuration, multiprocessors: int, costs: Costs = H200
     """Return a launch's estimated clocks."""
     shape, tile = candidate.shape, candidate.tile
     units = shape.groups * expected_units(shape, tile) * candidate.splits
-    turns = ceil(units / max(1, min(units, multiprocessors // tile.cluster)))
+    turns = units / max(1, min(units, multiprocessors // tile.cluster))
+    turns = max(1.0, turns + 0.25) if rows_vary(shape) else ceil(turns)
     turn = ceil_div(shape.blocks_of_k, candidate.splits) * block_clocks(shape, tile, costs)
     turn += store_clocks(shape, tile, candidate.splits, costs)
     streaming = device_bytes(shape) / costs.device
     return costs.launch + max(turns * turn, streaming) + costs.overlap * min(turns * turn, streaming)
 
 
+def rows_vary(shape: Shape) -> bool:
+    """Say whether `m` is a mean over groups whose rows differ."""
+    return shape.schedule == "MASKED" and shape.groups > 1
+
+
 def expected_units(shape: Shape, tile: Tile) -> float:
     """Return how many cluster-wide tiles a group is expected to have; the last one of a masked group is half full."""
-    if shape.schedule != "MASKED":
+    if not rows_vary(shape):
         return units_of(shape, tile)
     return max(1.0, shape.m / tile.block_m + 0.5) * ceil_div(ceil_div(shape.n, tile.block_n), tile.cluster_n)
