@@ -15,6 +15,7 @@ import torch
 from dgref.errors import InputError, expected
 
 _CACHE_BYTES, _FLUSH_BYTES = 256_000_000, 8_000_000_000
+_OUTPUTS = (1, 2)  # where C writes, whatever sys.stdout is
 _BUSY_CYCLES = 20_000_000  # about 10 ms: enough for every rank to catch up
 
 
@@ -56,17 +57,16 @@ class suppress_stdout_stderr:
 
     def __enter__(self) -> suppress_stdout_stderr:
         self._streams = (sys.stdout, sys.stderr)
-        self._targets = [stream.fileno() for stream in self._streams]
-        self._saved = [os.dup(target) for target in self._targets]
+        self._saved = [os.dup(target) for target in _OUTPUTS]
         self._null = open(os.devnull, "w")  # open as long as the context
-        for target in self._targets:
+        for target in _OUTPUTS:
             os.dup2(self._null.fileno(), target)
         sys.stdout = sys.stderr = self._null
         return self
 
     def __exit__(self, *_: Any) -> None:
         sys.stdout, sys.stderr = self._streams
-        for target, saved in zip(self._targets, self._saved, strict=True):
+        for target, saved in zip(_OUTPUTS, self._saved, strict=True):
             os.dup2(saved, target)
             os.close(saved)
         self._null.close()

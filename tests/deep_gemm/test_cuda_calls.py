@@ -1,0 +1,118 @@
+"""What happens to CUDA tensors, tested without a GPU: tensors that say they are on one, and launches that are noted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import dgref.deep_gemm as deep_gemm
+from dgref.deep_gemm import dense, grouped, k_grouped, kernels
+from dgref.errors import InputError, UnsupportedError
+
+M, N, K = 8, 256, 512
+
+
+class OnGpu(torch.Tensor):
+    """A CPU tensor that claims to be on a GPU."""
+
+    is_cuda = True
+
+
+def gpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_subclass(OnGpu)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple, dict]]]:
+    noted: list[tuple[str, tuple, dict]] = []
+
+    def note(name: str) -> Any:
+        return lambda *arguments, **options: noted.append((name, arguments, options))
+
+    made = kernels.Kernels(*map(note, ("fp8", "bf16", "contiguous", "masked", "k")))
+    for module in (dense, grouped, k_grouped):
+        monkeypatch.setattr(module, "kernels", lambda: made)
+    monkeypatch.setattr("dgref.deep_gemm.settings.device_architecture", lambda: "sm90")
+    yield noted
+
+
+def fp8(rows: int, block: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = torch.ones(-(-rows // block[0]), K // block[1])
+    if block[0] == 1:
+        scale = deep_gemm.get_mn_major_tma_aligned_tensor(scale)
+    return gpu(torch.zeros(rows, K).to(torch.float8_e4m3fn)), gpu(scale)
+
+
+def test_fp8_goes_straight_to_the_kernel(launches) -> None:
+    a, b, d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N, dtype=torch.bfloat16))
+    deep_gemm.fp8_gemm_nt(a, b, d)
+    ((name, arguments, options),) = launches
+    assert name == "fp8" and options == {"b_block": (128, 128), "head_splits": None}
+    assert all(given is passed for given, passed in zip((*a, *b, d, None), arguments, strict=True))
+
+
+def test_transposes_are_views_not_copies(launches) -> None:
+    a, b, d = fp8(M, (1, 128)), fp8(N, (1, 128)), gpu(torch.zeros(M, N))
+    deep_gemm.fp8_gemm_nn(a, (b[0].t(), b[1].t()), d, c=d, recipe=(1, 1, 128))
+    ((_, arguments, options),) = launches
+    assert options["b_block"] == (1, 128) and arguments[5] is d
+    assert [t.data_ptr() for t in arguments[2:4]] == [t.data_ptr() for t in b]
+
+
+def test_a_product_of_nothing_launches_nothing(launches) -> None:
+    d = gpu(torch.ones(M, N, dtype=torch.bfloat16))
+    empty = [gpu(torch.zeros(rows, 0, dtype=torch.bfloat16)) for rows in (M, N)]
+    deep_gemm.bf16_gemm_nt(*empty, d)
+    assert not launches and not d.any()
+
+
+def test_groups_go_to_their_kernels_with_the_settings(launches) -> None:
+    deep_gemm.set_mk_alignment_for_contiguous_layout(64)
+    a, b = gpu(torch.zeros(M, K, dtype=torch.bfloat16)), gpu(torch.zeros(2, N, K, dtype=torch.bfloat16))
+    d, layout = gpu(torch.zeros(M, N, dtype=torch.bfloat16)), gpu(torch.zeros(2, dtype=torch.int32))
+    deep_gemm.m_grouped_bf16_gemm_nt_contiguous(a, b, d, layout, use_psum_layout=True, ensure_zero_padding=False)
+    deep_gemm.m_grouped_bf16_gemm_nt_masked(a[None], b[:1], d[None], layout[:1], 5)
+    assert [name for name, _, _ in launches] == ["contiguous", "masked"]
+    assert launches[0][2] == {"prefix_sum": True, "alignment": 64, "zero_padding": False}
+
+
+def test_tensors_on_two_devices_are_an_error(launches) -> None:
+    a, b = fp8(M, (1, 128)), fp8(N, (128, 128))
+    with pytest.raises(InputError, match="a tensor on cpu beside CUDA tensors"):
+        deep_gemm.fp8_gemm_nt((a[0], a[1].as_subclass(torch.Tensor)), b, gpu(torch.zeros(M, N)))
+    assert not launches
+
+
+def q() -> torch.Tensor:
+    return gpu(torch.zeros(2, 32, 64).to(torch.float8_e4m3fn))
+
+
+CALLS_WITHOUT_A_KERNEL = {
+    "einsum": lambda d: deep_gemm.einsum("bhr,hdr->bhd", d, d, d),
+    "fp8_einsum": lambda d: deep_gemm.fp8_einsum("bhr,hdr->bhd", (d, d), (d, d), d),
+    "tf32_hc_prenorm_gemm": lambda d: deep_gemm.tf32_hc_prenorm_gemm(d.bfloat16(), d, d, d),
+    "fp8_fp4_mqa_logits": lambda d: deep_gemm.fp8_mqa_logits(q(), (d, d), d, d, d),
+    "get_paged_mqa_logits_metadata": lambda d: deep_gemm.get_paged_mqa_logits_metadata(d, 64, 132),
+    "k_grouped_fp8_gemm_tn_contiguous": lambda d: deep_gemm.k_grouped_fp8_gemm_tn_contiguous(
+        (d, d), (d, d), d[None], [8], gpu(torch.tensor([8], dtype=torch.int32))
+    ),
+    "fp8_fp4_gemm": lambda d: deep_gemm.fp8_gemm_nt((d, d), (d, d), d, recipe=(1, 1, 32)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS_WITHOUT_A_KERNEL)
+def test_a_call_without_a_kernel_says_so(name: str, launches) -> None:
+    with pytest.raises(UnsupportedError, match=f"{name}: got CUDA tensors on sm90"):
+        CALLS_WITHOUT_A_KERNEL[name](gpu(torch.ones(8, 8)))
+    assert not launches
+
+
+def test_another_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "device_architecture", lambda: "sm120")
+    kernels.kernels.cache_clear()
+    a = gpu(torch.zeros(8, 64, dtype=torch.bfloat16))
+    with pytest.raises(UnsupportedError, match="got a GPU of sm120, need sm90"):
+        deep_gemm.bf16_gemm_nt(a, a, gpu(torch.zeros(8, 8)))
