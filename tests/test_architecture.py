@@ -17,7 +17,7 @@ ROOMS = [
     ("formats",),
     ("reference",),
     ("inputs", "ops"),
-    ("machine", "grid", "suite", "buffers", "recordings"),
+    ("machine", "grid", "suite", "timing", "buffers", "recordings"),
     ("compare",),
     ("backends", "deep_gemm"),
     ("results", "waivers", "journal"),

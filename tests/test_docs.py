@@ -1,0 +1,80 @@
+"""What the guides show works: code blocks run, commands parse, generated tables are those of the rows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dgref import runner, suite_documentation
+from dgref.backends import load_file
+from dgref.cli import group
+from dgref.results import STATUSES
+from dgref.suite import load_file as load_suite
+
+DOCS = Path(__file__).parents[1] / "docs"
+GUIDES = ("write-a-backend.md", "ci.md", "reports.md", "suites.md")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    lines = [
+        line.strip() for kind in ("console", "yaml") for block in blocks(page, kind) for line in block.splitlines()
+    ]
+    found = [line.removeprefix("- run: ").split(" || ")[0] for line in lines]
+    return [re.sub(r"\$\{\{.*?\}\}", "1", line) for line in found if line.startswith("dgref ")]
+
+
+@pytest.mark.parametrize("line", sorted({line for page in GUIDES for line in commands(page)}))
+def test_every_command_in_the_guides_parses(line: str) -> None:
+    command, arguments = group, shlex.split(line)[1:]
+    while hasattr(command, "get_command"):
+        name, *arguments = arguments
+        command = command.get_command(None, name)
+        assert command is not None, line
+    command.make_context(name, arguments)
+
+
+def test_the_example_backend_conforms(tmp_path: Path) -> None:
+    path = tmp_path / "my_backend.py"
+    path.write_text(blocks("write-a-backend.md", "python")[0], encoding="utf-8")
+    assert load_file(path) == ["mine"]
+    results = runner.run(["smoke", "gemm"], ["mine"], isolate=False, settings=runner.Settings(diagnose=False))
+    assert results.counts["pass"] >= 2
+    assert results.exit_code == 0
+
+
+def test_the_example_entry_point_and_waiver_are_toml(tmp_path: Path) -> None:
+    from dgref import waivers
+
+    assert "dgref.backends" in tomllib.loads(blocks("write-a-backend.md", "toml")[0])["project"]["entry-points"]
+    path = tmp_path / "waivers.toml"
+    path.write_text(blocks("ci.md", "toml")[0], encoding="utf-8")
+    assert len(waivers.load(path)) == 1
+
+
+def test_the_example_suites_load(tmp_path: Path) -> None:
+    sizes = []
+    for number, text in enumerate(blocks("suites.md", "toml")):
+        path = tmp_path / f"example{number}.toml"
+        path.write_text(text, encoding="utf-8")
+        sizes.append(len(load_suite(path)))
+    assert sizes == [1, 12]
+
+
+def test_the_generated_half_of_the_suites_page_is_that_of_the_rows() -> None:
+    text = (DOCS / "suites.md").read_text(encoding="utf-8")
+    generated = text.partition(suite_documentation.MARK)[2]
+    assert generated == suite_documentation.markdown(), "run: python -m dgref.suite_documentation"
+
+
+def test_the_reports_page_explains_every_status() -> None:
+    text = (DOCS / "reports.md").read_text(encoding="utf-8")
+    assert all(f"| `{status}` |" in text and meaning in text for status, meaning in STATUSES.items())
