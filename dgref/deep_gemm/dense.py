@@ -23,7 +23,7 @@ from dgref.deep_gemm.operands import (
     start_values,
     write,
 )
-from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, is_mn_major
+from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, must_move
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.formats.native import like
 from dgref.reference.gemm import split_columns
@@ -35,6 +35,7 @@ TRANSPOSES = {
     "tn": (True, True, "mn"),
     "tt": (True, False, "mn"),
 }
+_BLOCKS = ((128, 128), (1, 128))  # of b's scales
 
 
 def _fp8_gemm(layout: str) -> Callable:
@@ -43,14 +44,15 @@ def _fp8_gemm(layout: str) -> Callable:
     def fp8_fp4_gemm(
         a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims=dims, disable_ue8m0_cast=False
     ):
-        a, a_scale = pair("a", a)
-        b, b_scale = pair("b", b)
+        a, a_scale = a if type(a) is tuple and len(a) == 2 else pair("a", a)
+        b, b_scale = b if type(b) is tuple and len(b) == 2 else pair("b", b)
         if flip_a:
             a, a_scale = a.transpose(0, 1), a_scale.transpose(0, 1)
         if flip_b:
             b, b_scale = b.transpose(0, 1), b_scale.transpose(0, 1)
         block_a, block_b = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
-        _run(a, a_scale, b, b_scale, d, c, block_a, block_b, None, disable_ue8m0_cast)
+        run = fp8_gemm_on_gpu if d.is_cuda else _fp8_gemm_on_cpu
+        run(a, a_scale, b, b_scale, d, c, block_a, block_b, None, disable_ue8m0_cast)
 
     return _named(fp8_fp4_gemm, "fp8_fp4_gemm", layout)
 
@@ -94,21 +96,26 @@ def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
     write(d, reference.gemm(left, right, start, arithmetic=SETTINGS.arithmetic_of("bf16"), out=out))
 
 
-def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits) -> None:
-    """Launch the kernel for FP8 operands; scales that do not lie as TMA reads them are moved first."""
+def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32=False) -> None:
+    """Launch the kernel for FP8 operands; scales that do not lie as TMA reads them are moved first.
+
+    Every line here is paid for by every launch: whatever the kernel checks when it first sees tensors is left to it.
+    """
     if _is_done(a, d, c):
         return
-    on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
-    if block_a != (1, 128) or block_b not in ((128, 128), (1, 128)):
+    if not (a.is_cuda and a_scale.is_cuda and b.is_cuda and b_scale.is_cuda and (c is None or c.is_cuda)):
+        on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
+    if block_a != (1, 128) or block_b not in _BLOCKS:
         raise no_kernel("fp8_fp4_gemm", f"scales of 1x128 by 128x128 or 1x128, not {block_a} by {block_b}")
-    if not is_mn_major(a_scale):
+    if must_move(a_scale):
         a_scale = get_mn_major_tma_aligned_tensor(a_scale)
-    if block_b == (1, 128) and not is_mn_major(b_scale):
+    if block_b == (1, 128) and must_move(b_scale):
         b_scale = get_mn_major_tma_aligned_tensor(b_scale)
     kernels().fp8_gemm(a, a_scale, b, b_scale, d, c, b_block=block_b, head_splits=head_splits)
 
 
 def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:
+    float32 = float32 or None  # without `disable_ue8m0_cast` the architecture decides
     left = scaled("a", (a, a_scale), block_a, float32=float32)
     right = scaled("b", (b, b_scale), block_b, float32=float32)
     out, start = output_format("d", d), start_values(c, d)
@@ -126,14 +133,8 @@ def fp8_gemm_nt_skip_head_mid(a, b, d, head_splits, recipe=None, compiled_dims="
     """Write a[m, k] @ b[n, k].T into d, with `mid` columns left alone after the first `left` of each left + right."""
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     chosen = blocks(recipe, None, None, b_scale.dtype is torch.int32)
-    _run(a, a_scale, b, b_scale, d, None, *chosen, tuple(head_splits), disable_ue8m0_cast)
-
-
-def _run(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:
-    if d.is_cuda:
-        fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits)
-    else:
-        _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32 or None)
+    run = fp8_gemm_on_gpu if d.is_cuda else _fp8_gemm_on_cpu
+    run(a, a_scale, b, b_scale, d, None, *chosen, tuple(head_splits), disable_ue8m0_cast)
 
 
 def _is_done(a: Any, d: Any, c: Any) -> bool:

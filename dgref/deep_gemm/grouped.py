@@ -22,7 +22,7 @@ from dgref.deep_gemm.operands import (
     scaled,
     write,
 )
-from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, is_mn_major
+from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, must_move
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import ShapeError, expected
 from dgref.formats.native import to_numpy
@@ -151,7 +151,7 @@ def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple, scal
 def _scales_on_gpu(name: str, a_scale: Any, b_scale: Any, block_a: tuple, block_b: tuple) -> tuple[Any, Any]:
     if (block_a, block_b) != ((1, 128), (128, 128)):
         raise no_kernel(name, f"scales of 1x128 by 128x128, not {block_a} by {block_b}")
-    return (a_scale if is_mn_major(a_scale) else get_mn_major_tma_aligned_tensor(a_scale)), b_scale
+    return (get_mn_major_tma_aligned_tensor(a_scale) if must_move(a_scale) else a_scale), b_scale
 
 
 # -- stacks of groups with row counts ---------------------------------------------------------------------------------

@@ -33,6 +33,12 @@ def is_mn_major(sf: torch.Tensor) -> bool:
     return strides[-2] == 1 and strides[-1] == along and (len(strides) == 2 or strides[0] == along * sf.shape[-1])
 
 
+def must_move(sf: torch.Tensor) -> bool:
+    """Say, at little cost, whether TMA cannot read scales as they lie."""
+    strides = sf.stride()
+    return strides[-2] != 1 or strides[-1] % 4 != 0 or (len(strides) == 3 and not is_mn_major(sf))
+
+
 def get_mn_major_tma_aligned_packed_ue8m0_tensor(
     sf: torch.Tensor, psum_layout: torch.Tensor | None = None
 ) -> torch.Tensor:
