@@ -18,7 +18,8 @@ from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import bound_engine as engine
 from dgref.reference.arithmetic import Arithmetic, resolve
-from dgref.reference.exact import contract_exact
+from dgref.reference.checks import selection
+from dgref.reference.exact import contract_exact, own_index
 from dgref.reference.exact_operand import as_tensor, decode64
 from dgref.reference.exact_target import target
 from dgref.reference.tensor_core import OUTPUT_MANTISSA, TensorCore
@@ -53,13 +54,11 @@ def derived_bound(
     a, b = as_tensor(a, "a"), as_tensor(b, "b")
     exact = contract_exact(a, b, c, alpha, out, rows, columns)
     result = np.empty(exact.shape)
-    m, n = (
-        np.arange(t.shape[-2])[slice(None) if chosen is None else chosen] for t, chosen in ((a, rows), (b, columns))
-    )
+    m, n = selection(rows, a.shape[-2], "rows"), selection(columns, b.shape[-2], "columns")
     addend = None if c is None else np.broadcast_to(to_numpy(c), (*exact.shape[:-2], a.shape[-2], b.shape[-2]))
     for batch in np.ndindex(*exact.shape[:-2]):
-        left = _Side(a, m, _own(batch, a), plan, _input_rounding(a, arithmetic.round_a, plan.core))
-        right = _Side(b, n, _own(batch, b), plan, _input_rounding(b, arithmetic.round_b, plan.core))
+        left = _Side(a, m, own_index(batch, a.shape[:-2]), plan, _input_rounding(a, arithmetic.round_a, plan.core))
+        right = _Side(b, n, own_index(batch, b.shape[:-2]), plan, _input_rounding(b, arithmetic.round_b, plan.core))
         for tile in _tiles(m.size, n.size):
             part = None if addend is None else addend[batch][np.ix_(m[tile[0]], n[tile[1]])].astype(np.float64)
             error = _tile(left.take(tile[0]), right.take(tile[1]), plan, part, alpha)
@@ -270,11 +269,6 @@ def _input_rounding(tensor: ScaledTensor, chosen: str | None, core: TensorCore) 
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.asarray(values, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _own(batch: tuple[int, ...], tensor: ScaledTensor) -> tuple[int, ...]:
-    leading = tensor.shape[:-2]
-    return tuple(i if size > 1 else 0 for i, size in zip(batch[len(batch) - len(leading) :], leading, strict=True))
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:

@@ -13,6 +13,7 @@ from dgref.formats.native import as_native, to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import engine as fast_engine
 from dgref.reference.arithmetic import Arithmetic, resolve
+from dgref.reference.checks import selection
 from dgref.reference.operand import Operand, as_scaled, seeded
 from dgref.reference.tensor_core import CANONICAL_NAN, TensorCore
 
@@ -42,7 +43,7 @@ def contract(
     if rows is None and c is None and _folds(a, b):
         folded = contract(_fold(a), b, arithmetic, columns=columns, engine=engine)
         return folded.reshape(*a.shape[:-1], folded.shape[-1])
-    m, n = _selection(rows, a.shape[-2], "rows"), _selection(columns, b.shape[-2], "columns")
+    m, n = selection(rows, a.shape[-2], "rows"), selection(columns, b.shape[-2], "columns")
     c = None if c is None else _addend(c, a.shape[-2], b.shape[-2])
     result = np.zeros((*batch, m.size, n.size), np.float32)
     for index in np.ndindex(*batch):
@@ -76,17 +77,22 @@ def finish(
     beta: float | None = None,
     rounding: str = "nearest_even",
 ) -> np.ndarray:
-    """Return fp32(alpha * accumulator) + fp32(beta * c), added in fp32, rounded to the output's native array."""
-    value = accumulator if alpha is None else np.float32(alpha) * accumulator
-    if c is not None:
-        c = np.asarray(to_numpy(c, "c"), np.float32)
-        value = value + (c if beta is None else np.float32(beta) * c)
+    """Return fp32(alpha * accumulator) + fp32(beta * c), added in fp32, rounded to the output's native array.
+
+    Every NaN is the one that GPU instructions write: 0x7FFFFFFF in fp32, 0x7FFF in 16 bits.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = accumulator if alpha is None else np.float32(alpha) * accumulator
+        if c is not None:
+            c = np.asarray(to_numpy(c, "c"), np.float32)
+            value = value + (c if beta is None else np.float32(beta) * c)
+    nan = np.isnan(value)
     if out == "float32":
-        return value
+        return np.where(nan, CANONICAL_NAN, value) if nan.any() else value
     row = FORMATS[out]
     codes = row.encode(value, rounding, nan="positive")
     if row.storage_bits == 16:
-        codes[np.isnan(value)] = 0x7FFF  # what cvt.rn writes for every NaN
+        codes[nan] = 0x7FFF
     return as_native(codes, row)
 
 
@@ -232,15 +238,6 @@ def _fold(a: ScaledTensor) -> ScaledTensor:
     scale = None if a.scale is None else to_numpy(a.scale, "a.scale")
     flat = None if scale is None else scale.reshape(-1, scale.shape[-1])
     return ScaledTensor(data.reshape(-1, data.shape[-1]), a.format, flat, a.scaling)
-
-
-def _selection(chosen: Any, extent: int, name: str) -> np.ndarray:
-    if chosen is None:
-        return np.arange(extent)
-    chosen = np.arange(extent)[chosen] if isinstance(chosen, slice) else np.asarray(chosen, np.int64).reshape(-1)
-    if chosen.size and (chosen.min() < 0 or chosen.max() >= extent):
-        raise InputError(expected(name, f"{chosen.min()}..{chosen.max()}", f"indices below {extent}"))
-    return chosen
 
 
 def _addend(c: Any, rows: int, columns: int) -> np.ndarray:

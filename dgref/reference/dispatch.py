@@ -13,8 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dgref.errors import InputError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.tensor import ScaledTensor
+from dgref.reference.checks import real, selection
+from dgref.reference.exact_target import target
 from dgref.reference.operands import values
 
 EXACT = "exact"
@@ -36,11 +39,11 @@ def using(path: Path) -> Iterator[None]:
 
 def resolve(arithmetic: Any) -> Any:
     """Return the Arithmetic of a name, or None for the exact oracle."""
-    if isinstance(arithmetic, str):
-        from dgref.reference.arithmetic import ARITHMETICS
+    if arithmetic is None or (isinstance(arithmetic, str) and arithmetic == EXACT):
+        return None
+    from dgref.reference.arithmetic import resolve
 
-        return None if arithmetic == EXACT else ARITHMETICS[arithmetic]
-    return arithmetic
+    return resolve(arithmetic)
 
 
 def product(
@@ -55,15 +58,18 @@ def product(
     columns: Any = None,
 ) -> np.ndarray:
     """Return alpha * a @ b.T + c for a [..., m, k] and b [..., n, k], in the native dtype of `out`."""
-    out = FORMATS[out].name
-    model = resolve(arithmetic)
+    out, alpha, model = FORMATS[out].name, _float32_range(alpha), resolve(arithmetic)
+    target(out)
     c = None if c is None else values(c, "c")
+    rows = None if rows is None else selection(rows, a.shape[-2], "rows")
+    columns = None if columns is None else selection(columns, b.shape[-2], "columns")
     if bounding():
         return _limits(a, b, c, model, out, alpha, rows, columns)
     if 0 in (*a.shape, *b.shape):
-        return _nothing_to_add(_result_shape(a, b, rows, columns), c, out)
+        shape = _result_shape(a, b, rows, columns)
+        return rounded(np.zeros(shape, np.float32) if c is None else _chosen(c, rows, columns), out)
     if model is None and _PATH.get() == "readable":
-        return _by_fractions(a, b, c, alpha, out)[..., _all(rows), :][..., _all(columns)]
+        return _chosen(_by_fractions(a, b, c, alpha, out), rows, columns)
     if model is None:
         from dgref.reference.exact import contract_exact
 
@@ -72,7 +78,7 @@ def product(
 
     seed = c if model.c == "core" and alpha == 1.0 else None
     accumulator = contract(a, b, model, seed, rows=rows, columns=columns, engine=_PATH.get())
-    start = None if c is None or seed is not None else c[..., _all(rows), :][..., _all(columns)]
+    start = None if c is None or seed is not None else _chosen(c, rows, columns)
     return finish(accumulator, start, out, None if alpha == 1.0 else alpha, rounding=model.output_rounding)
 
 
@@ -109,12 +115,17 @@ def _by_fractions(a: ScaledTensor, b: ScaledTensor, c: Any, alpha: float, out: s
     return contract_rational(a, b, c, alpha, out).astype(np.float32).astype(dtype)  # both steps exact
 
 
-def _all(chosen: Any) -> Any:
-    return slice(None) if chosen is None else chosen
+def _chosen(full: np.ndarray, rows: np.ndarray | None, columns: np.ndarray | None) -> np.ndarray:
+    full = full if rows is None else full[..., rows, :]
+    return full if columns is None else full[..., columns]
 
 
-def _nothing_to_add(shape: tuple[int, ...], c: Any, out: str) -> np.ndarray:
-    return rounded(np.zeros(shape, np.float32) if c is None else c, out)
+def _float32_range(alpha: Any) -> float:
+    """Return alpha; kernels hold it in fp32, so a finite one that fp32 lacks is refused."""
+    alpha = real(alpha, "alpha")
+    if np.isfinite(alpha) and abs(alpha) > FORMATS["float32"].max:
+        raise InputError(expected("alpha", alpha, "a float32"))
+    return alpha
 
 
 def _result_shape(a: ScaledTensor, b: ScaledTensor, rows: Any, columns: Any) -> tuple[int, ...]:

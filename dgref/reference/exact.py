@@ -18,6 +18,7 @@ from dgref.errors import ShapeError, expected
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import exact_engine as engine
+from dgref.reference.checks import selection
 from dgref.reference.exact_logits import exact_weighted_relu_sum
 from dgref.reference.exact_operand import Planes, as_tensor, exact_planes
 from dgref.reference.exact_sum import ExactSum, exact_dot, exact_sum_of_squares
@@ -45,17 +46,17 @@ def contract_exact(
     a, b = as_tensor(a, "a"), as_tensor(b, "b")
     if a.shape[-1] != b.shape[-1]:
         raise ShapeError(expected("b", f"k = {b.shape[-1]}", f"k = {a.shape[-1]}, as in a"))
-    row_numbers, column_numbers = _chosen(rows, a.shape[-2], "rows"), _chosen(columns, b.shape[-2], "columns")
+    row_numbers, column_numbers = selection(rows, a.shape[-2], "rows"), selection(columns, b.shape[-2], "columns")
     leading = _leading(a.shape[:-2], b.shape[:-2])
     addend = _addend(c, (*leading, a.shape[-2], b.shape[-2]))
     goal = target(out)
     result = np.empty((*leading, row_numbers.size, column_numbers.size), goal.dtype)
     for batch in np.ndindex(*leading):
         for block in _blocks(column_numbers.size, COLUMN_TILE):
-            right = exact_planes(b, column_numbers[block], _own(batch, b.shape[:-2]))
+            right = exact_planes(b, column_numbers[block], own_index(batch, b.shape[:-2]))
             plain = _Measured.of(right)
             for tile in _blocks(row_numbers.size, ROW_TILE):
-                left = exact_planes(a, row_numbers[tile], _own(batch, a.shape[:-2]), alpha)
+                left = exact_planes(a, row_numbers[tile], own_index(batch, a.shape[:-2]), alpha)
                 part = None if addend is None else addend[batch][np.ix_(row_numbers[tile], column_numbers[block])]
                 with np.errstate(over="ignore", invalid="ignore"):
                     result[(*batch, tile, block)] = _tile(_Measured.of(left), plain, part, goal).astype(goal.dtype)
@@ -119,13 +120,6 @@ def _settle_exactly(sums, where, a: _Measured, b: _Measured, c: np.ndarray, goal
     sums[where] = quotients(a.exact, b.exact, c[where], where, goal.rounding)
 
 
-def _chosen(choice: np.ndarray | slice | None, size: int, name: str) -> np.ndarray:
-    numbers = np.arange(size)[slice(None) if choice is None else choice]
-    if numbers.ndim != 1:
-        raise ShapeError(expected(name, f"{numbers.ndim} axes", "a slice or a vector of indices"))
-    return numbers
-
-
 def _addend(c: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
     if c is None:
         return None
@@ -143,7 +137,7 @@ def _leading(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         raise ShapeError(expected("b", f"leading axes {b}", f"axes that broadcast with {a} of a")) from None
 
 
-def _own(batch: tuple[int, ...], leading: tuple[int, ...]) -> tuple[int, ...]:
+def own_index(batch: tuple[int, ...], leading: tuple[int, ...]) -> tuple[int, ...]:
     """Return the index of a broadcast batch in an operand that may lack axes or have extents of 1."""
     own = batch[len(batch) - len(leading) :]
     return tuple(0 if extent == 1 else i for i, extent in zip(own, leading, strict=True))

@@ -15,6 +15,7 @@ import numpy as np
 
 from dgref.errors import FormatError, ShapeError, expected
 from dgref.formats.element import FORMATS
+from dgref.reference.checks import check_broadcast, held
 from dgref.registry import Registry
 
 OUTPUT_MANTISSA = {"float32": 23, "e8m13": 13}
@@ -93,27 +94,28 @@ class TensorCore:
         hold one value for every `scale_block` of K, in the first of `scale_formats` unless `scale_format` names one.
         NaN comes out as 0x7FFFFFFF, an overflow as Inf, an exact zero as +0.
         """
-        if out == "float16" and not self.half_output:
-            raise FormatError(expected("out", out, "float32: no model of its float16 results is known", self.name))
-        a, b = (np.asarray(x, np.float32) for x in (a, b))
-        scale_a, scale_b = self._scales(a, scale_a, "scale_a"), self._scales(b, scale_b, "scale_b")
+        if out != "float32" and not (out == "float16" and self.half_output):
+            raise FormatError(expected("out", out, "float32: no model of other results is known", self.name))
+        names = [self.operand_format(name) for name in formats] + [scale_format or self.scale_format]
+        a, b = held(a, names[0], "a"), held(b, names[1], "b")
+        check_broadcast(a.shape, b.shape, "b")
+        scale_a, scale_b = self._scales(a, scale_a, names[2], "scale_a"), self._scales(b, scale_b, names[2], "scale_b")
         a, b, scale_a, scale_b = np.broadcast_arrays(a, b, scale_a, scale_b)
         if a.shape[-1] > self.k:
             raise ShapeError(expected("K", a.shape[-1], f"at most {self.k}, the K of one instruction", self.name))
         total = np.broadcast_to(np.asarray(c, np.float32), np.broadcast_shapes(a.shape[:-1], np.shape(c)))
-        names = [self.operand_format(name) for name in formats] + [scale_format or self.scale_format]
         for start in range(0, a.shape[-1], self.step):
             part = np.s_[..., start : start + self.step]
             total = self._step((a[part], b[part]), (scale_a[part], scale_b[part]), total, names, out)
         return np.array(total, np.dtype(out))
 
-    def _scales(self, operand: np.ndarray, scales: Any, subject: str) -> np.ndarray:
+    def _scales(self, operand: np.ndarray, scales: Any, format: str | None, subject: str) -> np.ndarray:
         """Spread the scales over K, or 1 where the instruction has none."""
         if not self.scale_block:
             if scales is not None:
                 raise FormatError(expected(subject, "scales", "none: the instruction takes no block scales", self.name))
             return np.ones(1, np.float32)
-        scales = np.ones(1, np.float32) if scales is None else np.asarray(scales, np.float32)
+        scales = np.ones(1, np.float32) if scales is None else np.atleast_1d(held(scales, format, subject))
         blocks = -(-operand.shape[-1] // self.scale_block)
         if scales.shape[-1] not in (1, blocks):
             raise ShapeError(expected(subject, scales.shape[-1], f"{blocks} (one for each {self.scale_block} of K)"))

@@ -247,7 +247,7 @@ def test_wrong_shapes_and_selections_are_refused():
     a, b = random_pair(np.random.default_rng(1))
     with pytest.raises(ShapeError, match="equal last axes"):
         contract(a, plain(np.zeros((3, 32), np.uint8)), "cublaslt.fp8_fast")
-    with pytest.raises(InputError, match=r"rows: got 9\.\.9, need indices below 5"):
+    with pytest.raises(InputError, match="rows: got 9, need indices from 0 to 4"):
         contract(a, b, "dgref.sm90.fp8_1d2d", rows=[9])
     with pytest.raises(ShapeError, match="at least two axes"):
         contract(plain(np.zeros(3, np.uint8)), b, "cublaslt.fp8_fast")

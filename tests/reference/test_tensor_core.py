@@ -267,10 +267,26 @@ def test_narrow_operands_widen_exactly_and_others_are_refused():
 def test_scales_are_refused_where_the_instruction_has_none():
     with pytest.raises(FormatError, match="takes no block scales"):
         TENSOR_CORES["sm90.wgmma.float8_e4m3fn"].dot(np.ones(32), np.ones(32), scale_a=np.ones(1))
-    with pytest.raises(FormatError, match="no model of its float16 results"):
+    with pytest.raises(FormatError, match="no model of other results"):
         TENSOR_CORES["sm90.wgmma.float8_e4m3fn"].dot(np.ones(32), np.ones(32), out="float16")
     with pytest.raises(ShapeError, match="scale_a: got 3, need 2"):
         TENSOR_CORES["sm100.tcgen05.mxf4.float4_e2m1fn"].dot(np.ones(64), np.ones(64), scale_a=np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"a": np.full(32, 1.3)}, FormatError, "a: got 1.29.*, need values of float8_e4m3fn"),
+        ({"a": "x"}, FormatError, "a: got 'x', need numbers"),
+        ({"b": np.ones(3)}, ShapeError, r"b shape: got \[3\], need one that broadcasts with \[32\]"),
+        ({"scale_a": 1.5}, FormatError, "scale_a: got 1.5, need values of float8_e8m0fnu"),
+        ({"out": "bfloat16"}, FormatError, "out: got bfloat16, need float32"),
+    ],
+)
+def test_operands_that_the_instruction_cannot_read_are_refused(options, error, message):
+    core = TENSOR_CORES["sm100.tcgen05.mxf8f6f4.float8_e4m3fn"]
+    with pytest.raises(error, match=message):
+        core.dot(**{"a": np.ones(32), "b": np.ones(32), **options})
 
 
 @pytest.mark.parametrize("name", TENSOR_CORES)

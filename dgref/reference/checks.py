@@ -1,0 +1,81 @@
+"""Plain arguments checked: numbers, flags and choices of rows, each refused in a sentence that names it."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.formats.element import FORMATS
+
+
+def whole(value: Any, name: str, low: int | None = None) -> int:
+    """Return a whole number of at least `low`; neither a bool nor a float with nothing behind the point is one."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(expected(name, repr(value), "a whole number"))
+    if low is not None and value < low:
+        raise InputError(expected(name, value, f"at least {low}"))
+    return int(value)
+
+
+def real(value: Any, name: str) -> float:
+    """Return a number as a float; NaN and infinities are numbers."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(expected(name, repr(value), "a number"))
+    return float(value)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return a bool; a text such as "no" would otherwise count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(expected(name, repr(value), "True or False"))
+    return bool(value)
+
+
+def held(values: Any, format: str, name: str) -> np.ndarray:
+    """Return numbers as float32, each finite one a value of the format; TF32 hardware ignores what its words add."""
+    try:
+        numbers = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise FormatError(expected(name, repr(values), "numbers")) from None
+    row = FORMATS[format]
+    lost = np.isfinite(numbers) & (row.decode(row.encode(numbers, overflow="saturate")) != numbers)
+    if format != "tfloat32" and lost.any():
+        raise FormatError(expected(name, numbers[lost][0], f"values of {format}"))
+    return numbers
+
+
+def check_broadcast(a: tuple[int, ...], b: tuple[int, ...], name: str) -> None:
+    """Raise unless two shapes broadcast."""
+    try:
+        np.broadcast_shapes(a, b)
+    except ValueError:
+        raise ShapeError(expected(f"{name} shape", list(b), f"one that broadcasts with {list(a)}")) from None
+
+
+def selection(chosen: Any, extent: int, name: str) -> np.ndarray:
+    """Return the indices that a slice, a mask or a vector of indices chooses among `extent`; None chooses all."""
+    if chosen is None:
+        return np.arange(extent)
+    try:
+        indices = np.arange(extent)[chosen] if isinstance(chosen, slice) else np.asarray(chosen)
+    except (TypeError, ValueError):
+        raise InputError(expected(name, chosen, "a slice, or a vector of indices or bools")) from None
+    if indices.ndim != 1:
+        raise ShapeError(expected(name, f"{indices.ndim} axes", "a slice or a vector of indices"))
+    if indices.dtype == np.bool_:
+        return _marked(indices, extent, name)
+    if indices.size and indices.dtype.kind not in "iu":
+        raise InputError(expected(name, f"dtype {indices.dtype}", "an integer dtype, or bools"))
+    outside = indices[(indices < 0) | (indices >= extent)]
+    if outside.size:
+        raise InputError(expected(name, outside[0], f"indices from 0 to {extent - 1}"))
+    return indices.astype(np.int64)
+
+
+def _marked(mask: np.ndarray, extent: int, name: str) -> np.ndarray:
+    if mask.size != extent:
+        raise ShapeError(expected(name, f"a mask of {mask.size}", f"one bool for each of {extent}"))
+    return np.flatnonzero(mask)
