@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dgref.errors import InputError, expected
+from dgref.formats.element import FORMATS
+from dgref.reference.checks import whole
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 from dgref.registry import Registry
 
@@ -40,6 +43,20 @@ class Lanes:
     scale: Literal["before", "after"] = "after"
     precision: Literal["float32", "bfloat16"] = "float32"
     relu_drops_nan: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "lanes")
+        for field in ("lanes", "stride", "run"):
+            whole(getattr(self, field), f"lanes {field}", 1)
+        if self.stride % (self.lanes * self.run):
+            raise InputError(
+                expected("lanes stride", self.stride, f"a multiple of lanes * run, {self.lanes * self.run}")
+            )
+        held = 1 if self.step == "pairs" else self.stride // self.lanes
+        for field, count in (("sums", held), ("shuffles", self.lanes)):
+            if not _meets(getattr(self, field), count):
+                need = f"distances of a butterfly that brings {count} sums together"
+                raise InputError(expected(f"lanes {field}", getattr(self, field), need))
 
 
 @dataclass(frozen=True)
@@ -77,17 +94,19 @@ class Arithmetic:
     source: str = ""
 
     def __post_init__(self) -> None:
+        subject = f"arithmetic {self.name}:"
         TENSOR_CORES[self.core]
-        for field, choices in (("promotion", Promotion), ("scales", Scales), ("reduction", Reduction), ("c", Start)):
-            if getattr(self, field) not in get_args(choices):
-                need = " or ".join(get_args(choices))
-                raise InputError(expected(f"arithmetic {self.name}: {field}", repr(getattr(self, field)), need))
-        for field in ("interval", "splits", "split_unit"):
-            low = 0 if field == "interval" else 1
-            if getattr(self, field) < low:
-                raise InputError(expected(f"arithmetic {self.name}: {field}", getattr(self, field), f"at least {low}"))
-        if any(low >= high for low, high in pairwise((0, *self.boundaries))):
-            raise InputError(expected(f"arithmetic {self.name}: boundaries", self.boundaries, "ascending K positions"))
+        for format in (self.partial, self.round_a or self.partial, self.round_b or self.partial):
+            FORMATS[format]
+        _check_choices(self, subject)
+        for field, low in (("interval", 0), ("splits", 1), ("split_unit", 1)):
+            whole(getattr(self, field), f"{subject} {field}", low)
+        if not isinstance(self.boundaries, tuple):
+            raise InputError(expected(f"{subject} boundaries", repr(self.boundaries), "a tuple of K positions"))
+        if any(low >= whole(high, f"{subject} boundaries") for low, high in pairwise((0, *self.boundaries))):
+            raise InputError(expected(f"{subject} boundaries", self.boundaries, "ascending K positions"))
+        if not isinstance(self.lanes, Lanes | None):
+            raise InputError(expected(f"{subject} lanes", repr(self.lanes), "Lanes, or None"))
 
     @property
     def tensor_core(self) -> TensorCore:
@@ -123,15 +142,44 @@ class Arithmetic:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Arithmetic:
         """Build an arithmetic from plain data; unknown fields are an error that names them."""
-        unknown = sorted(set(data) - {f.name for f in fields(cls)})
-        if unknown:
-            raise InputError(expected("arithmetic", f"fields {unknown}", f"of {[f.name for f in fields(cls)]}"))
-        values = dict(data)
-        values["boundaries"] = tuple(values.get("boundaries", ()))
+        values = _fields(cls, data, "arithmetic")
         if values.get("lanes"):
-            lanes = values["lanes"].items()
-            values["lanes"] = Lanes(**{key: tuple(v) if isinstance(v, list) else v for key, v in lanes})
+            values["lanes"] = Lanes(**_fields(Lanes, values["lanes"], "arithmetic lanes"))
         return cls(**values)
+
+
+def _fields(cls: type, data: Any, subject: str) -> dict[str, Any]:
+    """Return plain data with tuples for lists, all of it fields of a class, none that it needs missing."""
+    if not isinstance(data, Mapping):
+        raise InputError(expected(subject, repr(data), "a mapping of fields"))
+    names = [field.name for field in fields(cls)]
+    unknown = sorted(set(data) - set(names))
+    if unknown:
+        raise InputError(expected(subject, f"fields {unknown}", f"of {names}"))
+    missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in data]
+    if missing:
+        raise InputError(expected(subject, f"no {' and no '.join(missing)}", "every field that has no default"))
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+@cache
+def _choices(cls: type) -> dict[str, tuple[str, ...]]:
+    """Return what each field of a class may be whose type lists its values."""
+    hints = get_type_hints(cls).items()
+    return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
+
+
+def _check_choices(row: Any, subject: str) -> None:
+    for name, choices in _choices(type(row)).items():
+        if getattr(row, name) not in choices:
+            raise InputError(expected(f"{subject} {name}", repr(getattr(row, name)), " or ".join(choices)))
+
+
+def _meets(distances: Any, count: int) -> bool:
+    """Return whether exchanges at these distances give every one of `count` lanes the sum of all, each taken once."""
+    if not isinstance(distances, tuple):
+        return False
+    return sorted(distances) == [1 << bit for bit in range(len(distances))] and 1 << len(distances) == count
 
 
 def _plain(value: Any) -> Any:
@@ -143,6 +191,8 @@ def _plain(value: Any) -> Any:
 
 def resolve(arithmetic: str | Arithmetic) -> Arithmetic:
     """Return the arithmetic itself, or the registered one of that name."""
+    if not isinstance(arithmetic, str | Arithmetic):
+        raise InputError(expected("arithmetic", repr(arithmetic), "the name of one, or an Arithmetic"))
     return ARITHMETICS[arithmetic] if isinstance(arithmetic, str) else arithmetic
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgref.errors import InputError, UnknownNameError
-from dgref.reference.arithmetic import ARITHMETICS, Arithmetic, sm90_fp8
+from dgref.reference.arithmetic import ARITHMETICS, Arithmetic, Lanes, sm90_fp8
 
 _CORE = "sm90.wgmma.float8_e4m3fn"
 
@@ -47,6 +47,13 @@ def test_explicit_boundaries_win_over_a_count():
         ({"interval": -1}, "interval: got -1, need at least 0"),
         ({"splits": 0}, "splits: got 0, need at least 1"),
         ({"boundaries": (128, 64)}, "boundaries: got \\(128, 64\\), need ascending K positions"),
+        ({"boundaries": [64]}, "boundaries: got \\[64\\], need a tuple of K positions"),
+        ({"interval": 1.5}, "interval: got 1.5, need a whole number"),
+        ({"output_rounding": "up"}, "output_rounding: got 'up', need nearest_even or toward_zero"),
+        ({"status": "proven"}, "status: got 'proven', need hardware or published"),
+        ({"round_b": "tf23"}, "got 'tf23', need"),
+        ({"partial": "bfloat61"}, "got 'bfloat61', need bfloat16"),
+        ({"lanes": 4}, "lanes: got 4, need Lanes, or None"),
     ],
 )
 def test_nonsense_is_refused_by_name(fields, message):
@@ -61,3 +68,35 @@ def test_unknown_names_suggest_the_nearest():
         ARITHMETICS["deep_gemm.sm90.fp8_1d2"]
     with pytest.raises(InputError, match=r"fields \['intervall'\]"):
         Arithmetic.from_dict({"name": "x", "core": _CORE, "intervall": 3})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"step": "fam"}, "lanes step: got 'fam', need fma or add or pairs"),
+        ({"precision": "float8"}, "lanes precision: got 'float8', need float32 or bfloat16"),
+        ({"lanes": 0}, "lanes lanes: got 0, need at least 1"),
+        ({"stride": 6}, "lanes stride: got 6, need a multiple of lanes \\* run, 4"),
+        ({"shuffles": (1,)}, "lanes shuffles: got \\(1,\\), need distances of a butterfly that brings 4 sums together"),
+        ({"sums": ()}, "lanes sums: got \\(\\), need distances of a butterfly that brings 2 sums together"),
+    ],
+)
+def test_lanes_that_would_lose_a_part_of_the_sum_are_refused(fields, message):
+    whole = {"lanes": 4, "stride": 8, "run": 1, "sums": (1,), "shuffles": (1, 2)}
+    Lanes(**whole)
+    with pytest.raises(InputError, match=message):
+        Lanes(**whole | fields)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "arithmetic: got 3, need a mapping of fields"),
+        ({"name": "x"}, "arithmetic: got no core, need every field"),
+        ({"name": "x", "core": _CORE, "lanes": {"lanes": 1}}, "arithmetic lanes: got no stride and no run"),
+        ({"name": "x", "core": _CORE, "lanes": {"strides": 1}}, r"arithmetic lanes: got fields \['strides'\]"),
+    ],
+)
+def test_plain_data_that_is_no_arithmetic_is_refused(data, message):
+    with pytest.raises(InputError, match=message):
+        Arithmetic.from_dict(data)
