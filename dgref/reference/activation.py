@@ -11,10 +11,11 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-from dgref.errors import ShapeError, expected
+from dgref.errors import InputError, ShapeError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
+from dgref.reference.checks import real, whole
 from dgref.reference.dispatch import rounded
 
 DOUBT = 2.0**-49  # relative error of the float64 path below, with room to spare
@@ -40,6 +41,8 @@ def clamped(hidden: np.ndarray, clamp: float | None) -> tuple[np.ndarray, np.nda
     gate, up = np.split(values, 2, axis=1)
     if clamp is None:
         return gate, up
+    if not real(clamp, "activation_clamp") >= 0:
+        raise InputError(expected("activation_clamp", clamp, "a number of at least 0, or None"))
     bound = np.float32(rounded(np.float32(clamp), "bfloat16"))
     return np.fmin(gate, bound), np.fmin(np.fmax(up, -bound), bound)
 
@@ -91,7 +94,7 @@ def requantize(values: np.ndarray, granularity: int) -> ScaledTensor:
     scale byte 0xFF, which is NaN. Values saturate.
     """
     rows, columns = values.shape
-    if columns % granularity:
+    if columns % whole(granularity, "granularity", 1):
         raise ShapeError(expected("intermediate", columns, f"a multiple of the granularity {granularity}"))
     groups = values.reshape(rows, columns // granularity, granularity)
     amax = np.abs(groups).max(axis=-1, initial=np.float32(0))

@@ -9,6 +9,7 @@ import numpy as np
 
 from dgref.errors import InputError, ShapeError, expected
 from dgref.formats.tensor import ScaledTensor
+from dgref.reference.checks import flag, whole
 from dgref.reference.dispatch import EXACT, allocated, bounding, product, resolve, rounded
 from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
 
@@ -36,7 +37,7 @@ def mqa_logits(
     q, kv, weights = scaled(q, "q"), scaled(kv, "kv"), values(weights, "weights")
     shapes = {"q": ("s h d", q), "kv": ("t d", kv), "weights": ("s h", weights), "starts": ("s", starts)}
     extents = bind({**shapes, "ends": ("s", ends)})
-    if max_seqlen_k and clean:
+    if whole(max_seqlen_k, "max_seqlen_k", 0) and flag(clean, "clean"):
         raise InputError(expected("clean", "True with max_seqlen_k", "False: compressed logits are never cleaned"))
     keys = extents["t"]
     spans = key_spans(starts, ends, keys)
@@ -90,6 +91,7 @@ def paged_mqa_logits(
     shapes = {"q": ("b n h d", q), "kv_cache": ("pages page d", cache), "block_table": ("b blocks", block_table)}
     extents = bind(shapes)
     _check_rows(weights, extents)
+    max_context_len = whole(max_context_len, "max_context_len", 0)
     seen = keys_seen(context_lens, extents["b"], extents["n"], max_context_len)
     table = integers(block_table, "block_table")
     logits = _outside((extents["b"] * extents["n"], max_context_len), out)
@@ -124,6 +126,8 @@ def keys_seen(context_lens: Any, batch: int, next_n: int, limit: int) -> np.ndar
 def _gather(cache: ScaledTensor, pages: np.ndarray, count: int, sequence: int) -> ScaledTensor:
     """Return the first `count` keys of a sequence as one [count, d] tensor."""
     total, page, _ = cache.shape
+    if page == 0:
+        raise ShapeError(expected("kv_cache shape", list(cache.shape), "at least one key a page"))
     used = pages[: -(-count // page)]
     if len(used) * page < count:
         raise ShapeError(

@@ -39,6 +39,8 @@ class Roles:
 
 def roles(expression: str) -> Roles:
     """Return the roles of the letters of `ab,cd->ef`; each operand has one axis that only it and the output have."""
+    if not isinstance(expression, str):
+        raise InputError(expected("expression", repr(expression), "a text such as 'bhr,hdr->bhd'"))
     text = expression.replace(" ", "")
     inputs, arrow, out = text.partition("->")
     a, comma, b = inputs.partition(",")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dgref.errors import InputError, ShapeError, expected
+from dgref.reference.checks import whole
 from dgref.reference.dispatch import EXACT, product
 from dgref.reference.operands import bind, operation, scaled
 
@@ -40,9 +41,7 @@ def gemm(
 
 def split_columns(n: int, head_splits: Sequence[int]) -> np.ndarray:
     """Return the output column that each of n columns of a product goes to under a head split."""
-    left, mid, right = head_splits
-    if min(left, mid, right) < 0 or left + right <= 0:
-        raise InputError(expected("head_splits", list(head_splits), "three extents >= 0 with left + right > 0"))
+    left, mid, right = _extents(head_splits)
     if n % (left + right):
         raise ShapeError(expected("n", n, f"a multiple of left + right = {left + right}, from head_splits"))
     column = np.arange(n)
@@ -51,8 +50,18 @@ def split_columns(n: int, head_splits: Sequence[int]) -> np.ndarray:
 
 def split_width(n: int, head_splits: Sequence[int]) -> int:
     """Return how many columns the output has under a head split."""
-    left, mid, right = head_splits
+    left, mid, right = _extents(head_splits)
     return n + n // (left + right) * mid
+
+
+def _extents(head_splits: Sequence[int]) -> tuple[int, int, int]:
+    need = "three extents >= 0 with left + right > 0"
+    if not np.iterable(head_splits) or len(head_splits) != 3:
+        raise InputError(expected("head_splits", repr(head_splits), need))
+    left, mid, right = (whole(extent, "head_splits") for extent in head_splits)
+    if min(left, mid, right) < 0 or left + right == 0:
+        raise InputError(expected("head_splits", [left, mid, right], need))
+    return left, mid, right
 
 
 def _spread_heads(d: np.ndarray, head_splits: Sequence[int]) -> np.ndarray:

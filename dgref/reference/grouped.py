@@ -14,6 +14,7 @@ import numpy as np
 from dgref.errors import InputError, ShapeError, expected
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
+from dgref.reference.checks import flag, whole
 from dgref.reference.dispatch import EXACT, allocated, product
 from dgref.reference.operands import bind, integers, operation, scaled, take, take_columns, take_rows, values
 
@@ -35,7 +36,8 @@ def gemm_grouped_contiguous(
     Padding rows are zero: what a kernel that guarantees zero padding writes there.
     """
     a, b = scaled(a, "a"), scaled(b, "b")
-    extents = bind({"a": ("m k", a), "b": ("g n k", b), "grouped_layout": ("g" if psum else "m", grouped_layout)})
+    axis = "g" if flag(psum, "psum") else "m"
+    extents = bind({"a": ("m k", a), "b": ("g n k", b), "grouped_layout": (axis, grouped_layout)})
     d = allocated((extents["m"], extents["n"]), out)
     for group, rows in _groups_of_rows(grouped_layout, extents, psum, alignment):
         d[rows] = product(take_rows(a, rows), take(b, group), arithmetic=arithmetic, out=out)
@@ -74,7 +76,7 @@ def gemm_grouped_k(
     `grouped_layout` holds the K of each group; or, with `psum`, where each group ends. Every group starts a new scale
     block, so the scale grids are [m, sum over g of ceil(K of g / block)]. An empty group gives c, or zero.
     """
-    a, b = scaled(a, "a"), scaled(b, "b")
+    a, b, grouped_layout = scaled(a, "a"), scaled(b, "b"), integers(grouped_layout, "grouped_layout", 0)
     extents = bind({"a": ("m k", a), "b": ("n k", b), "grouped_layout": ("g", grouped_layout), "c": ("g m n", c)})
     d = allocated((extents["g"], extents["m"], extents["n"]), out)
     c = None if c is None else values(c, "c")
@@ -98,7 +100,7 @@ def _groups_of_rows(layout: Any, extents: dict[str, int], psum: bool, alignment:
 
 def psum_spans(ends: Any, limit: int, alignment: int) -> Iterator[slice]:
     """Yield the span of each group from its ends: it starts at the aligned end of the group before."""
-    stop = 0
+    stop, alignment = 0, whole(alignment, "alignment", 1)
     for group, end in enumerate(integers(ends, "grouped_layout", 0, limit)):
         start = min(-(-stop // alignment) * alignment, limit)
         if end < start:
@@ -110,7 +112,7 @@ def psum_spans(ends: Any, limit: int, alignment: int) -> Iterator[slice]:
 
 def k_spans(layout: Any, k: int, psum: bool, alignment: int) -> Iterator[slice]:
     """Yield the span of K that each group covers; lengths must add up to the whole axis."""
-    if psum:
+    if flag(psum, "psum"):
         yield from psum_spans(layout, k, alignment)
         return
     lengths = integers(layout, "grouped_layout", 0)
@@ -142,7 +144,10 @@ def check_group_labels(labels: Any, groups: int, alignment: int = 128) -> None:
 
     The error names the first row that breaks it. Kernels read one label a tile and never notice.
     """
-    labels = integers(labels, "grouped_layout", -1, groups - 1)
+    alignment = whole(alignment, "alignment", 1)
+    labels = integers(labels, "grouped_layout", -1, whole(groups, "groups", 0) - 1)
+    if labels.ndim != 1:
+        raise ShapeError(expected("grouped_layout shape", list(labels.shape), "one axis [m]"))
     for start in range(0, len(labels), alignment):
         tile = labels[start : start + alignment]
         used = tile != -1

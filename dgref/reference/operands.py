@@ -18,18 +18,34 @@ from dgref.formats.native import as_codes, format_of, is_torch, like, to_numpy
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
 
+_INT64 = np.iinfo(np.int64)
+
 
 def scaled(operand: Any, name: str) -> ScaledTensor:
     """Return an operand as a ScaledTensor; the dtype of a plain array says its format."""
     if isinstance(operand, ScaledTensor):
         return operand
-    if isinstance(operand, tuple | list):
-        raise FormatError(expected(name, "a tuple", "a ScaledTensor, which says what its scales mean"))
+    if not hasattr(operand, "dtype"):
+        need = "an array whose dtype says its format, or a ScaledTensor, which says what its scales mean"
+        raise FormatError(expected(name, _kind(operand), need))
     array = np.asarray(operand)
     if array.dtype.kind in "iu":
         need = "a ScaledTensor: integers do not say what format their bits are in"
         raise FormatError(expected(name, f"an array of {array.dtype}", need))
-    return ScaledTensor(as_codes(array), format_of(array).name)
+    format = _format(array, name)
+    return ScaledTensor(as_codes(array), format)
+
+
+def _format(array: np.ndarray, name: str) -> str:
+    try:
+        return format_of(array).name
+    except FormatError as error:
+        raise FormatError(f"{name} {error}") from None
+
+
+def _kind(value: Any) -> str:
+    """Return what a value is, in words."""
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def values(operand: Any, name: str) -> np.ndarray:
@@ -42,18 +58,24 @@ def values(operand: Any, name: str) -> np.ndarray:
 
 def integers(operand: Any, name: str, low: int | None = None, high: int | None = None) -> np.ndarray:
     """Return an index operand as int64, checked to lie in [low, high]."""
-    array = np.asarray(operand)
-    if array.dtype.kind not in "iu" and array.size:
-        raise InputError(expected(name, f"dtype {array.dtype}", "an integer dtype"))
-    array = array.astype(np.int64)
-    for bad, need in (
-        (low is not None and array < low, f">= {low}"),
-        (high is not None and array > high, f"<= {high}"),
-    ):
+    array = _index_array(operand, name)
+    low, high = (_INT64.min if low is None else low), (_INT64.max if high is None else high)
+    for bad, need in ((array < low, f">= {low}"), (array > high, f"<= {high}")):
         if np.any(bad):
             at = tuple(int(i) for i in np.argwhere(bad)[0])
             raise InputError(expected(f"{name}{list(at)}", int(array[at]), need))
-    return array
+    return array.astype(np.int64)
+
+
+def _index_array(operand: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(operand)
+    except ValueError:
+        raise InputError(expected(name, "rows of unequal length", "an array of integers")) from None
+    if array.dtype.kind not in "iu" and (array.size or array.dtype.kind != "f"):
+        got = _kind(operand) if array.dtype.kind in "OU" else f"dtype {array.dtype}"
+        raise InputError(expected(name, got, "an integer dtype"))
+    return array if array.size else array.astype(np.int64)
 
 
 def bind(operands: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
@@ -65,7 +87,7 @@ def bind(operands: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
     for name, (axes, array) in operands.items():
         if array is None:
             continue
-        shape = tuple(np.shape(array)) if isinstance(array, list | tuple) else tuple(array.shape)
+        shape = tuple(_index_array(array, name).shape if not hasattr(array, "shape") else array.shape)
         if len(shape) != len(axes.split()):
             raise ShapeError(expected(f"{name} shape", list(shape), f"{len(axes.split())} axes [{axes}]"))
         for axis, extent in zip(axes.split(), shape, strict=True):
@@ -152,11 +174,19 @@ def operation(function: Callable) -> Callable:
 def _inward(value: Any, found: list[Any]) -> Any:
     if is_torch(value):
         found.append(value)
-        return to_numpy(value.detach().cpu())
+        return _from_torch(value)
     if isinstance(value, ScaledTensor):
         parts = {f.name: _inward(getattr(value, f.name), found) for f in fields(value) if f.init}
         return replace(value, **parts)
     return value
+
+
+def _from_torch(tensor: Any) -> np.ndarray:
+    """Return a torch tensor of any device as NumPy; one without strided memory holds nothing to read."""
+    if tensor.is_meta or str(tensor.layout) != "torch.strided":
+        got = "a tensor without data (meta)" if tensor.is_meta else f"a tensor of layout {tensor.layout}"
+        raise InputError(expected("operand", got, "a dense tensor"))
+    return to_numpy(tensor.detach().cpu())
 
 
 def _outward(result: Any, witness: Any) -> Any:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected, unknown_name
+from dgref.errors import FormatError, ShapeError, expected, unknown_name
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import FULL, Scaling
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.operands import integers, operation
+from dgref.reference.checks import whole
+from dgref.reference.operands import integers, operation, scaled
 
 SPLIT_KV = 256  # keys in one unit of work
 SCHEDULES = ("sm90", "sm100")
@@ -28,16 +29,25 @@ def paged_mqa_metadata(context_lens: Any, *, num_sms: int, schedule: str = "sm90
     (`next_n` 1), tokens of equal index are one sequence.
     """
     lengths = integers(context_lens, "context_lens", 0)
-    if lengths.ndim != 2:
-        raise ShapeError(expected("context_lens shape", list(lengths.shape), "two axes [batch, next_n]"))
-    if num_sms < 1:
-        raise InputError(expected("num_sms", num_sms, "at least 1"))
+    if lengths.ndim != 2 or lengths.shape[1] == 0:
+        raise ShapeError(
+            expected("context_lens shape", list(lengths.shape), "two axes [batch, next_n], next_n at least 1")
+        )
+    num_sms = whole(num_sms, "num_sms", 1)
     if schedule not in SCHEDULES:
         raise unknown_name("schedule", schedule, SCHEDULES)
-    if indices is not None and lengths.shape[1] != 1:
-        raise ShapeError(expected("context_lens shape", list(lengths.shape), "[tokens, 1], with indices"))
+    indices = None if indices is None else _sequence_of_tokens(indices, lengths)
     starts = _sm90_starts if schedule == "sm90" else _sm100_starts
     return np.array(starts(lengths, num_sms, indices), np.int32).reshape(num_sms + 1, 2)
+
+
+def _sequence_of_tokens(indices: Any, lengths: np.ndarray) -> np.ndarray:
+    indices = integers(indices, "indices")
+    if lengths.shape[1] != 1:
+        raise ShapeError(expected("context_lens shape", list(lengths.shape), "[tokens, 1], with indices"))
+    if indices.shape != lengths.shape[:1]:
+        raise ShapeError(expected("indices shape", list(indices.shape), f"[{len(lengths)}], as context_lens has"))
+    return indices
 
 
 def _units(lengths: np.ndarray) -> np.ndarray:
@@ -50,9 +60,9 @@ def _first_above(running: np.ndarray, unit: int) -> tuple[int, int]:
     return entry, int(running[entry - 1]) if entry else 0
 
 
-def _sm90_starts(lengths: np.ndarray, num_sms: int, indices: Any) -> list[tuple[int, int]]:
+def _sm90_starts(lengths: np.ndarray, num_sms: int, indices: np.ndarray | None) -> list[tuple[int, int]]:
     if indices is not None:
-        return _sm90_ragged_starts(lengths[:, 0], num_sms, integers(indices, "indices"))
+        return _sm90_ragged_starts(lengths[:, 0], num_sms, indices)
     batch, next_n = lengths.shape
     atoms = -(-next_n // (2 if next_n >= 2 else 1))
     units = _units(lengths[:, -1])
@@ -88,12 +98,12 @@ def _sm90_ragged_starts(lengths: np.ndarray, num_sms: int, indices: np.ndarray) 
     return starts
 
 
-def _sm100_starts(lengths: np.ndarray, num_sms: int, indices: Any) -> list[tuple[int, int]]:
+def _sm100_starts(lengths: np.ndarray, num_sms: int, indices: np.ndarray | None) -> list[tuple[int, int]]:
     batch, next_n = lengths.shape
     if indices is None:
         firsts, counts, seen = np.arange(batch) * next_n, np.full(batch, next_n), lengths[:, -1]
     else:
-        firsts, counts = _runs(integers(indices, "indices"))
+        firsts, counts = _runs(indices)
         seen = lengths[firsts + counts - 1, 0]
     running = np.cumsum(_units(seen) * counts)
     share, rest = divmod(int(running[-1]) if len(running) else 0, num_sms)
@@ -118,8 +128,9 @@ def split_kv_cache(fused: Any, depth: int, format: str = "float8_e4m3fn") -> Sca
 
     FP8 keys have one float32 scale each; FP4 keys are packed low nibble first and have a UE8M0 byte for 32 elements.
     """
-    fused = np.asarray(fused)
-    packed = FORMATS[format].bits == 4
+    fused, packed = np.asarray(fused), _is_packed(format)
+    if whole(depth, "depth", 1) % 32 and packed:
+        raise ShapeError(expected("depth", depth, "a multiple of 32 for FP4 keys: one scale for each 32"))
     payload = depth // 2 if packed else depth
     if fused.dtype != np.uint8 or fused.ndim != 4 or fused.shape[2:] != (1, payload + 4):
         got = f"{fused.dtype} {list(fused.shape)}"
@@ -137,10 +148,20 @@ def split_kv_cache(fused: Any, depth: int, format: str = "float8_e4m3fn") -> Sca
     )
 
 
+def _is_packed(format: str) -> bool:
+    """Return whether keys of a format take half a byte each; a fused cache holds FP4 or FP8."""
+    bits = FORMATS[format].bits
+    if bits not in (4, 8):
+        raise FormatError(expected("keys format", FORMATS[format].name, "an FP8 or FP4 format"))
+    return bits == 4
+
+
 def fuse_kv_cache(keys: ScaledTensor) -> np.ndarray:
     """Return the fused cache of keys [pages, page, d]: the inverse of `split_kv_cache`."""
-    pages, page, depth = keys.shape
-    packed = FORMATS[keys.format].bits == 4
+    keys = scaled(keys, "keys")
+    if len(keys.shape) != 3:
+        raise ShapeError(expected("keys shape", list(keys.shape), "three axes [pages, page, d]"))
+    (pages, page, depth), packed = keys.shape, _is_packed(keys.format)
     need = ((1, 32), "float8_e8m0fnu") if packed else ((1, FULL), "float32")
     if keys.scale is None or (keys.scaling.block, keys.scaling.scale_format) != need:
         raise FormatError(expected("keys scales", keys, f"{keys.format} with {need[1]} scales for {need[0]}"))

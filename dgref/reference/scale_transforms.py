@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from dgref.arch import ARCHITECTURES
 from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.layouts.elements import ue8m0_codes
+from dgref.reference.checks import whole
 from dgref.reference.grouped import psum_spans
 from dgref.reference.operands import integers, operation, values
 
@@ -22,10 +24,10 @@ WORD_BLOCKS = 4  # scales in one packed word
 
 def tma_aligned_size(extent: int, element_bytes: int) -> int:
     """Return an extent rounded up so that its bytes are a multiple of the 16 that TMA strides need."""
-    if element_bytes < 1 or TMA_BYTES % element_bytes:
+    if TMA_BYTES % whole(element_bytes, "element_bytes", 1):
         raise InputError(expected("element_bytes", element_bytes, f"a divisor of {TMA_BYTES}"))
     unit = TMA_BYTES // element_bytes
-    return -(-extent // unit) * unit
+    return -(-whole(extent, "extent", 0) // unit) * unit
 
 
 def contiguous_alignment(architecture: str = "sm90", expected_m: int | None = None) -> int:
@@ -33,11 +35,16 @@ def contiguous_alignment(architecture: str = "sm90", expected_m: int | None = No
 
     Blackwell kernels shrink their tile from 224 rows, in steps of 32, while it still covers `expected_m`.
     """
-    if not architecture.startswith("sm10"):
+    if not _is_blackwell(architecture):
         return 128
     if expected_m is None:
         return 224
-    return min(max(-(-expected_m // 32) * 32, 32), 224)
+    return min(max(-(-whole(expected_m, "expected_m", 0) // 32) * 32, 32), 224)
+
+
+def _is_blackwell(architecture: str) -> bool:
+    """Return whether DeepGEMM's datacenter Blackwell rules hold: sm100 and its variants."""
+    return ARCHITECTURES[architecture].name.startswith("sm10")
 
 
 @operation
@@ -71,7 +78,7 @@ def scales_packed_k_grouped(
 
     `grouped_layout` holds the K of each group or, with `psum`, where each group ends. Every group starts a new row.
     """
-    grid = _scales(scales)
+    grid, block = _scales(scales), whole(block, "block", 1)
     if grid.ndim != 2:
         raise ShapeError(expected("scales shape", list(grid.shape), "two axes [K blocks, mn]"))
     counts = [-(-length // block) for length in group_lengths(grouped_layout, psum, alignment)]
@@ -106,11 +113,14 @@ def scales_required(
     Hopper, or `keep_float32`: (1, 128) becomes MN-major, (128, 128) stays. Blackwell: every scale becomes one UE8M0
     byte for each row, packed; int32 words that are packed already pass. Anything else is an error, as it is there.
     """
-    rows, columns = block
+    if not np.iterable(block) or len(block) != 2:
+        raise InputError(expected("block", repr(block), "two extents (rows, K)"))
+    rows, columns = (whole(extent, "block", 1) for extent in block)
+    mn, k = whole(mn, "mn", 0), whole(k, "k", 0)
     packed = np.asarray(scales).dtype == np.int32
     grid = np.asarray(scales) if packed else _scales(scales)
     _check_grid(grid, mn, k, rows, columns * (WORD_BLOCKS if packed else 1))
-    blackwell = architecture.startswith("sm10")
+    blackwell = _is_blackwell(architecture)
     if not packed and columns == 128 and (keep_float32 or not blackwell):
         if rows == 1:
             return scales_mn_major(grid)
@@ -140,6 +150,6 @@ def _exponents(grid: np.ndarray) -> np.ndarray:
 
 
 def _scales(scales: Any) -> np.ndarray:
-    if np.asarray(getattr(scales, "data", scales)).dtype == np.int32:
+    if getattr(scales, "dtype", None) == np.int32:
         raise FormatError(expected("scales", "int32", "float32 values"))
     return np.ascontiguousarray(values(scales, "scales"))

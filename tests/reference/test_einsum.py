@@ -81,7 +81,7 @@ def test_a_batch_in_the_sum_is_one_long_k():
 
 
 @pytest.mark.parametrize(
-    "expression", ["bhr,hdr", "bhr->bh", "bb,bk->k", "mk,nk->mnk", "bk,bk->b", "mk,nk->m", "mk,nk->mnx"]
+    "expression", ["bhr,hdr", "bhr->bh", "bb,bk->k", "mk,nk->mnk", "bk,bk->b", "mk,nk->m", "mk,nk->mnx", None, 5]
 )
 def test_an_expression_that_is_no_product_is_refused(expression):
     a = np.zeros((2, 2), np.float32)

@@ -105,7 +105,11 @@ def test_torch_in_is_torch_out():
             "b shape: got [5, 63], need k = 64, as in a",
         ),
         (lambda a, b: reference.gemm(a.data, b), FormatError, "a: got an array of uint8, need a ScaledTensor"),
-        (lambda a, b: reference.gemm((a, a), b), FormatError, "a: got a tuple, need a ScaledTensor"),
+        (
+            lambda a, b: reference.gemm((a, a), b),
+            FormatError,
+            "a: got a tuple, need an array whose dtype says its format, or a ScaledTensor",
+        ),
         (
             lambda a, b: reference.gemm(a, b, np.zeros((2, 5), np.float32)),
             ShapeError,
@@ -120,6 +124,16 @@ def test_torch_in_is_torch_out():
             lambda a, b: reference.gemm(a, b, head_splits=(2, -1, 1)),
             InputError,
             "head_splits: got [2, -1, 1], need three extents >= 0",
+        ),
+        (
+            lambda a, b: reference.gemm(a, b, head_splits=(2, 1)),
+            InputError,
+            "head_splits: got (2, 1), need three extents >= 0",
+        ),
+        (
+            lambda a, b: reference.gemm(a, b, head_splits=(2.5, 0, 2.5)),
+            InputError,
+            "head_splits: got 2.5, need a whole number",
         ),
         (
             lambda a, b: reference.gemm(a, b, arithmetic="deep_gemm.sm90.fp8_1d3d"),

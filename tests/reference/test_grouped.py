@@ -158,6 +158,19 @@ def test_unscaled_groups_of_k_need_no_scale_columns():
             "grouped_layout: got dtype float64, need an integer dtype",
         ),
         (
+            lambda a, b: reference.gemm_grouped_contiguous(a, b, [2, 4], psum=True, alignment=0),
+            InputError,
+            "alignment: got 0, need at least 1",
+        ),
+        (
+            lambda a, b: reference.gemm_grouped_contiguous(a, b, [2, 4], psum="no"),
+            InputError,
+            "psum: got 'no', need True or False",
+        ),
+        (lambda a, b: reference.gemm_grouped_k(a, a, None), InputError, "grouped_layout: got nothing"),
+        (lambda a, b: reference.check_group_labels([[0, 1]], 2), ShapeError, "got [1, 2], need one axis [m]"),
+        (lambda a, b: reference.check_group_labels([0, 1], 2, alignment=0), InputError, "alignment: got 0"),
+        (
             lambda a, b: reference.gemm_grouped_masked(a, b, [1, 1]),
             ShapeError,
             "a shape: got [4, 160], need 3 axes [g m k]",

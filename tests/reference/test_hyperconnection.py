@@ -80,3 +80,9 @@ def test_exact_results_are_the_fractions_rounded_once():
         for j, column in enumerate(columns):
             exact = sum(x * y for x, y in zip(row, column, strict=True))
             assert float(result["d"][i, j]) == round_once(exact, "float32")
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "3", True])
+def test_a_count_of_splits_that_is_none_is_refused(count):
+    with pytest.raises(InputError, match="num_splits: got"):
+        reference.hc_prenorm(np.ones((2, 64), ml_dtypes.bfloat16), np.ones((3, 64), np.float32), num_splits=count)

@@ -82,7 +82,17 @@ def test_the_dtype_of_a_plain_array_says_its_format(dtype):
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: scaled(np.ones(3), "a"), FormatError, "float64"),
+        (lambda: scaled(np.ones(3), "a"), FormatError, "a dtype: got float64, need one of"),
+        (lambda: scaled(None, "a"), FormatError, "a: got nothing, need an array whose dtype says its format"),
+        (lambda: scaled([[1.0]], "a"), FormatError, "a: got a list, need an array whose dtype says its format"),
+        (lambda: integers(None, "ends"), InputError, "ends: got nothing, need an integer dtype"),
+        (lambda: integers([[0], [1, 2]], "ends"), InputError, "ends: got rows of unequal length, need an array"),
+        (
+            lambda: integers(np.array([2**64 - 1], np.uint64), "ends", -1),
+            InputError,
+            "ends[0]: got 184467440",
+        ),
+        (lambda: bind({"ends": ("m", "x")}), InputError, "ends: got a str, need an integer dtype"),
         (
             lambda: scaled(np.ones(3, np.int8), "a"),
             FormatError,
@@ -102,3 +112,23 @@ def test_errors_name_the_operand(call, error, words):
     with pytest.raises(error) as caught:
         call()
     assert words in str(caught.value)
+
+
+def test_torch_tensors_without_dense_data_are_refused():
+    import torch
+
+    dense = torch.ones(2, 2, dtype=torch.bfloat16)
+    with pytest.raises(InputError, match=r"operand: got a tensor without data \(meta\), need a dense tensor"):
+        reference.gemm(dense.to("meta"), dense)
+    with pytest.raises(InputError, match=r"operand: got a tensor of layout torch\.sparse_coo, need a dense tensor"):
+        reference.gemm(dense, dense.to_sparse())
+
+
+def test_memory_order_and_views_change_no_bit():
+    a, b = (np.random.default_rng(seed).standard_normal((6, 64)).astype(ml_dtypes.bfloat16) for seed in (0, 1))
+    spread = np.zeros((12, 128), b.dtype)
+    spread[::2, ::2] = b
+    a.flags.writeable = False
+    for arithmetic in ("exact", "deep_gemm.sm90.bf16"):
+        right = reference.gemm(a, b, arithmetic=arithmetic).tobytes()
+        assert reference.gemm(np.asfortranarray(a), spread[::2, ::2], arithmetic=arithmetic).tobytes() == right

@@ -86,6 +86,9 @@ def test_the_length_of_a_sequence_is_its_last_tokens():
     [
         ({"context_lens": [3]}, ShapeError, "context_lens shape: got [1], need two axes [batch, next_n]"),
         ({"num_sms": 0}, InputError, "num_sms: got 0, need at least 1"),
+        ({"num_sms": 2.5}, InputError, "num_sms: got 2.5, need a whole number"),
+        ({"context_lens": np.zeros((3, 0), int)}, ShapeError, "context_lens shape: got [3, 0]"),
+        ({"context_lens": [[1], [2]], "indices": [0]}, ShapeError, "indices shape: got [1], need [2]"),
         ({"schedule": "sm80"}, InputError, "need sm90"),
         ({"context_lens": [[1, 2]], "indices": [0]}, ShapeError, "need [tokens, 1], with indices"),
     ],
@@ -120,3 +123,28 @@ def test_payloads_of_a_page_come_before_its_scales():
 def test_a_fused_cache_of_the_wrong_width_is_refused():
     with pytest.raises(FormatError, match=r"kv_cache: got uint8 \[1, 2, 1, 130\], need uint8 \[pages, page, 1, 132\]"):
         reference.split_kv_cache(np.zeros((1, 2, 1, 130), np.uint8), 128)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (
+            lambda: reference.fuse_kv_cache(plain.integers(0, (4, 64))),
+            ShapeError,
+            "keys shape: got [4, 64], need",
+        ),
+        (lambda: reference.fuse_kv_cache(None), FormatError, "keys: got nothing"),
+        (lambda: split(36, 32.0), InputError, "depth: got 32.0, need a whole number"),
+        (lambda: split(36, -4), InputError, "depth: got -4, need at least 1"),
+        (lambda: split(36, 32, "bfloat16"), FormatError, "keys format: got bfloat16, need an FP8 or FP4 format"),
+        (lambda: split(19, 30, "float4_e2m1fn"), ShapeError, "depth: got 30, need a multiple of 32"),
+    ],
+)
+def test_keys_that_no_cache_holds_are_refused(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)
+
+
+def split(width, depth, format="float8_e4m3fn"):
+    return reference.split_kv_cache(np.zeros((2, 4, 1, width), np.uint8), depth, format)
