@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 
+from dgref.errors import InputError, expected
 from dgref.formats import FORMATS, RECIPES, Format, Recipe, ScaledTensor, quantize
 from dgref.registry import Registry
 
@@ -22,6 +24,8 @@ class Stream:
     """Random words for one operand of one case."""
 
     def __init__(self, seed: int, name: str):
+        if isinstance(seed, bool) or not isinstance(seed, Integral):
+            raise InputError(expected("seed", repr(seed), "a whole number"))
         self.name = name
         key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
         self._words = np.random.Philox(key=int.from_bytes(key, "little"))
@@ -72,8 +76,16 @@ def _generator(why: str) -> Callable:
 
 def generate(kind: str, shape: tuple[int, ...], recipe: str, seed: int, name: str) -> ScaledTensor:
     """Return the operand `name` of a case: values of the given kind, quantised by the recipe."""
-    made = GENERATORS[kind].make(tuple(shape), recipe, Stream(seed, name))
+    row = RECIPES[recipe]
+    made = GENERATORS[kind].make(_extents(shape), row.name, Stream(seed, name))
     return made if isinstance(made, ScaledTensor) else quantize(made, recipe)
+
+
+def _extents(shape: tuple[int, ...]) -> tuple[int, ...]:
+    extents = tuple(shape) if np.iterable(shape) else ()
+    if not extents or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in extents):
+        raise InputError(expected("shape", repr(shape), "one or more whole numbers, none below 0"))
+    return tuple(int(extent) for extent in extents)
 
 
 @_generator("what most tests use: weights and activations of unit variance")

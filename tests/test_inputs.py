@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from dgref.errors import UnknownNameError
+from dgref.errors import InputError, UnknownNameError
 from dgref.formats import FORMATS, RECIPES, dequantize
 from dgref.inputs import GENERATORS, Stream, generate
 
@@ -101,3 +101,15 @@ def test_specials_hold_nan_and_infinity() -> None:
 def test_unknown_kind_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="need normal"):
         generate("norml", (1, 1), "bfloat16", 0, "a")
+
+
+@pytest.mark.parametrize("seed", [None, 1.0, "0", True, [1]])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: object) -> None:
+    with pytest.raises(InputError, match=r"seed: got .*, need a whole number"):
+        generate("normal", (1, 1), "bfloat16", seed, "a")
+
+
+@pytest.mark.parametrize("shape", [(), 5, (-1, 4), (4.0, 128), "ab", (True, 4)])
+def test_a_shape_that_is_none_is_refused(shape: object) -> None:
+    with pytest.raises(InputError, match=r"shape: got .*, need one or more whole numbers"):
+        generate("normal", shape, "bfloat16", 0, "a")
