@@ -14,7 +14,7 @@ from dgref.compare.metrics import Metrics, metrics
 from dgref.compare.scan import BINS, Scan, counter, matrix, scan
 from dgref.compare.ulp import Codes, Policy, paired_codes
 from dgref.compare.worst import Element, worst_elements
-from dgref.errors import ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.native import to_numpy
 
 _CHUNK = 1 << 20
@@ -155,7 +155,8 @@ def compare(
     count. `groups` labels each row with its group, `inputs(index)` describes what an element was computed from, and
     `against` is what the sentences call `expected`.
     """
-    policy = policy or Policy()
+    policy = _checked_policy(policy)
+    _check_inputs(inputs)
     left, right = paired_codes(actual, expected, format)
     mask = _checked(mask, left, "mask")
     beyond = None
@@ -172,7 +173,20 @@ def _checked(array: Any, codes: Codes, name: str) -> np.ndarray | None:
     values = to_numpy(array, name)
     if values.shape != codes.array.shape:
         raise ShapeError(expected(f"{name} shape", values.shape, codes.array.shape))
-    return values.astype(bool, copy=False) if name == "mask" else values
+    if values.dtype.kind not in ("b" if name == "mask" else "fiu"):
+        raise FormatError(expected(f"{name} dtype", values.dtype, "bool" if name == "mask" else "numbers"))
+    return values
+
+
+def _check_inputs(inputs: Any) -> None:
+    if inputs is not None and not callable(inputs):
+        raise InputError(expected("inputs", repr(inputs), "a function of an index that returns a text"))
+
+
+def _checked_policy(policy: Any) -> Policy:
+    if not isinstance(policy, Policy | None):
+        raise InputError(expected("policy", repr(policy), "a Policy, such as Policy(nan='bits')"))
+    return policy or Policy()
 
 
 def _checked_labels(groups: Any, codes: Codes) -> np.ndarray:

@@ -33,6 +33,8 @@ def infer_arithmetic(
     outputs. With `backend`, a function of (a, b) that returns the product of two ScaledTensors, designed operands find
     the instruction's width, promotion and splits first, and `output` may be left out. `budget` is in seconds.
     """
+    if not isinstance(case, str) and not hasattr(case, "op"):
+        raise InputError(expected("case", repr(case), "a case, or the name of its op"))
     op = case if isinstance(case, str) else case.op
     if backend is not None:
         return _probed(inputs, output, backend, architecture, budget)

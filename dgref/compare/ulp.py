@@ -11,6 +11,7 @@ from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.element import FORMATS, Format
 from dgref.formats.native import as_codes, format_of, to_numpy
 
+_FAR = 1 << 62  # from here on, a difference of two integers may not fit int64
 UNRELATED = np.iinfo(np.int64).max  # the distance between NaN or Inf and anything that it does not equal
 
 
@@ -78,16 +79,25 @@ class Codes:
             return self.format.decode(self.array).astype(np.float64)
 
 
+def _format(values: np.ndarray, name: str) -> Format:
+    try:
+        return format_of(values)
+    except FormatError as error:
+        raise FormatError(f"{name} {error}") from None
+
+
 def codes_of(array: Any, format: str | None, name: str) -> Codes:
     """Return an array as codes: native float arrays by their dtype, unsigned ones by `format`, integers as they are."""
     values = to_numpy(array, name)
     if values.dtype == np.bool_:
         values = values.view(np.uint8)
     if format is None:
-        row = None if values.dtype.kind in "iu" else format_of(values)
+        row = None if values.dtype.kind in "iu" else _format(values, name)
+        if row is None and values.size and max(int(values.max()), -int(values.min())) >= _FAR:
+            raise FormatError(expected(name, f"{values.dtype} up to {values.max()}", f"magnitudes below {_FAR}"))
         return Codes(values if row is None else as_codes(values), row)
     row = FORMATS[format]
-    if values.dtype.kind not in "iu" and format_of(values) is not row:
+    if values.dtype.kind not in "iu" and _format(values, name) is not row:
         raise FormatError(expected(f"{name} dtype", values.dtype, row.name, "compare never casts"))
     codes = as_codes(values) if values.dtype.kind not in "iu" else values
     if codes.dtype != row.code_dtype:

@@ -66,12 +66,19 @@ def bits(array: np.ndarray) -> np.ndarray:
 
 def same(actual: np.ndarray, expected: np.ndarray, nan_equal: bool) -> np.ndarray:
     """Return where two arrays agree: bit for bit, or also where both are NaN; -0 and +0 differ."""
-    if actual.shape != expected.shape or actual.dtype.itemsize != expected.dtype.itemsize:
+    if not _comparable(actual, expected):
         return np.zeros(actual.shape, bool)
     equal = bits(actual) == bits(expected)
     if nan_equal and not equal.all() and _is_float(actual):
         equal |= np.isnan(actual.astype(np.float32)) & np.isnan(expected.astype(np.float32))
     return equal
+
+
+def _comparable(actual: np.ndarray, expected: np.ndarray) -> bool:
+    """Return whether bits of one mean the same in the other: two float formats never do, codes of one width may."""
+    if actual.shape != expected.shape or actual.dtype.itemsize != expected.dtype.itemsize:
+        return False
+    return actual.dtype == expected.dtype or not (_is_float(actual) and _is_float(expected))
 
 
 def _is_float(array: np.ndarray) -> bool:
@@ -92,7 +99,7 @@ def _differing(actual: Arrays, name: str, expected: np.ndarray, mask: np.ndarray
 def _beyond(actual: Arrays, exact: Arrays, limits: Arrays, defined: Mapping[str, Any]) -> dict[str, int]:
     beyond = {}
     for name, truth in exact.items():
-        if name not in actual or actual[name].shape != truth.shape:
+        if name not in actual or not _comparable(actual[name], truth):
             beyond[name] = int(truth.size) or 1
             continue
         outside = ~same(actual[name], truth, nan_equal=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import dgref
 from dgref.compare.ulp import UNRELATED, Policy, ulp_distance
-from dgref.errors import ShapeError
+from dgref.errors import InputError, ShapeError
 
 
 def bfloat16(shape=(64, 96), seed=0):
@@ -126,3 +126,18 @@ def test_wide_and_tall_arrays_are_scanned_like_square_ones():
         place = (2, 1) if shape[0] == 20_000 else (1, 19_999)
         found = dgref.compare(moved(expected, place, 3), expected)
         assert found.worst[0].index == place and found.max_ulps == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": np.ones((4, 4), np.float32)}, "mask dtype: got float32, need bool"),
+        ({"bound": np.full((4, 4), "x")}, "bound dtype: got <U1, need numbers"),
+        ({"policy": "bits"}, "policy: got 'bits', need a Policy"),
+        ({"inputs": 5}, "inputs: got 5, need a function"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options, message):
+    ones = np.ones((4, 4), np.float32)
+    with pytest.raises(InputError, match=message):
+        dgref.compare(ones, ones, **options)

@@ -91,3 +91,7 @@ def test_what_cannot_be_compared_is_refused():
         ulp_distance(ones, ones[:2])
     with pytest.raises(InputError, match="policy nan: got 'never', need equal or bits"):
         Policy(nan="never")
+    with pytest.raises(FormatError, match="actual dtype: got float64, need one of"):
+        ulp_distance(ones.astype(np.float64), ones.astype(np.float64))
+    with pytest.raises(FormatError, match="actual: got uint64 up to 18446744073709551615, need magnitudes below"):
+        ulp_distance(np.array([2**64 - 1], np.uint64), np.array([0], np.uint64))
