@@ -18,8 +18,9 @@ A message reads `subject: got X, need Y [context]`, so that the sentence alone i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from operator import index
 
 
 class DgrefError(Exception):
@@ -92,6 +93,38 @@ def expected(subject: str, got: object, need: object, context: str = "") -> str:
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Return the error for a name that is not among `known`, with the nearest ones."""
     known = sorted(known)
-    near = get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+    near = get_close_matches(name.lower(), known, n=3, cutoff=0.5) if isinstance(name, str) else []
     need = f"{' or '.join(near)}" if near else "one of " + ", ".join(known)
     return UnknownNameError(expected(kind, repr(name), need))
+
+
+def choice(kind: str, name: str, known: Collection[str]) -> str:
+    """Return a name that is among `known`; any other value is an error that suggests the nearest."""
+    if not isinstance(name, str) or name not in known:
+        raise unknown_name(kind, name, known)
+    return name
+
+
+def whole_number(
+    subject: str, value: object, lowest: int = 0, highest: int | None = None, error: type[InputError] = InputError
+) -> int:
+    """Return an integer of any kind as an int; a bool, a float, text or one out of range is an error."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < lowest or (highest is not None and number > highest):
+        upper = "up" if highest is None else f"to {highest}"
+        raise error(expected(subject, repr(value), f"an integer from {lowest} {upper}"))
+    return number
+
+
+def whole_numbers(
+    subject: str, values: Iterable[object], lowest: int = 0, error: type[InputError] = InputError
+) -> tuple[int, ...]:
+    """Return integers of any kind as ints; what is no sequence of them is an error."""
+    try:
+        members = list(values)
+    except TypeError:
+        raise error(expected(subject, repr(values), "a sequence of integers")) from None
+    return tuple(whole_number(subject, member, lowest, error=error) for member in members)

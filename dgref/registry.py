@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from dgref.errors import unknown_name
+from dgref.errors import InputError, expected, unknown_name
 
 
 class Named(Protocol):
@@ -24,17 +24,24 @@ class Registry(Mapping[str, Row]):
     def __init__(self, kind: str, rows: Iterable[Row] = (), aliases: Mapping[str, str] | None = None):
         self.kind = kind
         self._rows: dict[str, Row] = {}
-        self.aliases: dict[str, str] = dict(aliases or {})
+        self.aliases: dict[str, str] = {}
         for row in rows:
             self.add(row)
+        for alias, name in (aliases or {}).items():
+            self._claim(alias)
+            self.aliases[alias] = self[name].name
 
     def add(self, row: Row, *aliases: str) -> Row:
         """Add a row under its own name, and under aliases that resolve to it; returns the row."""
-        if row.name in self._rows or row.name in self.aliases:
-            raise ValueError(f"{self.kind} {row.name!r}: registered twice")
+        for name in (row.name, *aliases):
+            self._claim(name)
         self._rows[row.name] = row
         self.aliases.update(dict.fromkeys(aliases, row.name))
         return row
+
+    def _claim(self, name: str) -> None:
+        if name in self:
+            raise InputError(expected(f"{self.kind} {name!r}", "registered twice", "a name that is not taken"))
 
     def __getitem__(self, name: str) -> Row:
         try:

@@ -7,7 +7,7 @@ import numpy as np
 from dgref.errors import FormatError, expected
 from dgref.formats.conversion import Conversion
 from dgref.formats.element import Array, Format
-from dgref.formats.native import format_of, like, to_numpy
+from dgref.formats.native import formats_by_dtype, like, native_names, refuse_packed, to_numpy
 from dgref.formats.readable import decode_readable, encode_readable
 
 _FAST_FROM = 1 << 15  # elements; below, the fast path's tables and its import cost more than they save
@@ -39,17 +39,19 @@ def encode(format: Format, values: Array, conversion: Conversion) -> Array:
 
 def checked_values(values: Array) -> np.ndarray:
     """Return values as an array of a float format or of integers that float64 holds exactly."""
+    refuse_packed(values, "values")
     source = to_numpy(values, "values")
-    if source.dtype.kind in "iub":
-        if source.size and np.abs(source.astype(np.float64)).max() > 2.0**53:
+    if source.dtype.kind in "iu":
+        if source.size and (int(source.max()) > 1 << 53 or int(source.min()) < -(1 << 53)):
             raise FormatError(expected("values", f"{source.dtype} beyond 2**53", "integers within 2**53"))
-    elif source.dtype != np.float64:
-        format_of(source)  # an unknown dtype is an error here
+    elif source.dtype not in (np.float64, np.bool_) and source.dtype not in formats_by_dtype():
+        raise FormatError(expected("values", source.dtype, f"float64, integers or one of {native_names()}"))
     return source
 
 
 def checked_codes(format: Format, codes: Array) -> np.ndarray:
     """Return codes as the format's own unsigned integers; a code out of range is an error."""
+    refuse_packed(codes, "codes")
     integers = to_numpy(codes, "codes")
     every_code_fits = format.storage_bits == 8 * format.code_dtype.itemsize
     if integers.dtype == format.code_dtype and (every_code_fits or _largest(integers) < 1 << format.storage_bits):

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from dgref.errors import FormatError, expected, unknown_name
+from dgref.errors import FormatError, choice, expected
 from dgref.formats.element import Format
+from dgref.formats.philox import check_seed
 from dgref.formats.rounding import check_rounding
 
 Overflow = Literal["saturate", "inf", "nan"]
@@ -50,16 +51,16 @@ def conversion_of(
             given = f"rounding={rounding!r}, overflow={overflow!r}, nan={nan!r}, seed={seed!r}"
             raise FormatError(expected(f"convention {convention!r}", given, "no other rule beside a convention"))
         return conversion(convention, format)
-    overflow = overflow or ("inf" if format.bits > 8 else "saturate")
+    if overflow is None:
+        overflow = "inf" if format.bits > 8 else "saturate"
     _check_overflow(format, overflow)
-    _check_seed(rounding, seed)
+    _check_seed(check_rounding(rounding), seed)
     code, keeps_sign = _nan_rule(format, nan)
-    return Conversion(check_rounding(rounding), overflow, nan=code, nan_sign=keeps_sign, seed=seed)
+    return Conversion(rounding, overflow, nan=code, nan_sign=keeps_sign, seed=seed)
 
 
 def _check_overflow(format: Format, overflow: str) -> None:
-    if overflow not in _OVERFLOWS:
-        raise unknown_name("overflow", overflow, _OVERFLOWS)
+    choice("overflow", overflow, _OVERFLOWS)
     if overflow == "inf" and not format.infinity:
         need = "'saturate' or 'nan'" if format.has_nan else "'saturate'"
         raise FormatError(expected("overflow", "'inf'", need, f"{format.name} has no infinity"))
@@ -72,6 +73,8 @@ def _check_seed(rounding: str, seed: int | None) -> None:
         raise FormatError(expected("seed", None, "an integer: stochastic rounding is reproducible or an error"))
     if rounding != "stochastic" and seed is not None:
         raise FormatError(expected("seed", seed, "None", f"rounding {rounding!r} draws nothing"))
+    if seed is not None:
+        check_seed(seed)
 
 
 def _nan_rule(format: Format, nan: str | int | None) -> tuple[int | Literal["quiet"], bool]:
@@ -83,8 +86,7 @@ def _nan_rule(format: Format, nan: str | int | None) -> tuple[int | Literal["qui
     if nan is None and not format.has_nan:
         return format.max_code, False  # PTX ISA, cvt to e2m1, e2m3, e3m2: NaN becomes the positive MAX_NORM
     nan = "quiet" if nan is None else nan
-    if nan not in _NANS:
-        raise unknown_name("nan", nan, _NANS)
+    choice("nan", nan, _NANS)
     if not format.has_nan:
         raise FormatError(
             expected("nan", repr(nan), "a code, or None for the largest value", f"{format.name} has none")

@@ -170,10 +170,13 @@ class Format:
         return 2.0 ** (self.emin - self.mantissa_bits)
 
     def ulp(self, values: Array) -> np.ndarray:
-        """Return the distance from each value's magnitude to the next one up in its binade; NaN for Inf and NaN."""
-        from dgref.formats.native import to_numpy
+        """Return the distance from each value's magnitude to the next one up in its binade; NaN for Inf and NaN.
 
-        magnitude = np.abs(to_numpy(values, "values").astype(np.float64))
+        Beyond the largest value it is the distance that a larger exponent would give.
+        """
+        from dgref.formats.codec import checked_values
+
+        magnitude = np.abs(checked_values(values).astype(np.float64))
         exponent = np.maximum(np.frexp(magnitude)[1] - 1, self.emin)
         step = np.ldexp(1.0, np.where(magnitude == 0, self.emin, exponent) - self.mantissa_bits)
         return np.where(np.isfinite(magnitude), step, np.nan)
@@ -256,3 +259,8 @@ FORMATS: Registry[Format] = Registry(
         "fp32": "float32",
     },
 )
+
+
+def as_format(format: Format | str) -> Format:
+    """Return the row that a name says, or the row itself."""
+    return format if isinstance(format, Format) else FORMATS[format]

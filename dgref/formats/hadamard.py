@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, expected
-from dgref.formats.philox import philox4x32
+from dgref.errors import FormatError, ShapeError, choice, expected
+from dgref.formats.philox import check_seed, philox4x32
 
 POINTS = 16
 # TransformerEngine common/recipe, get_wgrad_sign_vector: one fixed draw
@@ -22,8 +22,9 @@ def signs(kind: str, seed: int | None = None) -> np.ndarray:
     if kind == "seeded":
         if seed is None:
             raise FormatError(expected("seed", None, "an integer: the signs must be drawn again to undo the transform"))
-        word = int(philox4x32(np.array([_SIGN_COUNTER], np.uint64), seed)[0, 0])
+        word = int(philox4x32(np.array([_SIGN_COUNTER], np.uint64), check_seed(seed))[0, 0])
         return np.array([-1.0 if word >> i & 1 else 1.0 for i in range(POINTS)])
+    choice("Hadamard transform", kind, ("sylvester", "seeded", "transformer_engine"))
     return _TRANSFORMER_ENGINE_SIGNS if kind == "transformer_engine" else np.ones(POINTS)
 
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from dgref.errors import FormatError, InputError, expected
-from dgref.formats.element import FORMATS, Array, Format
+from dgref.formats.element import FORMATS, Array, Format, as_format
 
 _NUMPY_NATIVE = ("float16", "float32")
 
@@ -23,7 +23,8 @@ def native_dtype(format: Format) -> np.dtype | None:
 
 
 @cache
-def _formats_by_dtype() -> dict[np.dtype, Format]:
+def formats_by_dtype() -> dict[np.dtype, Format]:
+    """Return the format that each NumPy and ml_dtypes dtype names."""
     return {row.native_dtype: row for row in FORMATS.values() if row.native_dtype is not None}
 
 
@@ -31,10 +32,15 @@ def format_of(array: Any) -> Format:
     """Return the format that an array's dtype (or a dtype) names; integers have none by themselves."""
     dtype = array.__name__ if isinstance(array, type) else getattr(array, "dtype", array)
     name = str(dtype).removeprefix("torch.")
-    for dtype, row in _formats_by_dtype().items():
+    for dtype, row in formats_by_dtype().items():
         if name == str(dtype):
             return row
-    raise FormatError(expected("dtype", name, f"one of {', '.join(str(d) for d in _formats_by_dtype())}"))
+    raise FormatError(expected("dtype", name, f"one of {native_names()}"))
+
+
+def native_names() -> str:
+    """Return the dtypes that name a format, as a message lists them."""
+    return ", ".join(map(str, formats_by_dtype()))
 
 
 def is_torch(array: Any) -> bool:
@@ -46,16 +52,46 @@ def is_torch(array: Any) -> bool:
 def to_numpy(array: Any, subject: str = "array") -> np.ndarray:
     """Return a NumPy array of the same elements; a torch CPU tensor is viewed, never copied."""
     if not is_torch(array):
-        return np.asarray(array)
+        return _plain(array, subject)
     if array.device.type != "cpu":
         raise InputError(expected(subject, f"a tensor on {array.device}", "a CPU tensor: pass tensor.cpu()"))
-    array = array.detach().resolve_neg()
+    array = strided(array, subject)
     name = str(array.dtype).removeprefix("torch.")
-    if name == "float4_e2m1fn_x2":  # two codes a byte: packed, so bytes
+    if is_packed(array):  # two codes a byte, so bytes
         return array.view(_torch_integer(np.dtype(np.uint8))).numpy()
     if name not in FORMATS or name in _NUMPY_NATIVE:
         return array.numpy()
     return array.view(_torch_integer(FORMATS[name].code_dtype)).numpy().view(FORMATS[name].native_dtype)
+
+
+def _plain(array: Any, subject: str) -> np.ndarray:
+    """Return a NumPy array of anything but torch; what has a mask or no one shape is an error."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(expected(subject, "a masked array", "an array without a mask: pass array.filled(value)"))
+    try:
+        return np.asarray(array)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(expected(subject, f"a {type(array).__name__} without one shape", "an array")) from error
+
+
+def strided(tensor: Any, subject: str) -> Any:
+    """Return a torch tensor whose memory holds its values: detached, and no lazy sign or conjugate left."""
+    if str(tensor.layout) != "torch.strided" or tensor.is_quantized:
+        kind = tensor.dtype if tensor.is_quantized else tensor.layout
+        raise InputError(expected(subject, f"a tensor of {kind}", "a dense tensor of numbers"))
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def is_packed(array: Any) -> bool:
+    """Return whether a dtype says that two codes share a byte, so that elements are not codes."""
+    return is_torch(array) and str(array.dtype) == "torch.float4_e2m1fn_x2"
+
+
+def refuse_packed(array: Any, subject: str) -> None:
+    """Raise where elements would be taken for codes or values and are two codes each."""
+    if is_packed(array):
+        need = "one code an element: formats.unpack gives them"
+        raise FormatError(expected(subject, "float4_e2m1fn_x2, two codes a byte", need))
 
 
 def like(result: np.ndarray, array: Any) -> Array:
@@ -65,15 +101,16 @@ def like(result: np.ndarray, array: Any) -> Array:
     import torch
 
     result = np.ascontiguousarray(result).reshape(result.shape)
-    if result.dtype not in _formats_by_dtype() or str(result.dtype) in _NUMPY_NATIVE:
+    if result.dtype not in formats_by_dtype() or str(result.dtype) in _NUMPY_NATIVE:
         return torch.from_numpy(result)
-    row = _formats_by_dtype()[result.dtype]
+    row = formats_by_dtype()[result.dtype]
     codes = torch.from_numpy(result.view(row.code_dtype))
     return codes.view(getattr(torch, row.name)) if hasattr(torch, row.name) else codes
 
 
 def as_codes(array: Array) -> Array:
     """Return the codes of a native array without copying; unsigned integers are codes already."""
+    refuse_packed(array, "array")
     values = to_numpy(array)
     if values.dtype in (np.uint8, np.uint16, np.uint32):
         return array if is_torch(array) else values
@@ -82,14 +119,15 @@ def as_codes(array: Array) -> Array:
 
 def as_native(codes: Array, format: Format | str) -> Array:
     """Return codes as an array whose dtype says the format, without copying."""
-    row = FORMATS[format] if isinstance(format, str) else format
+    row = as_format(format)
     values = to_numpy(codes, "codes")
     if row.native_dtype is None:
-        raise FormatError(
-            expected("native dtype", row.name, f"one of {', '.join(str(d) for d in _formats_by_dtype())}")
-        )
+        raise FormatError(expected("native dtype", row.name, f"one of {native_names()}"))
     if values.dtype.kind not in "ui" or values.dtype.itemsize != row.native_dtype.itemsize:
         raise FormatError(expected("codes", values.dtype, row.code_dtype, row.name))
+    if row.storage_bits < 8 and values.size and int(values.view(np.uint8).max()) >> row.storage_bits:
+        need = f"codes below {1 << row.storage_bits:#x}: packed ones go through unpack first"
+        raise FormatError(expected("codes", hex(int(values.view(np.uint8).max())), need, row.name))
     return like(values.view(row.native_dtype), codes)
 
 

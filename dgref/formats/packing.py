@@ -7,9 +7,9 @@ from math import lcm
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, expected
+from dgref.errors import FormatError, ShapeError, expected, whole_number
 from dgref.formats.codec import checked_codes
-from dgref.formats.element import FORMATS, Array, Format
+from dgref.formats.element import Array, Format, as_format
 from dgref.formats.native import like, to_numpy
 from dgref.registry import Registry
 
@@ -31,8 +31,8 @@ class Packing:
 
     def pack(self, codes: Array, format: Format | str, axis: int = -1) -> Array:
         """Return codes packed into bytes along an axis; a last group that is not full is filled with zero codes."""
-        format = _format(format)
-        source = np.moveaxis(checked_codes(format, codes), axis, -1)
+        format = as_format(format)
+        source = _moved(checked_codes(format, codes), axis, "codes")
         group, group_bytes = self._extents(format)
         groups = -(-source.shape[-1] // group)
         runs = _padded(source, groups * group).reshape(*source.shape[:-1], groups, group)
@@ -43,8 +43,8 @@ class Packing:
 
     def unpack(self, packed: Array, format: Format | str, count: int | None = None, axis: int = -1) -> Array:
         """Return the codes that bytes hold along an axis: the first `count` of them, or all."""
-        format = _format(format)
-        source = np.moveaxis(_as_bytes(packed), axis, -1)
+        format = as_format(format)
+        source = _moved(_as_bytes(packed), axis, "packed")
         group, group_bytes = self._extents(format)
         groups = self._groups(format, source.shape[-1], count)
         runs = source.reshape(*source.shape[:-1], groups, group_bytes)
@@ -57,12 +57,15 @@ class Packing:
 
     def transpose(self, packed: Array, format: Format | str, count: int | None = None) -> Array:
         """Return the packed transpose of a matrix of `count` columns, both packed along their last axis."""
-        return self.pack(self.unpack(packed, format, count).swapaxes(-1, -2), format)
+        codes = self.unpack(packed, format, count)
+        if codes.ndim < 2:
+            raise ShapeError(expected("packed", f"shape {tuple(packed.shape)}", "two axes to transpose"))
+        return self.pack(codes.swapaxes(-1, -2), format)
 
     def size(self, count: int, format: Format | str) -> int:
         """Return how many bytes `count` codes take."""
-        group, group_bytes = self._extents(_format(format))
-        return -(-count // group) * group_bytes
+        group, group_bytes = self._extents(as_format(format))
+        return -(-whole_number("count", count) // group) * group_bytes
 
     def _extents(self, format: Format) -> tuple[int, int]:
         """Return (codes, bytes) of one group."""
@@ -78,7 +81,10 @@ class Packing:
         if size % group_bytes:
             raise ShapeError(expected("packed axis", f"{size} bytes", f"a multiple of {group_bytes}", context))
         groups = size // group_bytes
-        if count is not None and not (groups - 1) * group < count <= groups * group and (count, groups) != (0, 0):
+        if count is None:
+            return groups
+        count = whole_number("count", count, error=ShapeError)
+        if not (groups - 1) * group < count <= groups * group and (count, groups) != (0, 0):
             raise ShapeError(expected("count", count, f"codes that take {size} bytes", context))
         return groups
 
@@ -93,8 +99,10 @@ class Packing:
         return pieces
 
 
-def _format(format: Format | str) -> Format:
-    return FORMATS[format] if isinstance(format, str) else format
+def _moved(array: np.ndarray, axis: int, subject: str) -> np.ndarray:
+    if not array.ndim:
+        raise ShapeError(expected(subject, "a scalar", "at least one axis to pack along"))
+    return np.moveaxis(array, whole_number("axis", axis, -array.ndim, array.ndim - 1, ShapeError), -1)
 
 
 def _padded(codes: np.ndarray, count: int) -> np.ndarray:

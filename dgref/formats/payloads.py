@@ -29,6 +29,11 @@ class Payload:
     factor: Factor
     description: str
 
+    @property
+    def uses_global(self) -> bool:
+        """Whether a global scale takes part, as the name then says."""
+        return "global" in self.name
+
     def apply(self, x: np.ndarray, factor: np.ndarray) -> np.ndarray:
         """Return float32 elements divided or multiplied by their factors."""
         if self.operation == "divide":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgref.errors import InputError, expected
+from dgref.errors import whole_number
 
 _ROUNDS = 10
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
@@ -34,10 +34,13 @@ def philox4x32(counters: np.ndarray, key: int) -> np.ndarray:
     return np.stack(words, axis=-1).astype(np.uint32)
 
 
+def check_seed(seed: int) -> int:
+    """Return a seed that Philox takes: an integer of 64 bits."""
+    return whole_number("seed", seed, 0, (1 << 64) - 1)
+
+
 def random_words(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Return one 32-bit word for each element of an array of this shape."""
-    if not 0 <= seed < 1 << 64:
-        raise InputError(expected("seed", seed, "an integer from 0 to 2**64 - 1"))
     size = int(np.prod(shape, dtype=np.int64))
-    blocks = philox4x32(np.arange((size + 3) // 4, dtype=np.uint64), int(seed))
+    blocks = philox4x32(np.arange((size + 3) // 4, dtype=np.uint64), check_seed(seed))
     return blocks.reshape(-1)[:size].reshape(shape)

@@ -6,10 +6,13 @@ import numpy as np
 
 from dgref.errors import FormatError, ShapeError, expected
 from dgref.formats.blockwise import quantize_blocks
+from dgref.formats.conventions import CONVENTIONS
 from dgref.formats.element import FORMATS, Array, Format
 from dgref.formats.hadamard import rotate
-from dgref.formats.native import format_of, like, to_numpy
+from dgref.formats.native import formats_by_dtype, like, native_names, refuse_packed, to_numpy
+from dgref.formats.payloads import PAYLOADS
 from dgref.formats.recipes import RECIPES, Recipe
+from dgref.formats.rules import RULES
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor, expand, global_range
 
@@ -31,14 +34,15 @@ def quantize(
     NaN wherever the scale format can say so. `global_scale` is in the convention that the recipe stores, a scalar or
     one per leading index; without it, it comes from x, which must then be finite. `seed` belongs to recipes that draw.
     """
-    row = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    source = to_numpy(x, name)
+    row = recipe if isinstance(recipe, Recipe) else RECIPES[recipe]
+    refuse_packed(x, name)
+    source = _checked(to_numpy(x, name), row, name)
     scaling = row.along(axis, source.ndim, name)
     _check_seed(row, seed)
+    _check_global(scaling, global_scale)
     if scaling is None:
-        _check_global(scaling, global_scale)
         return ScaledTensor(like(FORMATS[row.format].encode(source), x), row.format)
-    values = _as_float32(source, name)
+    values = source.astype(np.float32, copy=False)
     if scaling.hadamard != "no":
         values = _rotated(values, scaling, axis, seed)
     stored = _stored_global(values, row.format, scaling, global_scale, name)
@@ -68,6 +72,9 @@ def dequantize(t: ScaledTensor) -> Array:
     """
     # without a global scale one float32 product is the exact one rounded once; with it, E2M1 * E4M3 * float32 has at
     # most 30 significant bits, which float64 holds
+    if not isinstance(t, ScaledTensor):
+        raise FormatError(expected("t", type(t).__name__, "a ScaledTensor, as quantize returns"))
+    t.validate("t")
     width = np.float32 if t.global_scale is None else np.float64
     wide = np.asarray(to_numpy(t.values()), width)
     with np.errstate(all="ignore"):
@@ -90,14 +97,39 @@ def _check_seed(row: Recipe, seed: int | None) -> None:
         raise FormatError(expected("seed", seed, need, f"recipe {row.name}"))
 
 
-def _as_float32(source: np.ndarray, name: str) -> np.ndarray:
-    """Return bfloat16, float16 or float32 input as float32; anything that would be rounded is an error."""
-    if source.dtype == np.float32:
+def _checked(source: np.ndarray, row: Recipe, name: str) -> np.ndarray:
+    """Return values that a recipe takes as they are; integers are codes to everyone else, so they are refused."""
+    format = formats_by_dtype().get(source.dtype)
+    if row.scaling is None:
+        if format is None and source.dtype != np.float64:
+            raise FormatError(expected(name, source.dtype, f"float64 or one of {native_names()}", "values, not codes"))
         return source
-    need = "float32, bfloat16 or float16"
-    if source.dtype.kind not in "fV" or source.dtype == np.float64 or format_of(source).bits < 16:
+    if format is None or format.bits < 16:
+        need = "float32, bfloat16 or float16"
         raise FormatError(expected(name, source.dtype, need, "scales are computed in float32"))
-    return source.astype(np.float32)
+    _check_rules(row)
+    _check_nan(source, row, name)
+    return source
+
+
+def _check_rules(row: Recipe) -> None:
+    """Refuse a scaling whose steps disagree about a global scale: dequantising would not undo it."""
+    scaling = row.scaling
+    for kind, step in (("rule", RULES[scaling.rule]), ("payload", PAYLOADS[scaling.payload])):
+        if step.uses_global != scaling.has_global:
+            need = f"one {'under' if scaling.has_global else 'without'} a global scale"
+            raise FormatError(expected(f"{kind} of recipe {row.name}", step.name, need, scaling.global_scale))
+
+
+def _check_nan(source: np.ndarray, row: Recipe, name: str) -> None:
+    """Refuse NaN where the recipe's convention leaves its code to chance."""
+    convention = row.scaling.convention
+    if convention is None or CONVENTIONS[convention].conversion(FORMATS[row.format]).nan != "refuse":
+        return
+    where = np.isnan(source)
+    if where.any():
+        first = tuple(int(i) for i in np.argwhere(where)[0])
+        raise FormatError(expected(name, f"NaN at {first}", "none", f"recipe {row.name} leaves its code to chance"))
 
 
 def _rotated(values: np.ndarray, scaling: Scaling, axis: int, seed: int | None) -> np.ndarray:
@@ -114,18 +146,21 @@ def _check_global(scaling: Scaling | None, given: Array | float | None) -> None:
 def _stored_global(
     values: np.ndarray, format: str, scaling: Scaling, given: Array | float | None, name: str
 ) -> np.ndarray | None:
-    _check_global(scaling, given)
     if not scaling.has_global:
         return None
     if given is None:
         return _global_of(values, format, scaling, name)
-    stored = np.asarray(to_numpy(given, "global_scale"), np.float32)
+    stored = to_numpy(given, "global_scale")
+    if stored.dtype.kind not in "fiu":
+        raise FormatError(expected("global_scale", stored.dtype, "float32, a float or one per leading index"))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+        stored = np.asarray(stored, np.float32)
     if stored.ndim and stored.shape != values.shape[:-2]:
         need = f"a scalar or one per leading index {values.shape[:-2]}"
         raise ShapeError(expected("global_scale", f"shape {stored.shape}", need))
     lowest = stored >= 0 if scaling.global_scale == "amax" else stored > 0
     if not (np.isfinite(stored) & lowest).all():
-        raise FormatError(expected("global_scale", stored, "finite and positive"))
+        raise FormatError(expected("global_scale", given, "finite and positive as float32"))
     return stored
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dgref.errors import ShapeError, expected
+from dgref.errors import FormatError, ShapeError, expected, unknown_name, whole_number
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import FULL, Scaling
 from dgref.registry import Registry
@@ -28,13 +28,19 @@ class Recipe:
             return None
         if not rank:
             raise ShapeError(expected(name, "a scalar", "at least one axis to scale along"))
+        axis = whole_number("axis", axis, -rank, rank - 1, ShapeError)
         normal = axis - rank if axis >= 0 else axis
-        if normal not in (-1, -2) or normal < -rank:
+        if normal not in (-1, -2):
             raise ShapeError(expected("axis", axis, "the last axis or the one before", f"{name} has {rank} axes"))
         return self.scaling if normal == -1 else self.scaling.transposed()
 
     def varied(self, name: str, description: str | None = None, source: str | None = None, **changes: Any) -> Recipe:
         """Return this recipe under another name with fields of its scaling changed, such as rounding="stochastic"."""
+        if self.scaling is None:
+            raise FormatError(expected(f"recipe {self.name}", "no scaling to change", "a recipe with scales"))
+        unknown = [field for field in changes if field not in Scaling.__dataclass_fields__]
+        if unknown:
+            raise unknown_name("field of a scaling", unknown[0], Scaling.__dataclass_fields__)
         scaling = replace(self.scaling, **changes)
         return Recipe(name, self.format, scaling, description or self.description, source or self.source)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgref.errors import unknown_name
+from dgref.errors import choice
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ ROUNDINGS: dict[str, Callable[[Position], np.ndarray]] = {
 
 def check_rounding(name: str) -> str:
     """Return the name of a rounding; an unknown one is an error that suggests the nearest."""
-    if name not in ROUNDINGS:
-        raise unknown_name("rounding", name, ROUNDINGS)
-    return name
+    return choice("rounding", name, ROUNDINGS)
 
 
 def overflows_to_max(name: str, negative: np.ndarray) -> np.ndarray:

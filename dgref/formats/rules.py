@@ -29,6 +29,11 @@ class Rule:
     find: Find
     description: str
 
+    @property
+    def uses_global(self) -> bool:
+        """Whether a global scale takes part; the name says all that the rule computes, so it says this too."""
+        return "global" in self.name
+
 
 RULES: Registry[Rule] = Registry("scale rule")
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dgref.errors import FormatError, ShapeError, expected
-from dgref.formats.element import FORMATS, Array
+from dgref.formats.element import FORMATS, Array, as_format
 from dgref.formats.native import like, to_numpy
 from dgref.formats.packing import pack
 from dgref.formats.scaling import Scaling
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)  # comparing arrays is `dgref.compare`'s
 class ScaledTensor:
     """Codes, their format, and the logical grid of scales that multiplies them.
 
@@ -27,6 +27,11 @@ class ScaledTensor:
     scale: Array | None = None
     scaling: Scaling | None = None
     global_scale: Array | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "format", as_format(self.format).name)
+        if not hasattr(self.data, "shape"):
+            raise FormatError(expected("data", type(self.data).__name__, "a NumPy array or a torch tensor of codes"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,6 +96,8 @@ class ScaledTensor:
             if self.scale is not None or self.global_scale is not None:
                 raise FormatError(expected(f"{name}.scaling", "None beside scales", "a Scaling that explains them"))
             return self
+        if not isinstance(self.scaling, Scaling):
+            raise FormatError(expected(f"{name}.scaling", type(self.scaling).__name__, "a Scaling"))
         _check_scale(name, self)
         _check_global_scale(name, self)
         return self

@@ -179,6 +179,7 @@ ERRORS = [
     (lambda: FORMATS["float8_e4m3"], UnknownNameError, "float8_e4m3fn"),
     (lambda: format_of(np.zeros(1, np.uint8)), FormatError, "got uint8, need one of"),
     (lambda: as_native(np.zeros(2, np.uint16), "float8_e4m3fn"), FormatError, "got uint16, need uint8"),
+    (lambda: as_native(np.full(2, 0x21, np.uint8), "float4_e2m1fn"), FormatError, "got 0x21, need codes below 0x10"),
     (lambda: as_native(np.zeros(2, np.uint8), "float8_ue4m3"), FormatError, "native dtype: got float8_ue4m3"),
     (lambda: FORMATS["float32"].codes, FormatError, "need a format of at most 16 bits"),
     (lambda: FORMATS["bfloat16"].decode(torch.zeros(1, device="meta")), InputError, "need a CPU tensor"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgref.errors import FormatError, ShapeError, UnknownNameError
+from dgref.errors import FormatError, InputError, ShapeError, UnknownNameError
 from dgref.formats import FORMATS, PACKINGS, Format, Packing, pack, unpack
 from tests.formats.inputs import SMALL
 
@@ -83,6 +83,17 @@ ERRORS = [
     (lambda: unpack(np.zeros(3, np.float32), E2M3), FormatError, "packed: got float32"),
     (lambda: unpack(np.zeros(2, np.uint8), E2M1, count=5), ShapeError, "count: got 5, need codes that take 2 bytes"),
     (lambda: unpack(np.zeros(2, np.uint8), E2M1, count=2), ShapeError, "count: got 2, need codes that take 2 bytes"),
+    (lambda: unpack(np.zeros(2, np.uint8), E2M1, count="4"), ShapeError, "count: got '4', need an integer"),
+    (lambda: unpack(np.uint8(0), E2M1), ShapeError, "packed: got a scalar, need at least one axis"),
+    (lambda: pack([1], E2M1, axis=1), ShapeError, "axis: got 1, need an integer from -1 to 0"),
+    (lambda: pack([1], None), UnknownNameError, "format: got None"),
+    (lambda: PACKINGS["low_first"].transpose(np.zeros(2, np.uint8), E2M1), ShapeError, "need two axes to transpose"),
+    (lambda: PACKINGS["low_first"].size(-1, E2M1), InputError, "count: got -1, need an integer from 0 up"),
+    (
+        lambda: pack(torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), E2M1),
+        FormatError,
+        "codes: got float4_e2m1fn_x2, two codes a byte",
+    ),
 ]
 
 

@@ -1,5 +1,7 @@
 """What every recipe promises, whatever its convention: half an ulp of the scaled grid, idempotence, honest refusals."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -227,6 +229,15 @@ def test_stochastic_rounding_is_seeded_and_unbiased():
     assert abs(small.mean() - 1.1) < 6 * 0.5 * np.sqrt(0.2 * 0.8 / small.size)
 
 
+MXFP4 = RECIPES["mxfp4"]
+
+
+def _with_nan(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[1, 5] = np.nan
+    return x
+
+
 REFUSALS = [
     (lambda x: quantize(x, "mxfp5"), UnknownNameError, "recipe: got 'mxfp5', need .*mxfp4"),
     (lambda x: quantize(x.astype(np.float64), "mxfp8"), FormatError, "x: got float64, need float32"),
@@ -242,6 +253,27 @@ REFUSALS = [
     (lambda x: quantize(x, "nvfp4/stochastic"), FormatError, "seed: got None, need an integer"),
     (lambda x: quantize(x, "nvfp4", seed=1), FormatError, "seed: got 1, need None"),
     (lambda x: quantize(x[:, :20], "nvfp4/hadamard", seed=1), ShapeError, "a multiple of 16"),
+    (lambda x: quantize(x, None), UnknownNameError, "recipe: got None, need one of"),
+    (lambda x: quantize(None, "mxfp8"), FormatError, "x: got object, need float32"),
+    (lambda x: quantize(x.astype(np.uint8), "float8_e4m3fn"), FormatError, r"x: got uint8, need .*values, not codes"),
+    (lambda x: quantize(x, "mxfp8", axis=1.0), ShapeError, "axis: got 1.0, need an integer"),
+    (lambda x: quantize(np.ma.array(x, mask=x > 0), "mxfp8"), InputError, "x: got a masked array"),
+    (lambda x: quantize(x, "nvfp4", global_scale="1"), FormatError, "global_scale: got <U1"),
+    (lambda x: quantize(x, "nvfp4", global_scale=1e-50), FormatError, "global_scale: got 1e-50, need finite and pos"),
+    (lambda x: quantize(x, "nvfp4/stochastic", seed=1.5), InputError, "seed: got 1.5, need an integer"),
+    (lambda x: quantize(x, "nvfp4/hadamard", seed=-1), InputError, "seed: got -1, need an integer"),
+    (lambda x: quantize(_with_nan(x), "mxfp4/modelopt"), FormatError, r"x: got NaN at \(1, 5\), need none"),
+    (
+        lambda x: quantize(x, MXFP4.varied("z", payload="divide_by_scale_over_global")),
+        FormatError,
+        "payload of recipe z",
+    ),
+    (lambda x: quantize(x, MXFP4.varied("z", rule="amax_over_max_over_global")), FormatError, "rule of recipe z"),
+    (lambda x: quantize(x, MXFP4.varied("z", global_scale="divide")), FormatError, "need one under a global scale"),
+    (lambda x: dequantize(x), FormatError, "t: got ndarray, need a ScaledTensor"),
+    (lambda x: dequantize(replace(quantize(x, "mxfp8"), scale=None)), FormatError, "t.scale: got None, need a grid"),
+    (lambda x: dequantize(replace(quantize(x, "nvfp4"), global_scale=None)), FormatError, "t.global_scale: got none"),
+    (lambda x: dequantize(replace(quantize(x, "mxfp8"), scale=np.ones((2, 5), np.uint8))), ShapeError, "t.scale: got"),
 ]
 
 

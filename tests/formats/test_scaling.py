@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dgref.errors import FormatError, ShapeError
+from dgref.errors import InputError, ShapeError
 from dgref.formats import FULL, Scaling
 from dgref.formats.blocks import beside_blocks, block_amax, from_blocks, to_blocks
 
@@ -55,7 +55,7 @@ def test_scales_broadcast_beside_their_blocks():
     assert np.broadcast_to(beside_blocks(grid), (2, 4, 3, 8))[1, 3, 2, 7] == grid[1, 2]
 
 
-@pytest.mark.parametrize("block", [(1,), (1, 2, 3), (-1, 32)])
+@pytest.mark.parametrize("block", [(1,), (1, 2, 3), (-1, 32), (1.5, 32), ("a", 1), 32, None])
 def test_a_block_that_is_no_pair_of_extents_is_refused(block):
     with pytest.raises(ShapeError, match=r"block: got .* need"):
         Scaling(block)
@@ -66,6 +66,30 @@ def test_a_scalar_has_no_axis_to_scale_along():
         Scaling((1, 32)).grid(())
 
 
-def test_an_empty_range_of_scales_is_refused():
-    with pytest.raises(FormatError, match="scale_range"):
-        Scaling((1, 32), scale_range=(448.0, 1.0))
+UNFIT = [
+    ({"scale_range": (448.0, 1.0)}, "scale_range: got"),
+    ({"scale_range": 3}, "scale_range: got 3"),
+    ({"scale_format": "e8m0x"}, "format: got 'e8m0x', need e8m0"),
+    ({"rule": "flor"}, "scale rule: got 'flor', need floor"),
+    ({"payload": "divde"}, "payload arithmetic: got 'divde', need divide"),
+    ({"convention": "deepgemm"}, "convention: got 'deepgemm', need deep_gemm"),
+    ({"rounding": "nearest"}, "rounding: got 'nearest', need nearest_zero"),
+    ({"convention": "deep_gemm", "rounding": "up"}, "rounding: got 'up', need none of its own"),
+    ({"global_scale": "multply"}, "global_scale: got 'multply', need multiply"),
+    ({"hadamard": "seded"}, "hadamard: got 'seded', need seeded"),
+    ({"four_over_six": "mse"}, "global_scale: got 'none', need one beside"),
+    ({"amax_floor": -1.0}, "amax_floor: got -1.0, need a finite number"),
+    ({"amax_floor": "1"}, "amax_floor: got '1', need a finite number"),
+    ({"scale_max": 0.0}, "scale_max: got 0.0, need a finite number above zero"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), UNFIT)
+def test_a_field_that_says_nothing_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        Scaling((1, 32), **fields)
+
+
+def test_an_alias_and_the_name_it_stands_for_are_one_scaling():
+    short = Scaling([1, 32], "e8m0", "floor", global_format="fp32")
+    assert short == Scaling((1, 32), "float8_e8m0fnu", "floor_amax")

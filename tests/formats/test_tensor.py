@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dgref.errors import FormatError, ShapeError
-from dgref.formats import ScaledTensor, Scaling, quantize
+from dgref.errors import FormatError, ShapeError, UnknownNameError
+from dgref.formats import RECIPES, ScaledTensor, Scaling, quantize
 
 MX = Scaling((1, 32), "float8_e8m0fnu", "floor_amax")
 X = np.random.default_rng(0).standard_normal((3, 5, 70)).astype(np.float32)
@@ -15,7 +15,7 @@ X = np.random.default_rng(0).standard_normal((3, 5, 70)).astype(np.float32)
     ("recipe", "text"),
     [
         ("mxfp4", "ScaledTensor(3x5x70 float4_e2m1fn, 1x32 float8_e8m0fnu floor_amax)"),
-        ("per_tensor_fp8", "ScaledTensor(3x5x70 float8_e4m3fn, allxall float32 amax)"),
+        ("per_tensor_fp8", "ScaledTensor(3x5x70 float8_e4m3fn, allxall float32 amax_over_max)"),
         ("bfloat16", "ScaledTensor(3x5x70 bfloat16, unscaled)"),
         (
             "nvfp4",
@@ -87,6 +87,7 @@ UNFIT = [
     (tensor(scale=np.full((2, 4), 127, np.uint8)), ShapeError, r"b.scale: got \(2, 4\), need \(4, 2\)"),
     (tensor(scale=np.ones((4, 2), np.float32)), FormatError, "b.scale: got float32, need uint8"),
     (tensor(scaling=FP32, scale=-np.ones((4, 2), np.float32)), FormatError, "negative scale at"),
+    (tensor(scaling=RECIPES["mxfp4"]), FormatError, "b.scaling: got Recipe, need a Scaling"),
     (tensor(scaling=None), FormatError, "b.scaling: got None beside scales"),
     (tensor(global_scale=np.float32(1)), FormatError, "b.global_scale: got a global scale, need none"),
     (tensor(scaling=NV, scale=np.zeros((4, 4), np.uint8)), FormatError, "b.global_scale: got none, need one"),
@@ -102,6 +103,14 @@ UNFIT = [
 def test_parts_that_do_not_fit_are_named(unfit, error, message):
     with pytest.raises(error, match=message):
         unfit.validate("b")
+
+
+def test_a_tensor_is_made_of_an_array_and_a_format_that_exist():
+    with pytest.raises(FormatError, match="data: got list, need a NumPy array"):
+        tensor(data=[[1, 2]])
+    with pytest.raises(UnknownNameError, match="format: got 'e2m1x', need e2m1"):
+        tensor(format="e2m1x")
+    assert tensor(format="e2m1").format == "float4_e2m1fn"
 
 
 def test_a_vector_cannot_be_transposed():

@@ -7,13 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from dgref.errors import FormatError, expected
+from dgref.formats.native import is_torch, strided, to_numpy
+
 Array = Any
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_REGISTERED = 2  # NumPy's `isbuiltin` of dtypes that other packages add, such as ml_dtypes
 
 
-def is_torch(array: Array) -> bool:
-    """Say whether an array is a torch tensor, without importing torch."""
-    return type(array).__module__.partition(".")[0] == "torch"
+def movable(array: Array, subject: str) -> Array:
+    """Return an array whose elements are numbers of 1, 2, 4 or 8 bytes; anything else is an error."""
+    if is_torch(array):
+        array = strided(array, subject)
+        width, number = array.element_size(), not array.is_complex()
+    else:
+        array = to_numpy(array, subject)
+        width, number = array.dtype.itemsize, array.dtype.kind in "biuf" or array.dtype.isbuiltin == _REGISTERED
+    if not number or width not in _UNSIGNED:
+        raise FormatError(expected(subject, dtype_name(array), "an array of numbers of 1, 2, 4 or 8 bytes"))
+    return array
 
 
 def dtype_name(array: Array) -> str:

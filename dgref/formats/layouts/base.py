@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
-from dgref.errors import FormatError, LayoutError, ShapeError, expected
-from dgref.formats.layouts.arrays import Array, dtype_name, owned, raw
+from dgref.errors import FormatError, LayoutError, ShapeError, expected, whole_numbers
+from dgref.formats.layouts.arrays import Array, dtype_name, movable, owned, raw
 from dgref.formats.layouts.elements import ANY, Elements
 
 Shape = tuple[int, ...]
@@ -59,7 +59,8 @@ class Layout:
 
     def pack(self, scales: Array, **parameters) -> Array:
         """Return the buffer of a grid of scales; NumPy gives NumPy, torch gives torch."""
-        self._check(tuple(scales.shape), parameters)
+        scales = movable(scales, "scales")
+        self._checked(scales.shape, parameters)
         self.elements.check(scales, self.name)
         codes, back = raw(self.encode(scales, **parameters))
         return self.elements.to_words(back(owned(self.arrange(codes, **parameters), codes)))
@@ -69,8 +70,8 @@ class Layout:
 
         With `codes`, packed words give their UE8M0 bytes instead of float32 values.
         """
-        shape = tuple(shape)
-        self._check(shape, parameters)
+        shape = self._checked(shape, parameters)
+        buffer = movable(buffer, "buffer")
         need = self.buffer_shape(shape, **parameters)
         if prod(buffer.shape) != prod(need):
             got = f"{prod(buffer.shape)} elements of shape {tuple(buffer.shape)}"
@@ -83,18 +84,17 @@ class Layout:
 
     def buffer_shape(self, shape: Shape, **parameters) -> Shape:
         """Return the shape of the buffer, leading axes included, in words where the layout packs words."""
-        one = self.element_shape(tuple(shape[-2:]), **parameters)
+        shape = self._checked(shape, parameters)
+        one = self.element_shape(shape[-2:], **parameters)
         return (*shape[:-2], *(one[:-1] if self.elements.lanes > 1 else one))
 
     def size(self, shape: Shape, **parameters) -> int:
         """Return how many elements (words, where the layout packs words) the buffer has, padding included."""
-        self._check(tuple(shape), parameters)
         return prod(self.buffer_shape(shape, **parameters))
 
     def addresses(self, shape: Shape, **parameters) -> np.ndarray:
         """Return the element address of every coordinate: bytes of the words, where the layout packs words."""
-        shape = tuple(shape)
-        self._check(shape, parameters)
+        shape = self._checked(shape, parameters)
         rows, columns = np.indices(shape[-2:], dtype=np.int64, sparse=True)
         one = np.broadcast_to(self.locate(rows, columns, shape[-2:], **parameters), shape[-2:])
         batches = prod(shape[:-2])
@@ -103,16 +103,16 @@ class Layout:
 
     def element_address(self, coordinate: Shape, shape: Shape, **parameters) -> int:
         """Return the address of one coordinate in elements: a byte address, where the layout packs words."""
-        self._check(tuple(shape), parameters)
-        inside = len(coordinate) == len(shape) and all(0 <= i < n for i, n in zip(coordinate, shape, strict=True))
-        if not inside:
-            raise LayoutError(expected("coordinate", tuple(coordinate), f"one inside {tuple(shape)}", self.name))
-        *batch, row, column = (int(i) for i in coordinate)
-        one = int(self.locate(np.int64(row), np.int64(column), tuple(shape[-2:]), **parameters))
+        shape = self._checked(shape, parameters)
+        coordinate = whole_numbers("coordinate", coordinate, error=LayoutError)
+        if len(coordinate) != len(shape) or any(i >= extent for i, extent in zip(coordinate, shape, strict=True)):
+            raise LayoutError(expected("coordinate", coordinate, f"one inside {shape}", self.name))
+        *batch, row, column = coordinate
+        one = int(self.locate(np.int64(row), np.int64(column), shape[-2:], **parameters))
         if one < 0:
-            raise LayoutError(expected("coordinate", tuple(coordinate), "one that is stored, not padding", self.name))
+            raise LayoutError(expected("coordinate", coordinate, "one that is stored, not padding", self.name))
         flat = int(np.ravel_multi_index(batch, shape[:-2])) if batch else 0
-        return flat * prod(self.element_shape(tuple(shape[-2:]), **parameters)) + one
+        return flat * prod(self.element_shape(shape[-2:], **parameters)) + one
 
     def address(self, coordinate: Shape, shape: Shape, **parameters) -> int:
         """Return the index into the flat buffer that holds a coordinate: of the word, where it packs words."""
@@ -128,8 +128,9 @@ class Layout:
 
         return picture(self, shape, **parameters)
 
-    def _check(self, shape: Shape, parameters: dict) -> None:
-        """Refuse a rank without rows and columns, and missing or unknown parameters."""
+    def _checked(self, shape: Shape, parameters: dict) -> Shape:
+        """Return a shape with rows and columns; missing or unknown parameters are an error too."""
+        shape = whole_numbers("shape of the scales", shape, error=ShapeError)
         if len(shape) < 2:
             raise ShapeError(expected("scales", f"shape {shape}", "[..., rows, columns]", self.name))
         missing = [name for name in self.parameters if name not in parameters]
@@ -139,6 +140,7 @@ class Layout:
             got = f"missing {missing}" if missing else f"unknown {unknown}"
             need = " and ".join(sorted(known)) or "no parameters"
             raise LayoutError(expected("layout parameters", got, need, self.name))
+        return shape
 
     @property
     def divisor(self) -> int:

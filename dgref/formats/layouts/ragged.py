@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgref.errors import LayoutError, ShapeError, expected
+from dgref.errors import LayoutError, ShapeError, expected, whole_number, whole_numbers
 from dgref.formats.layouts.arrays import Array, zeros
 from dgref.formats.layouts.base import Layout, Shape
 from dgref.formats.layouts.tiled import Tiled
@@ -15,8 +15,8 @@ from dgref.formats.layouts.tiled import Tiled
 
 def _extents(values: Sequence[int], rows: int, name: str) -> list[int]:
     """Return the groups' row counts, which must cover the rows."""
-    extents = [int(value) for value in values]
-    if any(extent < 0 for extent in extents) or sum(extents) != rows:
+    extents = list(whole_numbers("extents", values, error=ShapeError))
+    if sum(extents) != rows:
         raise ShapeError(expected("extents", f"{extents} with sum {sum(extents)}", f"counts with sum {rows}", name))
     return extents
 
@@ -86,7 +86,8 @@ class PrefixSum(Layout):
     def spans(self, rows: int, ends: Sequence[int], row_alignment: int = 128) -> Iterator[slice]:
         """Yield the rows of each group; a group whose end is not after its start is empty."""
         start = last = 0
-        for end in map(int, ends):
+        row_alignment = whole_number("row_alignment", row_alignment, 1, error=LayoutError)
+        for end in whole_numbers("ends", ends, error=LayoutError):
             if not last <= end <= rows:
                 raise LayoutError(expected("ends", f"{end} after {last}", f"{last} to {rows}", self.name))
             yield slice(start, max(start, end))

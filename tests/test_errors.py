@@ -1,0 +1,40 @@
+"""The tree of errors is the one its page draws, and the shared checks refuse what only looks like a number."""
+
+import re
+
+import numpy as np
+import pytest
+
+from dgref import errors
+from dgref.errors import DgrefError, InputError, ShapeError, UnknownNameError, choice, expected, whole_number
+
+ALL = [row for row in vars(errors).values() if isinstance(row, type) and issubclass(row, DgrefError)]
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
+def test_the_tree_at_the_top_of_the_module_holds_every_error_and_its_builtin(error):
+    line = next(line for line in errors.__doc__.splitlines() if re.search(rf"\b{error.__name__}\b", line))
+    for base in error.__bases__:
+        assert base.__name__ in line or issubclass(base, DgrefError) or base is Exception
+
+
+def test_a_message_is_one_sentence():
+    assert expected("axis", 3, "0 or 1", "x") == "axis: got 3, need 0 or 1 [x]"
+    assert str(UnknownNameError("a sentence")) == "a sentence"
+
+
+@pytest.mark.parametrize("value", [3, np.int8(3), np.array(3)])
+def test_an_integer_of_any_kind_is_a_whole_number(value):
+    assert whole_number("count", value) == 3
+
+
+@pytest.mark.parametrize("value", [3.0, True, np.bool_(True), "3", None, [3], -1, 11])
+def test_what_only_looks_like_a_whole_number_is_refused(value):
+    with pytest.raises(ShapeError, match=r"count: got .*, need an integer from 0 to 10"):
+        whole_number("count", value, highest=10, error=ShapeError)
+
+
+@pytest.mark.parametrize("name", ["sid", None, [], 3])
+def test_a_choice_that_is_not_offered_is_refused(name):
+    with pytest.raises(InputError, match=r"side: got .*, need .*side"):
+        choice("side", name, ("side", "top"))
