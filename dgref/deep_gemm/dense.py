@@ -35,7 +35,7 @@ TRANSPOSES = {
     "tn": (True, True, "mn"),
     "tt": (True, False, "mn"),
 }
-_BLOCKS = ((128, 128), (1, 128))  # of b's scales
+_BLOCKS = ((128, 128), (1, 128), (1, 32))  # of b's scales
 
 
 def _fp8_gemm(layout: str) -> Callable:
@@ -86,9 +86,9 @@ def _named(function: Callable, family: str, layout: str) -> Callable:
 def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
     """Write a[m, k] @ b[n, k].T, both BF16, into d, plus c where given."""
     if d.is_cuda:
-        if not _is_done(a, d, c):
+        if not (a.is_cuda and b.is_cuda and (c is None or c.is_cuda)):
             on_gpu("a, b, d and c", a, b, c)
-            kernels().bf16_gemm(a, b, d, c)
+        kernels().bf16_gemm(a, b, d, c)
         return
     left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,))
     out = output_format("d", d)
@@ -97,21 +97,27 @@ def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
 
 
 def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32=False) -> None:
-    """Launch the kernel for FP8 operands; scales that do not lie as TMA reads them are moved first.
+    """Launch the kernel for FP8 by FP8 or FP4; scales that do not lie as TMA reads them are moved first.
 
     Every line here is paid for by every launch: whatever the kernel checks when it first sees tensors is left to it.
     """
-    if _is_done(a, d, c):
-        return
     if not (a.is_cuda and a_scale.is_cuda and b.is_cuda and b_scale.is_cuda and (c is None or c.is_cuda)):
         on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
-    if block_a != (1, 128) or block_b not in _BLOCKS:
-        raise no_kernel("fp8_fp4_gemm", f"scales of 1x128 by 128x128 or 1x128, not {block_a} by {block_b}")
+    a_scale, b_scale, packed = ready("fp8_fp4_gemm", a_scale, b, b_scale, block_a, block_b)
+    kernels().fp8_gemm(a, a_scale, b, b_scale, d, c, b_block=block_b, head_splits=head_splits, packed=packed)
+
+
+def ready(name: str, a_scale: Any, b: Any, b_scale: Any, block_a: Any, block_b: Any) -> tuple[Any, Any, bool]:
+    """Return both scales as the kernels read them, and whether b holds packed FP4."""
+    packed = b.dtype is not torch.float8_e4m3fn
+    if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
+        need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
+        raise no_kernel(name, f"{need}, not {block_a} by {block_b} with b in {b.dtype}")
     if must_move(a_scale):
         a_scale = get_mn_major_tma_aligned_tensor(a_scale)
-    if block_b == (1, 128) and must_move(b_scale):
+    if block_b[0] == 1 and must_move(b_scale):
         b_scale = get_mn_major_tma_aligned_tensor(b_scale)
-    kernels().fp8_gemm(a, a_scale, b, b_scale, d, c, b_block=block_b, head_splits=head_splits)
+    return a_scale, b_scale, packed
 
 
 def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:
@@ -135,15 +141,6 @@ def fp8_gemm_nt_skip_head_mid(a, b, d, head_splits, recipe=None, compiled_dims="
     chosen = blocks(recipe, None, None, b_scale.dtype is torch.int32)
     run = fp8_gemm_on_gpu if d.is_cuda else _fp8_gemm_on_cpu
     run(a, a_scale, b, b_scale, d, None, *chosen, tuple(head_splits), disable_ue8m0_cast)
-
-
-def _is_done(a: Any, d: Any, c: Any) -> bool:
-    """Finish a product that has nothing to multiply: no outputs, or K = 0, which leaves c or zero."""
-    if d.numel() and a.shape[-1]:
-        return False
-    if d.numel() and c is not d:
-        d.zero_() if c is None else d.copy_(c)
-    return True
 
 
 fp8_fp4_gemm_nt, fp8_fp4_gemm_nn, fp8_fp4_gemm_tn, fp8_fp4_gemm_tt = map(_fp8_gemm, TRANSPOSES)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from dgref import reference
+from dgref.deep_gemm.dense import ready
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
     blocks,
     integers,
-    no_kernel,
     on_gpu,
     output_format,
     pair,
@@ -22,7 +22,6 @@ from dgref.deep_gemm.operands import (
     scaled,
     write,
 )
-from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, must_move
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import ShapeError, expected
 from dgref.formats.native import to_numpy
@@ -56,8 +55,8 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     options = (use_psum_layout, ensure_zero_padding)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
-        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b_scale, *chosen)
-        _contiguous_on_gpu(a, b, d, grouped_layout, options, scales)
+        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b, b_scale, *chosen)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, **scales)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     float32 = disable_ue8m0_cast or None
@@ -140,18 +139,17 @@ def _contiguous_on_cpu(left: ScaledTensor, right: ScaledTensor, d: Any, layout: 
     write(d, result, None if zero_padding else used)
 
 
-def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple, scales: tuple = (None, None)) -> None:
+def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple[bool, bool], **scales: Any) -> None:
     if d.numel():
-        psum, zero_padding = options
-        kernels().contiguous(
-            a, b, d, layout, *scales, prefix_sum=psum, alignment=SETTINGS.alignment, zero_padding=zero_padding
-        )
+        psum, zero = options
+        alignment = SETTINGS.alignment
+        kernels().contiguous(a, b, d, layout, prefix_sum=psum, alignment=alignment, zero_padding=zero, **scales)
 
 
-def _scales_on_gpu(name: str, a_scale: Any, b_scale: Any, block_a: tuple, block_b: tuple) -> tuple[Any, Any]:
-    if (block_a, block_b) != ((1, 128), (128, 128)):
-        raise no_kernel(name, f"scales of 1x128 by 128x128, not {block_a} by {block_b}")
-    return (get_mn_major_tma_aligned_tensor(a_scale) if must_move(a_scale) else a_scale), b_scale
+def _scales_on_gpu(name: str, a_scale: Any, b: Any, b_scale: Any, block_a: Any, block_b: Any) -> dict[str, Any]:
+    """Return the options of a grouped kernel that say what the scales are."""
+    a_scale, b_scale, packed = ready(name, a_scale, b, b_scale, block_a, block_b)
+    return {"a_scale": a_scale, "b_scale": b_scale, "b_block": block_b, "packed": packed}
 
 
 # -- stacks of groups with row counts ---------------------------------------------------------------------------------
@@ -177,8 +175,8 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     if d.is_cuda:
         on_gpu("a, b, d and masked_m", a, a_scale, b, b_scale, masked_m)
-        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_masked", a_scale, b_scale, *chosen)
-        kernels().masked(a, b, d, masked_m, expected_m, *scales)
+        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_masked", a_scale, b, b_scale, *chosen)
+        kernels().masked(a, b, d, masked_m, expected_m, **scales)
         return
     used, float32 = _rows_under_mask(a, masked_m), disable_ue8m0_cast or None
     left = scaled("a", (a, a_scale), chosen[0], axes=3, float32=float32, used=used)

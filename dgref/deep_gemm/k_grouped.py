@@ -26,6 +26,7 @@ from dgref.deep_gemm.operands import (
     with_float_scales,
     write,
 )
+from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.layouts import LAYOUTS
@@ -65,7 +66,8 @@ def k_grouped_fp8_gemm_nt_contiguous(
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
         on_gpu("a, b, d, c and grouped_layout", a, a_scale, b, b_scale, c, grouped_layout)
-        kernels().k_grouped(a, b, d, grouped_layout, c, a_scale, b_scale, sizes=ks_cpu)
+        scales = [get_mn_major_tma_aligned_tensor(scale.t()).t() for scale in (a_scale, b_scale)]
+        kernels().k_grouped(a, b, d, grouped_layout, c, *scales, sizes=ks_cpu)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
     left = _k_scaled("a", _joined("a", a, d.shape[1], ks_cpu), a_scale, block, spans)

@@ -25,15 +25,15 @@ class Family:
 
 
 _SETTING = "a setting"
-_FLOATS = "FP8 kernel; FP32 scales of 1x128 by 128x128"
+_FLOATS = "FP8 kernel, b in FP8 or FP4; FP32 scales of 1x128 by 128x128 (FP8), 1x128 or 1x32"
 FAMILIES = (
     Family(
         "fp8_fp4_gemm_nt fp8_fp4_gemm_nn fp8_fp4_gemm_tn fp8_fp4_gemm_tt "
         "fp8_gemm_nt fp8_gemm_nn fp8_gemm_tn fp8_gemm_tt",
         _GEMM,
-        f"{_FLOATS} or 1x128",
+        _FLOATS,
     ),
-    Family("fp8_gemm_nt_skip_head_mid", f"{_GEMM}, `head_splits`", _FLOATS),
+    Family("fp8_gemm_nt_skip_head_mid", f"{_GEMM}, `head_splits`", "FP8 kernel; FP32 scales"),
     Family("bf16_gemm_nt bf16_gemm_nn bf16_gemm_tn bf16_gemm_tt", _GEMM, "BF16 kernel"),
     Family(
         "cublaslt_gemm_nt cublaslt_gemm_nn cublaslt_gemm_tn cublaslt_gemm_tt",

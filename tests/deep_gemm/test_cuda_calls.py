@@ -11,6 +11,7 @@ import torch
 import dgref.deep_gemm as deep_gemm
 from dgref.deep_gemm import dense, grouped, k_grouped, kernels
 from dgref.errors import InputError, UnsupportedError
+from dgref.formats import LAYOUTS
 
 M, N, K = 8, 256, 512
 
@@ -25,6 +26,11 @@ def gpu(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_subclass(OnGpu)
 
 
+def pack_on_cpu(name: str, scales: torch.Tensor) -> torch.Tensor:
+    """Stand in for the scale-layout kernel."""
+    return gpu(LAYOUTS[name].pack(scales.as_subclass(torch.Tensor)))
+
+
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple, dict]]]:
     noted: list[tuple[str, tuple, dict]] = []
@@ -35,6 +41,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple,
     made = kernels.Kernels(*map(note, ("fp8", "bf16", "contiguous", "masked", "k")))
     for module in (dense, grouped, k_grouped):
         monkeypatch.setattr(module, "kernels", lambda: made)
+    monkeypatch.setattr("dgref.backends.cuda.scale_layouts.pack", pack_on_cpu)
     monkeypatch.setattr("dgref.deep_gemm.settings.device_architecture", lambda: "sm90")
     yield noted
 
@@ -50,7 +57,7 @@ def test_fp8_goes_straight_to_the_kernel(launches) -> None:
     a, b, d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N, dtype=torch.bfloat16))
     deep_gemm.fp8_gemm_nt(a, b, d)
     ((name, arguments, options),) = launches
-    assert name == "fp8" and options == {"b_block": (128, 128), "head_splits": None}
+    assert name == "fp8" and options == {"b_block": (128, 128), "head_splits": None, "packed": False}
     assert all(given is passed for given, passed in zip((*a, *b, d, None), arguments, strict=True))
 
 
@@ -62,11 +69,13 @@ def test_transposes_are_views_not_copies(launches) -> None:
     assert [t.data_ptr() for t in arguments[2:4]] == [t.data_ptr() for t in b]
 
 
-def test_a_product_of_nothing_launches_nothing(launches) -> None:
-    d = gpu(torch.ones(M, N, dtype=torch.bfloat16))
-    empty = [gpu(torch.zeros(rows, 0, dtype=torch.bfloat16)) for rows in (M, N)]
-    deep_gemm.bf16_gemm_nt(*empty, d)
-    assert not launches and not d.any()
+def test_packed_codes_are_announced_to_the_kernel(launches) -> None:
+    a, d = fp8(M, (1, 128)), gpu(torch.zeros(M, N, dtype=torch.bfloat16))
+    b = (gpu(torch.zeros(N, K // 2, dtype=torch.int8)), gpu(torch.ones(N, K // 32)))
+    deep_gemm.fp8_fp4_gemm_nt(a, b, d, recipe_a=(1, 128), recipe_b=(1, 32))
+    ((_, arguments, options),) = launches
+    assert options == {"b_block": (1, 32), "head_splits": None, "packed": True}
+    assert arguments[3].stride() == (1, N)  # moved to where TMA reads it
 
 
 def test_groups_go_to_their_kernels_with_the_settings(launches) -> None:
@@ -99,7 +108,7 @@ CALLS_WITHOUT_A_KERNEL = {
     "k_grouped_fp8_gemm_tn_contiguous": lambda d: deep_gemm.k_grouped_fp8_gemm_tn_contiguous(
         (d, d), (d, d), d[None], [8], gpu(torch.tensor([8], dtype=torch.int32))
     ),
-    "fp8_fp4_gemm": lambda d: deep_gemm.fp8_gemm_nt((d, d), (d, d), d, recipe=(1, 1, 32)),
+    "fp8_fp4_gemm": lambda d: deep_gemm.fp8_gemm_nt((d, d), (d, d), d, recipe=(1, 1, 64)),
 }
 
 
