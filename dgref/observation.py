@@ -15,7 +15,7 @@ from dgref.formats.native import is_torch
 from dgref.formats.native import to_numpy as host_view
 
 POISONS = (0xFF, 0x55)  # NaN in every format that has one; then an ordinary number
-REPEAT_SECONDS = 0.5  # no further repeat once the launches have taken this long in all
+REPEAT_SECONDS = 0.25  # for each repeat asked for: no further one once the launches have taken this long in all
 Masks = Mapping[str, np.ndarray | None]
 Arrays = dict[str, np.ndarray]
 
@@ -43,7 +43,7 @@ def observe(kernel: Kernel, repeats: int, defined: Masks) -> Observation:
     for pattern in poisons[1:]:
         seen.differing += _changes(first, launch(kernel, pattern), defined, pattern, 2)
     runs = len(poisons)
-    while runs < len(poisons) + repeats and time.perf_counter() - started < REPEAT_SECONDS:
+    while runs < len(poisons) + repeats and time.perf_counter() - started < REPEAT_SECONDS * repeats:
         runs += 1
         seen.differing += _changes(first, launch(kernel, poisons[0]), defined, None, runs)
     seen.evidence = {"runs": runs, "poisons": [f"0x{pattern:02X}" for pattern in poisons]}

@@ -25,7 +25,6 @@ PARTS = {
 @click.option("-b", "--backend", "backends", multiple=True, help="With a suite: backends to time. Repeatable.")
 @click.option("--launches", default=20, show_default=True, type=click.IntRange(3), help="Timed launches of a case.")
 @click.option("-k", "keyword", default="", metavar="WORDS", help="Time only cases whose name holds all words.")
-@click.option("--no-peer", is_flag=True, help="Leave out torch's tensorwise product of the same shape.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for results.json, junit.xml, index.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as data.")
 def command(subject: str, as_json: bool, **options: Any) -> int:
@@ -33,7 +32,7 @@ def command(subject: str, as_json: bool, **options: Any) -> int:
 
     \b
     dgref bench codecs
-    dgref bench deepseek --backend cuda --backend torch/cuda -o reports/local/bench
+    dgref bench deepseek --backend cuda --backend torch -o reports/local/bench
     """
     if subject in PARTS:
         show(list(import_module(f"dgref.bench.{subject}").rows()), as_json)
@@ -42,26 +41,21 @@ def command(subject: str, as_json: bool, **options: Any) -> int:
 
 
 def _bench_suite(
-    subject: str,
-    as_json: bool,
-    backends: tuple[str, ...],
-    launches: int,
-    keyword: str,
-    no_peer: bool,
-    output: Path | None,
+    subject: str, as_json: bool, backends: tuple[str, ...], launches: int, keyword: str, output: Path | None
 ) -> int:
-    from dataclasses import replace
-
-    from dgref import runner
-    from dgref.bench.kernels import bench
+    from dgref import machine, runner
+    from dgref.errors import UnavailableError
     from dgref.report import terminal, write_bundle
+    from dgref.trial import Settings
 
-    (suite,) = runner.load_suites([subject])
-    suite = replace(
-        suite, cases=tuple(case for case in suite.cases if all(word in case.name for word in keyword.split()))
-    )
+    if machine.gpu() is None:
+        raise UnavailableError(f"bench {subject}: got no CUDA device, need one; `dgref bench codecs` runs on a CPU")
+    settings = Settings(timeout=300, repeats=0, judge=False, timed_launches=launches)
     with terminal.Progress() as progress:
-        results = bench(suite, backends or runner.default_backends(), launches, not no_peer, progress)
+        selection = runner.Selection(keyword=keyword)
+        results = runner.run(
+            [subject], list(backends) or None, selection=selection, settings=settings, progress=progress
+        )
     show([{"case": row.case, "backend": row.backend, **row.throughput} for row in results if row.throughput], as_json)
     if output:
         click.echo(f"report: {write_bundle(results, output)}")

@@ -50,6 +50,16 @@ JOURNAL = "journal.jsonl"
 @click.option("--no-diagnosis", is_flag=True, help="Report wrong results without searching for their cause.")
 @click.option("--github", is_flag=True, help="Also print GitHub annotations.")
 @click.option(
+    "--time",
+    "timed_launches",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=20,
+    default=0,
+    metavar="[LAUNCHES]",
+    help="On a GPU, time each kernel too: the median of this many launches, 20 by default.",
+)
+@click.option(
     "--record", type=click.Path(path_type=Path), help="Also save the outputs, to be replayed by the backend `recorded`."
 )
 def command(suites: tuple[str, ...], use_default: bool, output: Path | None, github: bool, **options: Any) -> int:
@@ -93,6 +103,7 @@ def _arguments(
     shard: str,
     timeout: float,
     repeats: int,
+    timed_launches: int,
     no_diagnosis: bool,
     no_isolation: bool,
     record: Path | None,
@@ -104,7 +115,7 @@ def _arguments(
     target = str(record) if record else None
     return {
         "selection": Selection(ids, keyword, parse_shard(shard)),
-        "settings": Settings(timeout, repeats, not no_diagnosis, record=target),
+        "settings": Settings(timeout, repeats, not no_diagnosis, target, timed_launches),
         "isolate": not no_isolation,
         **options,
     }
