@@ -39,10 +39,13 @@ def library_versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of dgref's own checkout, with `+` where the tree is changed; None outside a checkout."""
+    """Return the commit of dgref's own checkout, with `+` where the tree is changed.
+
+    Outside a checkout it is what DGREF_COMMIT says, or None.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("DGREF_COMMIT")
     head = _output("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")
     changed = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
     return head and head + ("+" if changed else "")
