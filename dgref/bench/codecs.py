@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
 
 import numpy as np
 
+from dgref.bench import best_seconds
 from dgref.formats import FORMATS, Format
 
 ENCODE_BAR, DECODE_BAR = 4.0, 3.0  # the least ratio to ml_dtypes that E4M3 must reach
@@ -69,15 +69,9 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 def _speeds(calls: dict[str, Callable]) -> dict[str, float]:
-    """Return million elements a second, the best of several runs: the machine's noise only slows."""
+    """Return million elements a second of each call."""
     with np.errstate(all="ignore"):
-        return {name: _ELEMENTS / min(_seconds(call) for _ in range(_REPEATS)) / 1e6 for name, call in calls.items()}
-
-
-def _seconds(call: Callable) -> float:
-    start = perf_counter()
-    call()
-    return perf_counter() - start
+        return {name: _ELEMENTS / best_seconds(call, _REPEATS) / 1e6 for name, call in calls.items()}
 
 
 if __name__ == "__main__":

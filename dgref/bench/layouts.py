@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from time import perf_counter
+from collections.abc import Iterator
 
 import numpy as np
 
+from dgref.bench import best_seconds
 from dgref.formats.layouts import LAYOUTS, Layout
 
 LIMIT = 3.0  # the bar: at most this many times a copy
@@ -26,7 +26,8 @@ def _measure(layout: Layout, height: int, width: int) -> dict:
     parameters = _parameters(layout, scales.shape[0])
     buffer = layout.pack(scales, **parameters)
     larger = max(scales, buffer, key=lambda array: array.nbytes)
-    copy, pack = _best(larger.copy), _best(lambda: layout.pack(scales, **parameters))
+    copy = best_seconds(larger.copy, _REPEATS)
+    pack = best_seconds(lambda: layout.pack(scales, **parameters), _REPEATS)
     return {
         "name": layout.name,
         "grid": tuple(scales.shape),
@@ -49,17 +50,6 @@ def _scales(layout: Layout, height: int, width: int) -> np.ndarray:
 def _parameters(layout: Layout, height: int) -> dict:
     groups = {"extents": (height // 3, height - height // 3), "ends": (height // 2 - 1, height)}
     return {name: groups[name] for name in layout.parameters}
-
-
-def _best(call: Callable[[], object]) -> float:
-    """Return the shortest of several runs, in seconds: the machine's noise only adds."""
-    call()
-    times = []
-    for _ in range(_REPEATS):
-        start = perf_counter()
-        call()
-        times.append(perf_counter() - start)
-    return min(times)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import perf_counter
 
 import numpy as np
 
+from dgref.bench import best_seconds
 from dgref.formats import FORMATS, RECIPES, blockwise, dequantize, quantize
 
 FP4_BAR = 250.0  # the least speed that mxfp4 and nvfp4 must reach on two cores
@@ -50,13 +50,7 @@ def _readable(name: str, values: np.ndarray, stored: np.ndarray | None) -> None:
 
 
 def _speed(size: int, call: Callable, repeats: int) -> float:
-    return size / min(_seconds(call) for _ in range(repeats)) / 1e6
-
-
-def _seconds(call: Callable) -> float:
-    start = perf_counter()
-    call()
-    return perf_counter() - start
+    return size / best_seconds(call, repeats) / 1e6
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor, expand, global_range
 
 _FAST_FROM = 1 << 15  # elements; below, importing the compiled loops costs more than they save
+_CACHED = 1 << 18  # elements whose temporaries stay in the cache
 
 
 def quantize(
@@ -62,7 +63,23 @@ def _quantize_blocks(
             fast = fast_quantize.quantize_blocks(values, format, scaling, stored)
             if fast is not None:
                 return fast
+        if seed is None and values.ndim > 1:  # words of stochastic rounding count through the whole tensor
+            return _by_rows(values, format, scaling, stored)
     return quantize_blocks(values, format, scaling, stored, seed)
+
+
+def _by_rows(
+    values: np.ndarray, format: Format, scaling: Scaling, stored: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise some rows of blocks at a time, so that what lies between the steps stays in the cache."""
+    height, rows = values.shape[-2], scaling.extents(values.shape)[0]
+    step = max(_CACHED // (values.size // height * rows), 1) * rows
+    parts = [
+        quantize_blocks(values[..., start : start + step, :], format, scaling, stored)
+        for start in range(0, height, step)
+    ]
+    codes, scales = zip(*parts, strict=True)
+    return np.concatenate(codes, axis=-2), np.concatenate(scales, axis=-2)
 
 
 def dequantize(t: ScaledTensor) -> Array:

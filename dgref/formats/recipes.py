@@ -296,6 +296,7 @@ def _registry() -> Registry[Recipe]:
         "mxfp4/ocp": "mxfp4",
         "mxfp8/ocp": "mxfp8",
         "deepseek_fp4_ue8m0": "mxfp4/deep_gemm",
+        "mxfp8/deep_gemm": "deepseek_fp8_32_ue8m0",
         "per_token_fp8": "per_row_fp8",
     }
     return Registry("recipe", [*rows, *_mx_libraries(named["mxfp4"], named["mxfp8"])], aliases)

@@ -1,5 +1,7 @@
 """The compiled loops return what the readable path returns, for every recipe that they take."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -88,3 +90,16 @@ def test_quantize_takes_the_fast_path_for_large_tensors(name, monkeypatch):
     monkeypatch.setattr(fast_quantize, "can_quantize", lambda format, scaling: False)
     readable = quantize(x, name)
     assert np.array_equal(fast.data, readable.data) and np.array_equal(fast.scale, readable.scale)
+
+
+@pytest.mark.parametrize(
+    "name", ["deepseek_fp8_weight", "deepseek_fp8_channel", "per_tensor_fp8", "nvfp4/four_over_six"]
+)
+@pytest.mark.parametrize("shape", [(300, 200), (2, 3, 130, 64)])
+def test_rows_quantised_a_few_at_a_time_are_those_quantised_at_once(name, shape, monkeypatch):
+    monkeypatch.setattr(import_module("dgref.formats.quantize"), "_CACHED", 1 << 10)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    t, row = quantize(x, name), RECIPES[name]
+    data, scale = blockwise.quantize_blocks(x, FORMATS[row.format], row.scaling, t.global_scale)
+    np.testing.assert_array_equal(t.data, data)
+    np.testing.assert_array_equal(t.scale, scale)
