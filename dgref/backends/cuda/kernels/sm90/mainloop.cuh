@@ -35,7 +35,7 @@ struct Plan {
 
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
   static constexpr int UNROLL =
-      SCALING == Scaling::BLOCK && (128 % BLOCK_N == 0 || BLOCK_N == 192) ? 4 : (SCALING == Scaling::VECTOR && !WIDENED ? 2 : 1);
+      SCALING == Scaling::BLOCK && 128 % BLOCK_N == 0 ? 4 : (SCALING == Scaling::VECTOR && !WIDENED ? 2 : 1);
 
   static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
