@@ -78,7 +78,14 @@ def generate(kind: str, shape: tuple[int, ...], recipe: str, seed: int, name: st
     """Return the operand `name` of a case: values of the given kind, quantised by the recipe."""
     row = RECIPES[recipe]
     made = GENERATORS[kind].make(_extents(shape), row.name, Stream(seed, name))
-    return made if isinstance(made, ScaledTensor) else quantize(made, recipe)
+    return made if isinstance(made, ScaledTensor) else quantize(made, recipe, seed=_drawn(RECIPES[recipe], seed))
+
+
+def _drawn(recipe: Recipe, seed: int) -> int | None:
+    """Return the case's seed for a recipe that draws, None for the others."""
+    scaling = recipe.scaling
+    draws = scaling is not None and (scaling.rounding == "stochastic" or scaling.hadamard == "seeded")
+    return seed if draws else None
 
 
 def _extents(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -125,6 +125,8 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise FileError(expected(str(path), f"unreadable ({error})", "a recording's index")) from error
     if not isinstance(index, dict) or index.get("schema") != SCHEMA:
         raise FileError(expected(str(path), "another file", f"a recording of schema {SCHEMA}"))
+    if not isinstance(index.get("backend"), str) or not isinstance(index.get("cases"), dict):
+        raise FileError(expected(str(path), "an index without backend or cases", "a recording as --record writes it"))
     return index
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import ConformanceError, InputError, expected
+from dgref.errors import ConformanceError, InputError, expected, unknown_name
 
 __all__ = ["assert_backend_conforms", "assert_conforms"]
 
@@ -21,32 +21,72 @@ def assert_conforms(
     the output is held to the bound. The format is that of `actual`; operands are ScaledTensors or native arrays.
     """
     from dgref.compare.verdict import judge
-    from dgref.formats import format_of
     from dgref.formats.native import is_torch, to_numpy
     from dgref.ops import OPS
 
     row = OPS[op]
-    names = [operand.name for operand in row.inputs]
-    if len(operands) > len(names):
-        raise InputError(expected(f"operands of {op}", len(operands), f"at most {len(names)}: {', '.join(names)}"))
-    inputs = {**dict(zip(names, operands, strict=False)), **{k: params.pop(k) for k in names if k in params}}
+    inputs = _inputs(row, operands, params)
     found = to_numpy(actual.detach().cpu() if is_torch(actual) else actual, "actual")
-    out = format_of(found).name
     output = row.outputs[0].name
+    options = _options(row, found, params)
+    claim = arithmetic if row.takes_arithmetic else "exact"
+    limited = row.takes_arithmetic and arithmetic != "exact"
     verdict = judge(
         {output: found},
-        exact=lambda: {output: _first(row, inputs, {**params, "out": out}, "exact")},
-        model=None if arithmetic is None else lambda: {output: _first(row, inputs, {**params, "out": out}, arithmetic)},
-        bound=lambda: {output: _limits(row, inputs, {**params, "out": out}, arithmetic)},
+        exact=lambda: {output: _first(row, inputs, options, "exact")},
+        model=None if claim in (None, "exact") else lambda: {output: _first(row, inputs, options, claim)},
+        bound=(lambda: {output: _limits(row, inputs, options, arithmetic)}) if limited else None,
+        defined={output: _defined(row, inputs, params)},
     )
-    required = expect if arithmetic is not None else "bounded"
+    required = "bounded" if claim is None else "exact" if claim == "exact" else expect
     if not verdict.reaches(required):
         raise ConformanceError(_message(op, found, verdict, required))
     return verdict.level
 
 
+def _inputs(row: Any, operands: tuple[Any, ...], params: dict[str, Any]) -> dict[str, Any]:
+    """Return operands by name; those given by keyword are taken out of the parameters."""
+    names = [operand.name for operand in row.inputs]
+    if len(operands) > len(names):
+        raise InputError(
+            expected(f"operands of {row.name}", len(operands), f"at most {len(names)}: {', '.join(names)}")
+        )
+    inputs = {**dict(zip(names, operands, strict=False)), **{k: params.pop(k) for k in names if k in params}}
+    known = {param.name for param in row.params} | set(row.extents_as_options)
+    for name in params:
+        if name not in known:
+            raise unknown_name(f"parameter of {row.name}", name, known | set(names))
+    return inputs
+
+
+def _options(row: Any, found: np.ndarray, params: dict[str, Any]) -> dict[str, Any]:
+    from dgref.formats import format_of
+
+    inputs_only = {param.name for param in row.params if param.shapes_inputs_only}
+    options = {name: value for name, value in params.items() if name not in inputs_only}
+    return {**options, "out": format_of(found).name} if row.out_formats else options
+
+
+def _defined(row: Any, inputs: dict[str, Any], params: dict[str, Any]) -> np.ndarray | None:
+    """Return which elements of the first output the op defines: None for all."""
+    from dgref.ops.problem import Problem
+
+    if row.undefined is None:
+        return None
+    shaped = ((operand.axes.split(), np.shape(inputs[operand.name])) for operand in row.inputs
+              if operand.name in inputs and isinstance(operand.axes, str))  # fmt: skip
+    extents = {axis: extent for axes, shape in shaped for axis, extent in zip(axes, shape, strict=False)}
+    options = {param.name: params.get(param.name, param.default) for param in row.params}
+    extents |= {name: value for name, value in params.items() if name in row.extents_as_options}
+    for name, derive in row.derived.items():
+        extents[name] = derive(Problem(extents, options))
+    undefined = row.undefined(Problem(extents, options), inputs).get(row.outputs[0].name)
+    return None if undefined is None else ~undefined
+
+
 def _first(row: Any, inputs: dict[str, Any], options: dict[str, Any], arithmetic: Any) -> np.ndarray:
-    made = row.reference(**inputs, arithmetic=arithmetic, **options)
+    how = {"arithmetic": arithmetic} if row.takes_arithmetic else {}
+    made = row.reference(**inputs, **how, **options)
     return made[row.outputs[0].name] if isinstance(made, dict) else made[0] if isinstance(made, tuple) else made
 
 

@@ -9,13 +9,14 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two options; without them the plugin does nothing."""
+    """Add the options; without them the plugin does nothing."""
     group = parser.getgroup("dgref", "conformance of low-precision kernels")
     group.addoption(
         "--dgref-suite", action="append", default=[], metavar="SUITE", help="suite (name or TOML file); repeatable"
     )
     group.addoption("--dgref-backend", action="append", default=[], metavar="NAME", help="backend; repeatable")
     group.addoption("--dgref-timeout", type=float, default=120.0, metavar="SECONDS", help="time limit of a case")
+    group.addoption("--dgref-no-diagnosis", action="store_true", help="do not search for the cause of what is wrong")
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,7 +54,8 @@ class ConformanceItem(pytest.Item):
         from dgref.errors import ConformanceError
         from dgref.trial import Settings
 
-        settings = Settings(timeout=self.config.getoption("--dgref-timeout"))
+        option = self.config.getoption
+        settings = Settings(timeout=option("--dgref-timeout"), diagnose=not option("--dgref-no-diagnosis"))
         result = waivers.apply(_worker(self.config).run(self.case, self.backend, settings), waivers.load())
         if not result.ran:
             pytest.skip(result.reason)

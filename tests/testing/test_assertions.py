@@ -1,0 +1,90 @@
+"""Three lines in a user's own test say whether a kernel's output is right, and what is wrong with it."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from dgref import reference
+from dgref.backends import backends, load_file
+from dgref.errors import ConformanceError, DgrefError
+from dgref.formats import quantize
+from dgref.testing import assert_backend_conforms, assert_conforms
+from tests import samples
+
+RANDOM = np.random.default_rng(0)
+A, B = (quantize(RANDOM.standard_normal((16, 64)).astype(np.float32), "mxfp8") for _ in "ab")
+
+
+def flipped(array: np.ndarray) -> np.ndarray:
+    changed = array.copy()
+    changed.reshape(-1).view(np.uint8)[1] ^= 0x40
+    return changed
+
+
+def test_a_right_output_returns_the_level_that_holds() -> None:
+    assert assert_conforms(reference.gemm(A, B, out="bfloat16"), "gemm", A, B) == "exact"
+    a, b = (quantize(RANDOM.standard_normal((16, 64)).astype(np.float32), "per_tensor_fp8") for _ in "ab")
+    modelled = reference.gemm(a, b, arithmetic="cublaslt.fp8_fast", out="float32")
+    assert assert_conforms(modelled, "gemm", a, b, arithmetic="cublaslt.fp8_fast") == "model"
+    assert assert_conforms(modelled, "gemm", a, b) == "bounded"
+
+
+def test_a_wrong_output_is_described() -> None:
+    with pytest.raises(ConformanceError, match=r"gemm: got wrong, need bounded .*1 of 256 bfloat16 elements differ"):
+        assert_conforms(flipped(reference.gemm(A, B, out="bfloat16")), "gemm", A, B)
+
+
+def test_an_exact_claim_takes_no_rounding_for_an_excuse() -> None:
+    exact = reference.gemm(A, B, out="float32")
+    off = np.nextafter(exact, np.float32(np.inf))
+    assert assert_conforms(off, "gemm", A, B) == "bounded"
+    with pytest.raises(ConformanceError, match="need exact"):
+        assert_conforms(off, "gemm", A, B, arithmetic="exact")
+
+
+def test_rows_past_the_mask_may_hold_anything() -> None:
+    a, b = (np.ones((2, 8, 16), ml_dtypes.bfloat16) for _ in "ab")
+    counts = np.array([3, 8], np.int32)
+    right = reference.gemm_grouped_masked(a, b, counts, out="bfloat16")
+    right[0, 3:] = 7
+    assert assert_conforms(right, "gemm_grouped_masked", a, b, counts) == "exact"
+    with pytest.raises(ConformanceError):
+        assert_conforms(flipped(right), "gemm_grouped_masked", a, b, counts)
+
+
+def test_torch_tensors_are_taken_as_they_are() -> None:
+    import torch
+
+    output = torch.from_numpy(reference.gemm(A, B, out="float32"))
+    assert assert_conforms(output, "gemm", A, B) == "exact"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        (("gem", A, B), {}, "op: got 'gem', need"),
+        (("gemm", A, B, A, A), {}, "operands of gemm: got 4, need at most 3"),
+        (("gemm", A, B), {"acumulate": True}, "parameter of gemm: got 'acumulate', need accumulate"),
+    ],
+)
+def test_bad_calls_are_sentences(arguments: tuple, options: dict, words: str) -> None:
+    with pytest.raises(DgrefError, match=words):
+        assert_conforms(reference.gemm(A, B, out="float32"), *arguments, **options)
+
+
+def test_a_backend_is_held_to_a_whole_suite(tmp_path: object) -> None:
+    load_file(samples.MISBEHAVING)
+    from dgref.suite import load_file as load_suite
+
+    path = tmp_path / "one.toml"
+    path.write_text(
+        '[[case]]\nid = "x"\nwhy = "y"\nop = "gemm"\nshape = {m = 4, n = 8, k = 16}\na = "bfloat16"\nb = "bfloat16"\n'
+    )
+    assert len(load_suite(path)) == 1
+    assert_backend_conforms(backends()["misbehaving/correct"], str(path))
+    with pytest.raises(ConformanceError, match="got 1 wrong of 1, need 0\none/x: fail"):
+        assert_backend_conforms(backends()["misbehaving/one_bit"], str(path), diagnose=False)
+    with pytest.raises(ConformanceError, match="no case that could run"):
+        assert_backend_conforms(backends()["misbehaving/refuses_late"], str(path))
