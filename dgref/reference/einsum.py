@@ -83,9 +83,9 @@ def einsum(
 
 
 def _summed_last(operand: Any, written: str, last: str, name: str) -> ScaledTensor:
-    if isinstance(operand, ScaledTensor):
-        return operand
     tensor = scaled(operand, name)
+    if isinstance(operand, ScaledTensor):
+        return tensor
     if tensor.data.ndim != len(written):
         raise ShapeError(expected(f"{name} shape", list(tensor.shape), f"{len(written)} axes [{' '.join(written)}]"))
     return replace(tensor, data=np.transpose(tensor.data, [written.index(x) for x in last]))

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.checks import flag, whole
 from dgref.reference.dispatch import EXACT, allocated, product
-from dgref.reference.operands import bind, integers, operation, scaled, take, take_columns, take_rows, values
+from dgref.reference.operands import bind, fitting, integers, operation, scaled, take, take_columns, take_rows, values
 
 
 @operation
@@ -76,14 +76,16 @@ def gemm_grouped_k(
     `grouped_layout` holds the K of each group; or, with `psum`, where each group ends. Every group starts a new scale
     block, so the scale grids are [m, sum over g of ceil(K of g / block)]. An empty group gives c, or zero.
     """
-    a, b, grouped_layout = scaled(a, "a"), scaled(b, "b"), integers(grouped_layout, "grouped_layout", 0)
+    grouped_layout = integers(grouped_layout, "grouped_layout", 0)
+    a, b = (t if isinstance(t, ScaledTensor) else scaled(t, name) for t, name in ((a, "a"), (b, "b")))
     extents = bind({"a": ("m k", a), "b": ("n k", b), "grouped_layout": ("g", grouped_layout), "c": ("g m n", c)})
     d = allocated((extents["g"], extents["m"], extents["n"]), out)
     c = None if c is None else values(c, "c")
     spans = list(k_spans(grouped_layout, extents["k"], psum, alignment))
     scale_a, scale_b = (scale_spans(t, spans, name) for t, name in ((a, "a"), (b, "b")))
     for group, span in enumerate(spans):
-        part_a, part_b = take_columns(a, span, scale_a[group]), take_columns(b, span, scale_b[group])
+        part_a = fitting(take_columns(a, span, scale_a[group]), f"a of group {group}")
+        part_b = fitting(take_columns(b, span, scale_b[group]), f"b of group {group}")
         start = None if c is None else c[group]
         d[group] = product(part_a, part_b, start, arithmetic=arithmetic, out=out)
     return d
@@ -128,6 +130,8 @@ def scale_spans(tensor: ScaledTensor, spans: list[slice], name: str) -> list[sli
     """Return which scale columns belong to each group of K: every group starts a new block."""
     if tensor.scale is None:
         return [slice(None)] * len(spans)
+    if tensor.scaling is None:
+        raise FormatError(expected(f"{name}.scaling", "None beside scales", "a Scaling that explains them"))
     width = tensor.scaling.block[1]
     if width == FULL:
         return [slice(0, 1)] * len(spans)

@@ -22,9 +22,9 @@ _INT64 = np.iinfo(np.int64)
 
 
 def scaled(operand: Any, name: str) -> ScaledTensor:
-    """Return an operand as a ScaledTensor; the dtype of a plain array says its format."""
+    """Return an operand as a ScaledTensor whose parts fit one another; the dtype of a plain array says its format."""
     if isinstance(operand, ScaledTensor):
-        return operand
+        return fitting(operand, name)
     if not hasattr(operand, "dtype"):
         need = "an array whose dtype says its format, or a ScaledTensor, which says what its scales mean"
         raise FormatError(expected(name, _kind(operand), need))
@@ -34,6 +34,14 @@ def scaled(operand: Any, name: str) -> ScaledTensor:
         raise FormatError(expected(name, f"an array of {array.dtype}", need))
     format = _format(array, name)
     return ScaledTensor(as_codes(array), format)
+
+
+def fitting(tensor: ScaledTensor, name: str) -> ScaledTensor:
+    """Return the tensor, or raise unless its parts fit; fp32 scales may have any sign, as kernels multiply by any."""
+    signed = tensor.scaling is not None and tensor.scaling.scale_format == "float32" and tensor.scale is not None
+    unsigned = replace(tensor, scale=np.abs(to_numpy(tensor.scale, f"{name}.scale"))) if signed else tensor
+    unsigned.validate(name)
+    return tensor
 
 
 def _format(array: np.ndarray, name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -132,3 +134,34 @@ def test_memory_order_and_views_change_no_bit():
     for arithmetic in ("exact", "deep_gemm.sm90.bf16"):
         right = reference.gemm(a, b, arithmetic=arithmetic).tobytes()
         assert reference.gemm(np.asfortranarray(a), spread[::2, ::2], arithmetic=arithmetic).tobytes() == right
+
+
+MALFORMED = {
+    "scale.shape": (lambda t: replace(t, scale=np.repeat(t.scale, 2, 1)), ShapeError, "kv.scale: got (16, 2)"),
+    "one scale for all rows": (lambda t: replace(t, scale=t.scale[:1]), ShapeError, "kv.scale: got (1, 1)"),
+    "scale.dtype": (lambda t: replace(t, scale=t.scale.astype(np.float64)), FormatError, "kv.scale: got float64"),
+    "no scaling": (lambda t: replace(t, scaling=None), FormatError, "kv.scaling: got None beside scales"),
+    "wide codes": (lambda t: replace(t, data=t.data.astype(np.uint16)), FormatError, "kv.data: got uint16"),
+    "signed codes": (lambda t: replace(t, data=t.data.view(np.int8)), FormatError, "kv.data: got int8"),
+    "values as codes": (lambda t: replace(t, data=t.values()), FormatError, "kv.data: got float32"),
+    "packed codes": (lambda t: replace(t, format="float4_e2m1fn"), FormatError, "packed bytes must be unpacked"),
+    "global scale": (lambda t: replace(t, global_scale=np.float32(2)), FormatError, "kv.global_scale: got a global"),
+}
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "deep_gemm.sm90.mqa_logits"])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_tensors_whose_parts_do_not_fit_are_refused_not_computed(name, arithmetic):
+    change, error, words = MALFORMED[name]
+    rng = np.random.default_rng(0)
+    q, kv = (quantize(rng.standard_normal((16, 128)).astype(np.float32), r) for r in ("float8_e4m3fn", "deepseek_fp8"))
+    q = replace(q, data=q.data.reshape(2, 8, 128))
+    with pytest.raises(error) as caught:
+        reference.mqa_logits(q, change(kv), np.ones((2, 8), np.float32), [0, 0], [16, 16], arithmetic=arithmetic)
+    assert words in str(caught.value)
+
+
+def test_a_negative_scale_is_a_factor_like_any_other():
+    a, b = (plain.integers(seed, (4, 64), block=(1, 32)) for seed in (0, 1))
+    turned = replace(a, scale=-a.scale)
+    np.testing.assert_array_equal(reference.gemm(turned, b, out="float32"), -reference.gemm(a, b, out="float32"))
