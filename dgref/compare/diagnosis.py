@@ -118,6 +118,8 @@ def _from_evidence(shown: list[Finding], search: Search, evidence: Mapping[str, 
 
 
 def _from_search(search: Search) -> Diagnosis:
+    if search.elements == 0:
+        return Diagnosis("nothing is wrong: there is no output that the operation defines", benign=True)
     baseline, tried = search.run()
     if baseline.all:
         return _nothing_wrong(search, baseline)

@@ -99,7 +99,7 @@ def _extent_of_k(scene: Scene) -> int:
     return 0 if tensor is None else tensor.shape[-1]
 
 
-@hypothesis(34, likelihood=0.7)
+@hypothesis(34, likelihood=0.45)  # last: it dequantises everything
 def fallback_to_half(scene: Scene) -> Iterator[Misreading]:
     """Another kernel ran: operands dequantised to a 16-bit format, then a plain product."""
     scaled = [name for name, _ in scene.state.scaled() if name in ("a", "b")]
