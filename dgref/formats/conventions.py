@@ -1,6 +1,6 @@
 """How each library converts to each format: rows, bit for bit, because they disagree.
 
-`python -m dgref.formats.conventions` prints the table of docs/numerics.md.
+`python -m dgref.formats.disagreements` prints the tables of docs/numerics.md.
 """
 
 from __future__ import annotations

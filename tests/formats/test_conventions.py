@@ -68,7 +68,7 @@ def _ml_dtypes_codes(format: Format, values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("format", _destinations("ml_dtypes"), ids=lambda f: f.name)
 def test_ml_dtypes_row_equals_the_installed_ml_dtypes(format: Format):
-    for values in (float32_inputs(format), random_bits(SAMPLE)[: SAMPLE >> 2]):
+    for values in (float32_inputs(format), random_bits(SAMPLE)):
         assert_same(format, "ml_dtypes", values, _ml_dtypes_codes(format, values))
 
 
@@ -103,12 +103,12 @@ _GFLOAT = {
 @pytest.mark.parametrize("name", _GFLOAT)
 def test_gfloat_row_equals_the_installed_gfloat(name: str):
     format, info = FORMATS[name], _GFLOAT[name]
-    values = float32_inputs(format)
-    values = values if format.has_nan else values[~np.isnan(values)]
-    with np.errstate(all="ignore"):
-        wide = values.astype(np.float64)
-        theirs = gfloat.encode_ndarray(info, gfloat.round_ndarray(info, wide, sat=True))
-    assert_same(format, "gfloat", values, theirs.astype(np.uint8))
+    pieces = np.split(random_bits(SAMPLE), 32)  # gfloat's temporaries are wide, and its 5 million a second slow
+    for values in (float32_inputs(format), *(pieces if format is E4M3 else pieces[:8])):
+        values = values if format.has_nan else values[~np.isnan(values)]
+        with np.errstate(all="ignore"):
+            theirs = gfloat.encode_ndarray(info, gfloat.round_ndarray(info, values.astype(np.float64), sat=True))
+        assert_same(format, "gfloat", values, theirs.astype(np.uint8))
 
 
 def test_gfloat_row_for_e8m0_equals_its_scalar_functions():
