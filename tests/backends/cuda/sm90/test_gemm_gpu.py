@@ -128,6 +128,87 @@ def test_the_middle_of_each_head_is_left_alone(torch):
     assert (d[..., left : left + middle] == 7.0).all()
 
 
+@pytest.mark.parametrize("zero_padding", [False, True])
+@pytest.mark.parametrize("prefix_sum", [False, True])
+def test_contiguous_groups_are_dense_products_and_padding_is_left_or_zeroed(torch, prefix_sum, zero_padding):
+    from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous
+
+    counts, n, k = [100, 0, 128, 37, 5], 256, 384
+    starts = [0, 128, 128, 256, 384]
+    a, a_scale, _, _ = fp8_inputs(torch, 512, n, k, "BLOCK")
+    weights = [fp8_inputs(torch, 1, n, k, "BLOCK", seed)[2:] for seed in range(len(counts))]
+    labels = torch.full((512,), -1, dtype=torch.int32, device="cuda")
+    want = torch.full((512, n), 0.0 if zero_padding else 7.0, dtype=torch.bfloat16, device="cuda")
+    for group, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        rows = slice(start, start + count)
+        labels[rows] = group
+        if count:
+            inputs = (a[rows], mn_major(torch, a_scale[rows].contiguous()), *weights[group])
+            want[rows] = fp8(torch, inputs, "BLOCK", None, "bfloat16")
+    ends = torch.tensor([x + y for x, y in zip(starts, counts, strict=True)], dtype=torch.int32, device="cuda")
+    b = torch.stack([weight.view(torch.uint8) for weight, _ in weights])
+    b_scale = torch.stack([scale for _, scale in weights])
+    shape = Shape(512, n, k, schedule="PREFIX_SUM" if prefix_sum else "LABELLED")
+    for tile in tiles_of(shape):
+        d = torch.full((512, n), 7.0, dtype=torch.bfloat16, device="cuda")
+        layout, forced = ends if prefix_sum else labels, configure(shape, tile, 1, 132)
+        options = {"prefix_sum": prefix_sum, "zero_padding": zero_padding, "forced": forced}
+        gemm_grouped_contiguous(a, b, d, layout, a_scale, b_scale, **options)
+        assert torch.equal(d, want), tile
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_groups_of_k_are_dense_products_and_an_empty_one_adds_nothing(torch, accumulate):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+    from dgref.backends.cuda.sm90.grouped import gemm_grouped_k
+
+    sizes, m, n = [256, 0, 640, 128], 192, 264
+    parts = [fp8_inputs(torch, m, n, max(size, 128), "VECTOR", seed) for seed, size in enumerate(sizes)]
+    c = torch.randn(4, m, n, device="cuda")
+    want = c.clone() if accumulate else torch.zeros_like(c)
+    for group, size in enumerate(sizes):
+        if size:
+            fp8_gemm(*parts[group], want[group], want[group] if accumulate else None, b_block=(1, 128))
+    kept = [part for part, size in zip(parts, sizes, strict=True) if size]
+    a, b = (torch.cat([part[i].view(torch.uint8).flatten() for part in kept]) for i in (0, 2))
+    a_scale, b_scale = (torch.cat([part[i].t().contiguous() for part in kept]) for i in (1, 3))
+    layout = torch.tensor(sizes, dtype=torch.int32, device="cuda")
+    kind = {"scaling": "VECTOR", "output": "F32", "accumulate": accumulate}
+    for tile in tiles_of(shape := Shape(m, n, 256, groups=4, schedule="K_SIZES", **kind)):
+        d = c.clone() if accumulate else torch.full_like(c, float("nan"))
+        forced = configure(shape, tile, 1, 132)
+        gemm_grouped_k(a, b, d, layout, d if accumulate else None, a_scale, b_scale, sizes=sizes, forced=forced)
+        assert torch.equal(d, want), tile
+
+
+def test_bf16_groups_of_k_lie_one_behind_the_other(torch):
+    from dgref.backends.cuda.sm90.gemm import bf16_gemm
+    from dgref.backends.cuda.sm90.grouped import gemm_grouped_k
+
+    sizes, m, n = [256, 0, 640, 128], 192, 256
+    a, b = (torch.randn(sum(sizes), columns, device="cuda").bfloat16() for columns in (m, n))
+    c = torch.randn(4, m, n, device="cuda")
+    want, first = c.clone(), 0
+    for group, size in enumerate(sizes):
+        part = slice(first, first + size)
+        kind = {
+            "element": "BF16",
+            "scaling": "NONE",
+            "major_a": "MN",
+            "major_b": "MN",
+            "output": "F32",
+            "accumulate": True,
+        }
+        if size:
+            forced = configure(Shape(m, n, size, **kind), PLAIN, 1, 132)
+            bf16_gemm(a[part].t(), b[part].t(), want[group], want[group], forced=forced)
+        first += size
+    d = c.clone()
+    layout = torch.tensor(sizes, dtype=torch.int32, device="cuda")
+    gemm_grouped_k(a, b, d, layout, d, sizes=sizes)
+    assert torch.equal(d, want)
+
+
 def test_masked_rows_are_the_dense_product_and_others_are_untouched(torch):
     from dgref.backends.cuda.sm90.grouped import gemm_grouped_masked
 
