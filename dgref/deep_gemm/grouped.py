@@ -47,12 +47,12 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
 ):
     """Write a[i] @ b[group of row i].T into d[i]: a[m, k], b[groups, n, k].
 
-    `grouped_layout` holds a label for each row, -1 for padding; with `use_psum_layout`, the end of each group. Rows of
-    padding become zero with `ensure_zero_padding` and are left alone without.
+    `grouped_layout` holds a label for each row, -1 for padding, whose rows become zero. With `use_psum_layout` it holds
+    the end of each group; rows between groups become zero with `ensure_zero_padding` and are left alone without.
     """
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
-    options = (use_psum_layout, ensure_zero_padding)
+    options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
         scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b, b_scale, *chosen)
@@ -96,7 +96,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     expected_m_for_psum_layout=None,
 ):
     """Write a[i] @ b[group of row i].T into d[i], all BF16; see `m_grouped_fp8_fp4_gemm_nt_contiguous`."""
-    options = (use_psum_layout, ensure_zero_padding)
+    options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, b, grouped_layout)
         _contiguous_on_gpu(a, b, d, grouped_layout, options)

@@ -58,7 +58,7 @@ def k_grouped_fp8_gemm_nt_contiguous(
 ):
     """Write a_g @ b_g.T into d[g], plus c[g]: each group a K-major matrix [m, K of g] of its own, all in one flat a.
 
-    Scales are [K blocks, m] and [K blocks, n]; `ks_cpu` must say the K of each group.
+    Scales are [m, K blocks] and [n, K blocks]; `ks_cpu` must say the K of each group.
     """
     block = _k_block(recipe, (128,))
     if use_psum_layout or not ks_cpu:
@@ -66,12 +66,12 @@ def k_grouped_fp8_gemm_nt_contiguous(
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
         on_gpu("a, b, d, c and grouped_layout", a, a_scale, b, b_scale, c, grouped_layout)
-        scales = [get_mn_major_tma_aligned_tensor(scale.t()).t() for scale in (a_scale, b_scale)]
+        scales = [get_mn_major_tma_aligned_tensor(scale).t() for scale in (a_scale, b_scale)]
         kernels().k_grouped(a, b, d, grouped_layout, c, *scales, sizes=ks_cpu)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
-    left = _k_scaled("a", _joined("a", a, d.shape[1], ks_cpu), a_scale, block, spans)
-    right = _k_scaled("b", _joined("b", b, d.shape[2], ks_cpu), b_scale, block, spans)
+    left = _k_scaled("a", _joined("a", a, d.shape[1], ks_cpu), a_scale.t(), block, spans)
+    right = _k_scaled("b", _joined("b", b, d.shape[2], ks_cpu), b_scale.t(), block, spans)
     _k_on_cpu(left, right, d, spans, c)
 
 

@@ -78,11 +78,19 @@ def test_contiguous_fp8_is_each_groups_dense_product(rows, psum: bool, transpose
 def test_padding_rows_are_left_alone_when_zeros_are_not_asked_for(rows) -> None:
     a, b = rows
     d = torch.full((ROWS, N), 7.0, dtype=torch.bfloat16)
-    deep_gemm.m_grouped_bf16_gemm_nt_contiguous(a, b, d, labels(), ensure_zero_padding=False)
+    options = {"use_psum_layout": True, "ensure_zero_padding": False}
+    deep_gemm.m_grouped_bf16_gemm_nt_contiguous(a, b, d, ends(), **options)
     used = labels() >= 0
     assert (d[~used] == 7).all()
     need = torch.cat([a[:13] @ b[0].t(), a[16:] @ b[2].t()])
     assert calc_diff(d[used], need) < 1e-4
+
+
+def test_rows_without_a_label_are_zero(rows) -> None:
+    a, b = rows
+    d = torch.full((ROWS, N), 7.0, dtype=torch.bfloat16)
+    deep_gemm.m_grouped_bf16_gemm_nt_contiguous(a, b, d, labels(), ensure_zero_padding=False)
+    assert not d[labels() < 0].any() and d[labels() >= 0].any(dim=1).all()
 
 
 def test_scales_of_padding_rows_are_never_read(rows) -> None:
@@ -144,7 +152,7 @@ def test_groups_of_k_agree_in_every_form_and_with_c_in_place() -> None:
     tn, nt, plain = c.clone(), torch.empty_like(c), torch.empty_like(c)
     deep_gemm.k_grouped_fp8_gemm_tn_contiguous(left, right, tn, SIZES, layout, tn)
     deep_gemm.k_grouped_fp8_gemm_nt_contiguous(
-        (flat(left[0]), left[1]), (flat(right[0]), right[1]), nt, SIZES, layout, c
+        (flat(left[0]), left[1].t()), (flat(right[0]), right[1].t()), nt, SIZES, layout, c
     )
     deep_gemm.k_grouped_bf16_gemm_tn_contiguous(a, b, plain, SIZES, layout, c)
     assert_bitwise_equal(tn, nt)

@@ -192,13 +192,13 @@ def _flat(call: Call, name: str, sizes: list[int]) -> Any:
 
 
 def _k_scale(call: Call, name: str) -> Any:
-    """Return scales [K blocks, rows]; on Blackwell as words, every group from a new row on."""
+    """Return scales: on Hopper MN-major [rows, K blocks], on Blackwell words [K, rows], every group from a new row."""
     tensor = call.inputs[name]
-    grid = np.ascontiguousarray(tensor.scale.T)
     if call.backend.architecture_name == "sm90":
-        return call.place(grid)
+        return call.scale(tensor)
     lengths = group_lengths(call.inputs["grouped_layout"], call.param("psum"), call.param("alignment"))
     counts = [-(-length // tensor.scaling.block[1]) for length in lengths]
+    grid = np.ascontiguousarray(tensor.scale.T)
     return call.place(LAYOUTS["packed_ue8m0_k_grouped"].pack(grid, extents=counts))
 
 
