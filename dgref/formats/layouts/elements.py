@@ -74,12 +74,8 @@ def _first_offender(scales: Array) -> str:
     good = ((bits & 0x807FFFFF) == 0) & (bits != 0) & (bits != 0x7F800000) | (bits == 0x00400000)
     place = tuple(int(i) for i in np.argwhere(~good)[0])
     count = int((~good).sum())
-    got = (
-        f"{float(values[place])!r} at {place}, and {count - 1} more"
-        if count > 1
-        else f"{float(values[place])!r} at {place}"
-    )
-    return expected("scales", got, "positive powers of two (UE8M0 has no mantissa)", "packed_ue8m0")
+    got = f"{float(values[place])!r} at {place}" + (f", and {count - 1} more" if count > 1 else "")
+    return expected("scales", got, "positive powers of two: UE8M0 has no mantissa")
 
 
 def _to_torch(codes: np.ndarray) -> Array:

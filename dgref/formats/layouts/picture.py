@@ -39,7 +39,8 @@ def picture(layout: Layout, shape: Shape | None = None, **parameters):
     if shape is None:
         shape, parameters = example(layout)
     addresses = layout.addresses(shape[-2:], **parameters)
-    table = Table(title=f"{layout.name}: element address of each scale, grid {tuple(shape[-2:])}", header_style="bold")
+    height, width = shape[-2:]
+    table = Table(title=f"{layout.name}, {height} x {width} scales", header_style="bold")
     table.add_column("row", justify="right")
     for column in range(shape[-1]):
         table.add_column(f"k {column}", justify="right")
@@ -47,7 +48,8 @@ def picture(layout: Layout, shape: Shape | None = None, **parameters):
         cells = ["…"] * shape[-1] if row is None else [_cell(layout, int(a)) for a in addresses[row]]
         table.add_row("…" if row is None else str(row), *cells)
     buffer = layout.buffer_shape(shape[-2:], **parameters)
-    table.caption = escape(f"{layout.description}; buffer {buffer}")
+    units = "word.byte" if layout.elements.lanes > 1 else "element"
+    table.caption = escape(f"Address of each scale ({units}) in a buffer {buffer}: {layout.description}")
     return table
 
 
