@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.compare.hypotheses import HYPOTHESES, Misreading, Scene, State
+from dgref.compare.hypotheses import HYPOTHESES, Hypothesis, Misreading, Scene, State
 from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part, agree, compute
 from dgref.compare.suspects import choose_part, projected_places, suspect_places
 from dgref.errors import DgrefError
@@ -150,11 +150,8 @@ class Search:
     def _singles(self) -> Iterator[Ranked]:
         scene = Scene(self.state, self.observation.outputs, self.correct)
         for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
-            try:
-                for misreading in row.misreadings(scene):
-                    yield from self._one(misreading)
-            except _REFUSED:
-                continue
+            for misreading in _variants(row, scene):
+                yield from self._one(misreading)
 
     def _one(self, misreading: Misreading) -> Iterator[Ranked]:
         """Yield the measured variant, or nothing where it does not fit or time has run out."""
@@ -191,10 +188,7 @@ class Search:
         scene = Scene(state, self.observation.outputs, None if self.correct is None else compute(state))
         for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
             if not row.benign:
-                try:
-                    yield from (Ranked(misreading, _UNMEASURED) for misreading in row.misreadings(scene))
-                except _REFUSED:
-                    continue
+                yield from (Ranked(misreading, _UNMEASURED) for misreading in _variants(row, scene))
 
     def _confirmed(self, tried: list[Ranked]) -> list[Ranked]:
         """Measure what agrees on the sample on everything, best first; what then fails falls back."""
@@ -222,3 +216,12 @@ class Search:
                 break
             step = max(step, min(2 * step, int((self.deadline - now) / (2 * each))))
         return total or sampled
+
+
+def _variants(row: Hypothesis, scene: Scene) -> list[Misreading]:
+    """Return the variants of a hypothesis that fit the scene; none where it cannot read it."""
+    try:
+        with np.errstate(all="ignore"):
+            return list(row.misreadings(scene))
+    except _REFUSED:
+        return []
