@@ -15,3 +15,10 @@ def best_seconds(call: Callable[[], object], repeats: int) -> float:
         call()
         times.append(perf_counter() - start)
     return min(times)
+
+
+def resident_peak() -> float:
+    """Return the most memory that this process has held so far, in GiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB

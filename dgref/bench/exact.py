@@ -8,6 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
+from dgref.bench import resident_peak
 from dgref.formats import quantize
 from dgref.formats.element import FORMATS
 from dgref.formats.tensor import ScaledTensor
@@ -98,10 +99,13 @@ def _ratio(name: str, a: ScaledTensor, b: ScaledTensor, arithmetic: str, ordered
 
 
 def main() -> None:
-    """Print every row."""
-    for row in rows("--large" in sys.argv):
+    """Print every row; with `--large` also the largest case, and the most memory that the process held."""
+    large = "--large" in sys.argv
+    for row in rows(large):
         bar = "" if row["at_least"] is None else f"   (at least {row['at_least']:g})"
         print(f"{row['name']:<72} {row['value']:9.4f} {row['unit']}{bar}", flush=True)
+    if large:
+        print(f"resident memory at most, operands in float32 included {resident_peak():27.4f} GiB")
 
 
 if __name__ == "__main__":
