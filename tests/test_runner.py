@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dgref import runner
+from dgref import runner, worker
 from dgref.errors import InputError, SuiteError
 from dgref.results import Result, load_results
 from dgref.runner import Selection, Settings
@@ -52,17 +52,28 @@ def test_each_way_to_go_wrong_has_its_status_and_reason(fault: str, status: str,
     assert (result.status, words in result.reason) == (status, True), result.reason
 
 
-def test_dying_hanging_and_illegal_workers_are_one_cases_result_each() -> None:
+def test_dying_and_hanging_workers_are_one_cases_result_each() -> None:
     runner.select([samples.MISBEHAVING])
-    names = [f"misbehaving/{fault}" for fault in ("exit", "segfault", "killed", "illegal", "hang", "correct")]
-    results = runner.run([samples.suite()], names, settings=Settings(timeout=3, diagnose=False), jobs=1)
+    names = [f"misbehaving/{fault}" for fault in ("segfault", "killed", "hang", "correct")]
+    results = runner.run([samples.suite()], names, settings=Settings(timeout=5, diagnose=False), jobs=1)
     found = {row.backend.split("/")[1]: (row.status, row.reason) for row in results}
-    assert found["exit"] == ("crash", "the process exited with code 7")
     assert found["segfault"] == ("crash", "the process died of SIGSEGV")
     assert found["killed"][0] == "out_of_memory"
-    assert found["illegal"][0] == "error"
-    assert found["hang"] == ("timeout", "no result within 3 s")
+    assert found["hang"] == ("timeout", "no result within 5 s")
     assert found["correct"] == ("pass", "")
+
+
+@pytest.mark.parametrize(
+    ("result", "broken"),
+    [
+        (Result("s/x", "b", "error", "CUDA error: an illegal memory access was encountered"), True),
+        (Result("s/x", "b", "out_of_memory", "CUDA out of memory"), True),
+        (Result("s/x", "b", "error", "division by zero"), False),
+        (Result("s/x", "b", "fail", "cuda kernel is wrong"), False),
+    ],
+)
+def test_only_a_cuda_error_costs_a_new_worker(result: Result, broken: bool) -> None:
+    assert worker.outlives_its_case(result) == broken
 
 
 def test_undefined_elements_may_be_written_and_are_counted() -> None:
