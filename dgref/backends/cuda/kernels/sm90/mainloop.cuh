@@ -25,8 +25,8 @@ struct Plan {
   static constexpr int WIDEN_GROUPS = MATH_GROUPS_ == 1 ? 2 : 1, WIDENERS = 4 * WIDEN_GROUPS;  // warpgroups, warps
   // Registers of a thread by role: together at most 65536, the rest of what a launch hands out evenly.
   static constexpr bool MOVES_REGISTERS = MATH_GROUPS > 1 || WIDENED;
-  static constexpr int COPY_REGISTERS = WIDENED ? 40 : 56;
-  static constexpr int MATH_REGISTERS = MATH_GROUPS == 1 ? 240 : (WIDENED ? 208 : 224);
+  static constexpr int COPY_REGISTERS = WIDENED ? 40 : (is_k_grouped(SCHEDULE) ? 72 : 56);
+  static constexpr int MATH_REGISTERS = MATH_GROUPS == 1 ? 240 : (WIDENED ? 208 : (is_k_grouped(SCHEDULE) ? 216 : 224));
   static constexpr bool SCALED = SCALING != Scaling::NONE;
   static constexpr int BLOCK_K = ELEMENT == Element::E4M3 ? 128 : 64;  // 128 bytes: one swizzle atom
   static constexpr int STEPS = 4;                                      // wgmma per block of K
