@@ -1,4 +1,4 @@
-"""`pytest --dgref-backend NAME --dgref-suite SUITE`: every case is a test that passes, fails or skips with a reason."""
+"""`pytest --dgref-backend NAME --dgref-suite SUITE`: every case is a test that passes, fails or skips."""
 
 from __future__ import annotations
 
