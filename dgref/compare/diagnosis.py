@@ -124,7 +124,7 @@ def _from_search(search: Search) -> Diagnosis:
     if baseline.all:
         return _nothing_wrong(search, baseline)
     if not tried:
-        sentence = "no hypothesis was tried: none fits this operation, or the budget ran out first; pass a larger budget"
+        sentence = "no hypothesis was tried: none fits this operation, or the budget ran out first"
         return Diagnosis(sentence, evidence=search.where, total=baseline.total)
     return _concluded(search, tried, baseline)
 
