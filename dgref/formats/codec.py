@@ -7,7 +7,7 @@ import numpy as np
 from dgref.errors import FormatError, expected
 from dgref.formats.conversion import Conversion
 from dgref.formats.element import Array, Format
-from dgref.formats.native import formats_by_dtype, like, native_names, refuse_packed, to_numpy
+from dgref.formats.native import formats_by_dtype, like, native_names, refuse_packed, to_numpy, widened
 from dgref.formats.readable import decode_readable, encode_readable
 
 _FAST_FROM = 1 << 15  # elements; below, the fast path's tables and its import cost more than they save
@@ -33,7 +33,7 @@ def encode(format: Format, values: Array, conversion: Conversion) -> Array:
         codes = fast_codec.encode(format, source, conversion)
     if codes is None:
         with np.errstate(invalid="ignore"):  # a signalling NaN turns quiet
-            codes = encode_readable(format, source.astype(np.float64), conversion)
+            codes = encode_readable(format, widened(source), conversion)
     return like(codes, values)
 
 

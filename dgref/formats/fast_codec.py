@@ -15,7 +15,7 @@ import numpy as np
 
 from dgref.formats.conversion import Conversion
 from dgref.formats.element import FORMATS, Format
-from dgref.formats.native import format_of
+from dgref.formats.native import format_of, widened
 from dgref.formats.readable import decode_readable, encode_readable, refuse
 
 _FLOAT32_FRACTION = 23
@@ -57,11 +57,11 @@ def encode(format: Format, values: np.ndarray, conversion: Conversion) -> np.nda
         return None
     if not has_table(format, conversion):
         return _encode_wide(format, values, conversion)
-    refuse(format, values, conversion)
+    narrow = _as_float32(values, conversion)
+    refuse(format, narrow, conversion)
     table, shift = encode_table(format, conversion)
-    bits = _as_float32(values, conversion).view(np.uint32).reshape(-1)
     codes = np.empty(values.shape, format.code_dtype)
-    _look_up_keys(bits, table, shift, codes.reshape(-1))
+    _look_up_keys(narrow.view(np.uint32).reshape(-1), table, shift, codes.reshape(-1))
     return codes
 
 
@@ -140,7 +140,7 @@ def _encode_wide(format: Format, values: np.ndarray, conversion: Conversion) -> 
             codes = source.astype(format.native_dtype).view(format.code_dtype)
         nan = np.isnan(values)
         if nan.any():
-            codes[nan] = encode_readable(format, values[nan].astype(np.float64), conversion)
+            codes[nan] = encode_readable(format, widened(values[nan]), conversion)
     return codes
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dgref.errors import FormatError, InputError, expected
 from dgref.formats.element import FORMATS, Array, Format, as_format
+from dgref.formats.readable import decode_readable
 
 _NUMPY_NATIVE = ("float16", "float32")
 
@@ -92,6 +93,14 @@ def refuse_packed(array: Any, subject: str) -> None:
     if is_packed(array):
         need = "one code an element: formats.unpack gives them"
         raise FormatError(expected(subject, "float4_e2m1fn_x2, two codes a byte", need))
+
+
+def widened(source: np.ndarray) -> np.ndarray:
+    """Return checked values as float64; ml_dtypes' own casts may drop a NaN's payload, so its dtypes are decoded."""
+    row = formats_by_dtype().get(source.dtype)
+    if row is None or source.dtype in (np.float32, np.float16):
+        return source.astype(np.float64)
+    return decode_readable(row, source.view(row.code_dtype)).astype(np.float64)
 
 
 def like(result: np.ndarray, array: Any) -> Array:

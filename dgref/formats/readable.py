@@ -70,11 +70,11 @@ def encode_readable(format: Format, values: np.ndarray, conversion: Conversion) 
 
 def _prepared(format: Format, values: np.ndarray, conversion: Conversion) -> np.ndarray:
     """Return the values that are rounded: after an intermediate format, and after losing a sign nobody can hold."""
-    refuse(format, values, conversion)
     if conversion.through is not None:
         middle = FORMATS[conversion.through]
         codes = encode_readable(middle, values, Conversion(overflow="inf"))
         values = decode_readable(middle, codes).astype(np.float64)
+    refuse(format, values, conversion)  # after the intermediate format: what it cannot hold is an infinity there
     return np.abs(values) if not format.signed and conversion.negative == "magnitude" else values
 
 

@@ -152,6 +152,14 @@ def test_zero_and_negative_input_of_a_format_without_them():
     assert FORMATS["float8_e4m3fnuz"].encode([-0.0, -(2.0**-30)]).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("repeats", [1, 1000])
+def test_the_payload_of_a_nan_is_kept_whatever_the_size_of_the_array(repeats: int):
+    nan = np.tile(np.array([0x7D, 0x7E, 0x7F, 0xFF], np.uint8), 10 * repeats).view(ml_dtypes.float8_e5m2)
+    assert set(E5M2.encode(nan)[:4].tolist()) == {0x7F, 0x7E, 0xFF}
+    assert FORMATS["float16"].encode(nan)[:4].tolist() == [0x7F00, 0x7E00, 0x7F00, 0xFF00]
+    assert FORMATS["bfloat16"].encode(nan)[:4].tolist() == [0x7FE0, 0x7FC0, 0x7FE0, 0xFFE0]
+
+
 # ---- stochastic rounding ------------------------------------------------------------------------------------------
 
 

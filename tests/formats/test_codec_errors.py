@@ -48,6 +48,8 @@ ERRORS = [
     (lambda: FORMATS["float32"].encode(1.0, convention="cuda"), FormatError, "format: got float32, need one of"),
     (lambda: E2M1.encode([1, np.nan], convention="gfloat"), FormatError, r"values: got NaN at \(1,\), need none"),
     (lambda: E2M1.encode([np.inf], convention="microxcaling"), FormatError, "an infinity"),
+    (lambda: E2M1.encode([1, 1e39], convention="microxcaling"), FormatError, r"an infinity at \(1,\)"),
+    (lambda: E2M1.encode([1e39] * 40000, convention="microxcaling"), FormatError, r"an infinity at \(0,\)"),
 ]
 
 

@@ -75,7 +75,7 @@ def _first_offender(scales: Array) -> str:
     place = tuple(int(i) for i in np.argwhere(~good)[0])
     count = int((~good).sum())
     got = f"{float(values[place])!r} at {place}" + (f", and {count - 1} more" if count > 1 else "")
-    return expected("scales", got, "positive powers of two: UE8M0 has no mantissa")
+    return expected("scales", got, "positive powers of two (UE8M0 has no mantissa)")
 
 
 def _to_torch(codes: np.ndarray) -> Array:
