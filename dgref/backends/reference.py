@@ -16,8 +16,8 @@ from dgref.ops.typical import operands_of, typical_arithmetic
 from dgref.reference.dispatch import using
 from dgref.suite import Case
 
-RATIONAL_LIMIT = 1 << 18  # multiply-adds: what fractions do within a second
-READABLE_LIMIT = 1 << 23
+RATIONAL_LIMIT = 1 << 16  # multiply-adds: what fractions do within a second
+READABLE_LIMIT = 1 << 21
 
 
 class _Reference(BackendBase):
