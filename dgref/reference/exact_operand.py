@@ -53,7 +53,8 @@ def exact_planes(tensor: ScaledTensor, rows: np.ndarray, batch: tuple[int, ...] 
     codes = to_numpy(tensor.data)[batch][rows]
     values = decode64(tensor.format, codes)
     if tensor.scale is not None:
-        values = values * _row_scales(tensor, rows, batch, codes.shape[1])
+        with np.errstate(invalid="ignore"):
+            values = values * _row_scales(tensor, rows, batch, codes.shape[1])
     planes, divisor = [values], 1.0
     if tensor.global_scale is not None:
         stored = np.broadcast_to(np.asarray(to_numpy(tensor.global_scale), np.float64), tensor.shape[:-2])

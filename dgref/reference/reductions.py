@@ -13,6 +13,7 @@ from dgref.formats.native import to_numpy
 from dgref.reference.arithmetic import Arithmetic, Lanes, resolve
 from dgref.reference.engine import fma
 from dgref.reference.operand import as_scaled
+from dgref.reference.tensor_core import CANONICAL_NAN
 
 
 def mqa_reduce(
@@ -43,7 +44,13 @@ def hc_square_sum(a: Any, arithmetic: str | Arithmetic = "deep_gemm.sm90.hc_pren
 
 
 def lane_sum(left: np.ndarray, right: np.ndarray, lanes: Lanes, scale: np.ndarray | None = None) -> np.ndarray:
-    """Return sum(left * right) over the first axis in fp32, as the lanes of a warp compute it."""
+    """Return sum(left * right) over the first axis in fp32, as the lanes of a warp compute it; NaN is 0x7FFFFFFF."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        total = _lane_sum(left, right, lanes, scale)
+    return np.where(np.isnan(total), CANONICAL_NAN, total)
+
+
+def _lane_sum(left: np.ndarray, right: np.ndarray, lanes: Lanes, scale: np.ndarray | None) -> np.ndarray:
     rounded = _ROUND[lanes.precision]
     steps = zip(_dealt(left, lanes), _dealt(right, lanes), strict=True)
     total = _pairs(steps) if lanes.step == "pairs" else _fused(list(steps), lanes)

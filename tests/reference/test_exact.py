@@ -172,3 +172,10 @@ def test_a_bad_argument_is_named(arguments, error, sentence):
     ones = np.ones((2, 4), np.float32)
     with pytest.raises(error, match=sentence.replace("(", "\\(")):
         contract_exact(**{"a": ones, "b": ones, **arguments})
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_scale_on_a_zero_is_nan_and_no_warning():
+    a = ScaledTensor(np.zeros((1, 4), np.uint8), "float8_e4m3fn", np.full((1, 1), np.inf, np.float32), Scaling((1, 4)))
+    b = ScaledTensor(np.full((1, 4), 0x38, np.uint8), "float8_e4m3fn")
+    assert np.isnan(contract_exact(a, b).astype(np.float32)).all()

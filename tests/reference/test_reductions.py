@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dgref.errors import InputError, ShapeError
+from dgref.reference.arithmetic import ARITHMETICS
 from dgref.reference.engine import fma
-from dgref.reference.reductions import _fma_bfloat16, hc_square_sum, mqa_reduce
+from dgref.reference.reductions import _fma_bfloat16, hc_square_sum, lane_sum, mqa_reduce
 
 
 def hopper_logit(scores, weights, scale):
@@ -110,3 +111,14 @@ def test_wrong_heads_and_arithmetics_without_lanes_are_refused():
         mqa_reduce(np.zeros((16, 3), np.float32), np.zeros(8, np.float32))
     with pytest.raises(InputError, match=r"cublaslt\.fp8_fast: lanes"):
         hc_square_sum(np.zeros((2, 8), np.float16), "cublaslt.fp8_fast")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["deep_gemm.sm90.hc_prenorm", "deep_gemm.sm100.hc_prenorm"])
+def test_a_nan_is_the_one_that_gpus_write_and_comes_without_a_warning(name):
+    a = np.ones((2, 16), np.float32)
+    a[0, 3], a[1, 5] = np.nan, np.inf
+    b = np.ones((2, 16), np.float32)
+    b[1, 5] = 0
+    total = lane_sum(a.T, b.T, ARITHMETICS[name].lanes)
+    assert total.view(np.uint32).tolist() == [0x7FFFFFFF, 0x7FFFFFFF]
