@@ -30,12 +30,12 @@ def signs(kind: str, seed: int | None = None) -> np.ndarray:
 
 def rotate(values: np.ndarray, kind: str = "sylvester", seed: int | None = None) -> np.ndarray:
     """Return float32 values rotated along their last axis; sums are float64 butterflies, rounded to float32 once."""
-    return _butterflies(_runs(values) * signs(kind, seed)).astype(np.float32).reshape(values.shape)
+    return _rounded(_butterflies(_runs(values) * signs(kind, seed)), values.shape)
 
 
 def rotate_back(values: np.ndarray, kind: str = "sylvester", seed: int | None = None) -> np.ndarray:
     """Return what `rotate` was given, up to rounding."""
-    return (_butterflies(_runs(values)) * signs(kind, seed)).astype(np.float32).reshape(values.shape)
+    return _rounded(_butterflies(_runs(values)) * signs(kind, seed), values.shape)
 
 
 def _runs(values: np.ndarray) -> np.ndarray:
@@ -43,6 +43,11 @@ def _runs(values: np.ndarray) -> np.ndarray:
         size = values.shape[-1] if values.ndim else "no axis"
         raise ShapeError(expected("columns of a Hadamard transform", size, f"a multiple of {POINTS}"))
     return values.astype(np.float64).reshape(-1, POINTS)
+
+
+def _rounded(runs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a sum of 16 that float32 cannot hold is Inf
+        return runs.astype(np.float32).reshape(shape)
 
 
 def _butterflies(runs: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dgref.errors import FormatError, ShapeError
+from dgref.errors import FormatError, InputError, ShapeError
 from dgref.formats import dequantize, quantize
 from dgref.formats.hadamard import rotate, rotate_back, signs
 
@@ -60,5 +60,21 @@ def test_columns_must_be_whole_runs():
 
 
 def test_seeded_signs_need_a_seed():
-    with pytest.raises(FormatError, match="seed: got None"):
+    with pytest.raises(FormatError, match=r"seed: got None"):
         signs("seeded")
+
+
+def test_a_sum_that_float32_cannot_hold_is_an_infinity_without_a_warning():
+    rotated = rotate(np.full((1, 16), 3e38, np.float32))
+    assert rotated[0, 0] == np.inf and not rotated[0, 1:].any()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", 1 << 64])
+def test_a_seed_that_is_no_64_bit_integer_is_refused(seed):
+    with pytest.raises(InputError, match=r"seed: got .*, need an integer from 0"):
+        signs("seeded", seed)
+
+
+def test_a_kind_of_transform_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match="Hadamard transform: got 'silvester', need sylvester"):
+        rotate(np.ones((1, 16), np.float32), "silvester")
