@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import strategies as st
 from dgref.errors import FormatError, ShapeError
 from dgref.formats.element import FORMATS
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
-from dgref.reference.tensor_core_table import markdown
 from tests.conftest import VECTORS, needs_vectors
 
 _INSTRUCTIONS = {
@@ -297,14 +294,3 @@ def test_rows_are_consistent(name):
     assert core.format in FORMATS
     assert core.source
     assert not core.scale_block or core.scale_block % core.group == 0
-
-
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "tensor-cores.md"
-
-
-def test_the_documented_table_is_the_generated_one():
-    assert f"<!-- table -->\n{markdown()}\n<!-- end of table -->" in DOCUMENT.read_text()
-
-
-def test_the_documented_examples_run():
-    assert doctest.testfile(str(DOCUMENT), module_relative=False).failed == 0
