@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dgref.arch import Architecture
+from dgref.arch import ARCHITECTURES, Architecture
 from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel
 from dgref.errors import FileError, expected
+from dgref.ops.typical import limit_arithmetic, operands_of
 from dgref.recordings import Recording, input_hash, recordings
 from dgref.reference.arithmetic import Arithmetic
 from dgref.suite import Case
@@ -25,6 +26,11 @@ class RecordedBackend(BackendBase):
     def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | str | None:
         claim = self._recording.entry(case)["arithmetic"]
         return Arithmetic.from_dict(claim) if isinstance(claim, dict) else claim
+
+    def limit_arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic:
+        """Return the arithmetic that bounds an undeclared one on the machine of the recording, not on this one."""
+        there = self._recording.index["machine"].get("architecture")
+        return limit_arithmetic(case.op, operands_of(case), there in ARCHITECTURES and ARCHITECTURES[there].narrow_fp8)
 
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         if input_hash(case, inputs) != self._recording.entry(case)["inputs"]:
