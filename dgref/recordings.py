@@ -61,7 +61,11 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
 
 
 def _unsigned(array: np.ndarray) -> np.ndarray:
-    return array if array.dtype.kind in "iu" else np.ascontiguousarray(array).reshape(array.shape).view(np.dtype(f"u{array.dtype.itemsize}"))
+    return (
+        array
+        if array.dtype.kind in "iu"
+        else np.ascontiguousarray(array).reshape(array.shape).view(np.dtype(f"u{array.dtype.itemsize}"))
+    )
 
 
 def _file_name(name: str) -> str:

@@ -145,7 +145,7 @@ def _check_scale(name: str, tensor: ScaledTensor) -> None:
     dtype = np.dtype(np.float32) if need.name == "float32" else need.code_dtype
     if scale.dtype != dtype:
         raise FormatError(expected(f"{name}.scale", scale.dtype, dtype, f"scales are {need.name}"))
-    negative = need.signed and np.signbit(to_numpy(tensor.scale_values(), f"{name}.scale"))
+    negative = need.signed and (to_numpy(tensor.scale_values(), f"{name}.scale") < 0)
     if np.any(negative):
         where = tuple(int(i) for i in np.argwhere(negative)[0])
         raise FormatError(expected(f"{name}.scale", f"a negative scale at {where}", "scales of zero or above"))

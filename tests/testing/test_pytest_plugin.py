@@ -29,7 +29,16 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_cases_pass_fail_and_skip_as_tests(tmp_path: Path) -> None:
     names = "correct or one_bit or refuses_late or exit"
-    done = run(tmp_path, "--dgref-suite", "./one.toml", "--dgref-backend", samples.MISBEHAVING, "--dgref-no-diagnosis", "-k", names)
+    done = run(
+        tmp_path,
+        "--dgref-suite",
+        "./one.toml",
+        "--dgref-backend",
+        samples.MISBEHAVING,
+        "--dgref-no-diagnosis",
+        "-k",
+        names,
+    )
     assert "1 passed" in done.stdout
     assert "2 failed" in done.stdout
     assert "1 skipped" in done.stdout

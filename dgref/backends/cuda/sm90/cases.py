@@ -95,6 +95,8 @@ def _gemm_refuses(case: Case) -> str | None:
 
 def _gemm_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
     operands = _operands(case)
+    if 0 in case.shape.values():
+        return _declared(operands)  # nothing is launched
     shape = _shape(case, operands, batch_invariant)
     described = arithmetic_of(configuration(shape, device_multiprocessors()))
     edges = tuple(sorted({edge for edge in described["split_boundaries"] if 0 < edge < shape.k}))
