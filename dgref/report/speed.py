@@ -1,0 +1,70 @@
+"""Timed results as Markdown tables: `python -m dgref.report.speed reports/nvidia-h200`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from math import exp, log
+
+from dgref.results import Result, Results, load_results
+
+OURS, PEER, TENSORWISE = "cuda", "torch/cuda", "torch/cuda_fast"
+ROWS = (1, 16, 64, 128, 512, 4096)
+
+
+def times(results: Results) -> dict[tuple[str, str], Result]:
+    """Return every timed result by (case id, backend)."""
+    return {(row.case.split("/", 1)[1], row.backend): row for row in results if row.throughput}
+
+
+def dense(found: dict[tuple[str, str], Result]) -> Iterator[str]:
+    """Yield the table of dense FP8 products: microseconds, and in brackets the ratio to the tensorwise product."""
+    shapes = dict.fromkeys(
+        (r.shape["n"], r.shape["k"]) for (id, name), r in found.items() if _is_dense(id) and name == OURS
+    )
+    yield "| N x K | " + " | ".join(f"M = {m}" for m in ROWS) + " |"
+    yield "|---" * (len(ROWS) + 1) + "|"
+    ratios = []
+    for n, k in shapes:
+        cells = []
+        for m in ROWS:
+            mine, peer = (
+                _us(found, id, name) for id, name in ((f"{m}x{n}x{k}", OURS), (f"tensorwise-{m}x{n}x{k}", TENSORWISE))
+            )
+            ratios.append(peer / mine)
+            cells.append(f"{mine:.1f} ({peer / mine:.2f})")
+        yield f"| {n} x {k} | " + " | ".join(cells) + " |"
+    yield ""
+    yield f"Geometric mean of the {len(ratios)} ratios: {exp(sum(map(log, ratios)) / len(ratios)):.2f}."
+
+
+def others(found: dict[tuple[str, str], Result]) -> Iterator[str]:
+    """Yield the table of every other timed case of ours, beside torch's time where torch has the same product."""
+    yield "| case | us | TFLOPS | GB/s | share of the roof | torch, us |"
+    yield "|---|---|---|---|---|---|"
+    for (id, name), row in found.items():
+        if name != OURS or _is_dense(id):
+            continue
+        speed = row.throughput
+        peer = found.get((id, PEER))
+        beside = f"{peer.throughput['microseconds']:.1f}" if peer else ""
+        cells = (f"{speed['microseconds']:.1f}", f"{speed['tflops']:.0f}", f"{speed['gigabytes_per_second']:.0f}")
+        yield f"| {id} | " + " | ".join(cells) + f" | {speed['of_roof']:.2f} | {beside} |"
+
+
+def _is_dense(id: str) -> bool:
+    return id.split("x")[0].isdigit()
+
+
+def _us(found: dict[tuple[str, str], Result], id: str, name: str) -> float:
+    return found[id, name].throughput["microseconds"]
+
+
+def render(results: Results) -> str:
+    """Return both tables."""
+    found = times(results)
+    return "\n".join([*dense(found), "", *others(found)]) + "\n"
+
+
+if __name__ == "__main__":
+    print(render(load_results(sys.argv[1])), end="")
