@@ -125,14 +125,19 @@ def _worst(row: Result) -> list[str]:
 
 
 def _matrix(results: Results, backends: list[str]) -> list[dict[str, Any]]:
+    """Return a row for each operation and choice of formats; what nothing here ran comes last."""
     groups: dict[tuple[str, str], dict[str, Counter[str]]] = {}
     for row in results:
         cells = groups.setdefault((row.op, formats_of(row)), {})
         cells.setdefault(row.backend, Counter())[tone(row)] += 1
     return [
         {"op": op, "recipes": recipes, "cells": [_cell(cells.get(name, Counter())) for name in backends]}
-        for (op, recipes), cells in sorted(groups.items())
+        for (op, recipes), cells in sorted(groups.items(), key=lambda item: (_idle(item[1]), item[0]))
     ]
+
+
+def _idle(cells: dict[str, Counter[str]]) -> bool:
+    return all(set(counts) == {"idle"} for counts in cells.values())
 
 
 def formats_of(row: Result) -> str:
