@@ -38,8 +38,8 @@ def _formats() -> Iterator[Row]:
             "max": row.max,
             "min normal": row.min_normal,
             "min subnormal": row.min_subnormal,
-            "NaN": row.nan_style if row.has_nan else "none",
-            "infinity": "yes" if row.infinity else "no",
+            "NaN codes": len(row.nan_codes) if row.storage_bits <= 16 else "as IEEE 754",
+            "infinity": row.infinity,
         }
 
 
@@ -98,7 +98,7 @@ def _suites() -> Iterator[Row]:
         yield {
             "name": row.name,
             "cases": len(row),
-            "default": "yes" if row.default else "",
+            "default": row.default,
             "device": row.device,
             "for": row.description,
         }
@@ -163,6 +163,12 @@ def command(table: str, as_json: bool, show: str | None) -> None:
     click.echo(json.dumps(rows, indent=1, default=str)) if as_json else _print(rows)
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else str(value)
+
+
 def _print(rows: list[Row]) -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -173,5 +179,5 @@ def _print(rows: list[Row]) -> None:
     for number, name in enumerate(rows[0]):
         table.add_column(name, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+        table.add_row(*(escape(_shown(value)) for value in row.values()))
     console().print(table)
