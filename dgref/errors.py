@@ -90,11 +90,19 @@ def expected(subject: str, got: object, need: object, context: str = "") -> str:
     return f"{subject}: got {got}, need {need}" + (f" [{context}]" if context else "")
 
 
+_NAMES_SHOWN = 30
+
+
+def _some_of(known: list[str]) -> str:
+    shown = ", ".join(known[:_NAMES_SHOWN])
+    return f"one of {shown}" + (f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else "")
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Return the error for a name that is not among `known`, with the nearest ones."""
     known = sorted(known)
     near = get_close_matches(name.lower(), known, n=3, cutoff=0.5) if isinstance(name, str) else []
-    need = f"{' or '.join(near)}" if near else "one of " + ", ".join(known)
+    need = " or ".join(near) if near else _some_of(known)
     return UnknownNameError(expected(kind, repr(name), need))
 
 

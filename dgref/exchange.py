@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(expected(str(path), error.strerror, "the manifest that `dgref export` writes")) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(
             expected(str(path), f"invalid JSON ({error})", "the manifest as `dgref export` wrote it")
         ) from error

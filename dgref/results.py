@@ -35,6 +35,7 @@ STATUSES = {
     "timeout": "no result within the time limit",
     "out_of_memory": "memory ran out",
 }
+UNJUDGED = "timed, not judged"  # the reason of a pass that only a bench gives
 NOT_RUN = frozenset({"unsupported", "unavailable", "skipped"})
 GOOD = frozenset({"pass", "waived"})
 BAD = frozenset(STATUSES) - GOOD - NOT_RUN
@@ -139,7 +140,7 @@ def load_results(path: str | os.PathLike[str]) -> Results:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(expected(str(path), error.strerror, "a results file")) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(expected(str(path), f"invalid JSON ({error})", "a results file, whole")) from error
     return parse_results(data, str(path))
 

@@ -39,7 +39,7 @@ class Selection:
 
     def pick(self, cases: Sequence[Case], names: Sequence[str]) -> list[Task]:
         """Return the selected cases with their selected backends; what selects nothing at all is an error."""
-        self._check_ids({case.id for case in cases} | {case.name for case in cases})
+        self._check_ids({case.id for case in cases}, {case.name for case in cases})
         tasks = [Task(case, tuple(name for name in names if self._wants(case, name))) for case in cases]
         kept = [task for task in tasks if task.backends]
         if not kept:
@@ -52,10 +52,10 @@ class Selection:
             return False
         return all(word in f"{case.name} {case.op} {backend} {case.why}" for word in self.keyword.split())
 
-    def _check_ids(self, known: set[str]) -> None:
+    def _check_ids(self, ids: set[str], names: set[str]) -> None:
         for id in self.ids:
-            if id not in known:
-                raise unknown_name("case", id, known)
+            if id not in ids | names:
+                raise unknown_name("case", id, names if "/" in id else ids)
 
 
 EVERYTHING = Selection()

@@ -128,7 +128,7 @@ def load_file(path: Path) -> Suite:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SuiteError(expected(str(path), error.strerror, "a readable suite file")) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SuiteError(expected(path.name, error, "valid TOML in UTF-8")) from error
     return _suite(data, path)
 

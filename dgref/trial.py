@@ -25,7 +25,7 @@ from dgref.errors import DgrefError, UnavailableError, UnsupportedError
 from dgref.expectation import Expectation
 from dgref.observation import Observation, observe
 from dgref.ops import OPS
-from dgref.results import Result, plain
+from dgref.results import UNJUDGED, Result, plain
 from dgref.suite import Case
 
 OUT_OF_MEMORY = ("out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "Unable to allocate")
@@ -122,7 +122,7 @@ def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settin
         raise UnsupportedError(reason)
     attempt = _launch(result, truth, backend, settings)
     if not settings.judge:
-        result.status, result.reason = "pass", "timed, not judged"
+        result.status, result.reason = "pass", UNJUDGED
         return
     misfit = _misfit(attempt)
     if misfit or attempt.overwritten:

@@ -44,7 +44,7 @@ def load(path: Path | None = None) -> list[Waiver]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(expected(str(path), error.strerror, "a readable file of waivers")) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SuiteError(expected(path.name, error, "valid TOML in UTF-8")) from error
     rows = data.get("waiver", [])
     if set(data) - {"waiver"} or not isinstance(rows, list):

@@ -22,11 +22,12 @@ def command(action: str, problems: bool) -> int:
     entries = cache.entries() if action == "list" else cache.check()
     for entry in entries:
         click.echo(_line(entry))
-    bad = sum(entry.problem is not None for entry in entries)
-    click.echo(
-        f"{len(entries) if action == 'list' else bad} entries{' with a problem' if bad else ''} in {cache_folder()}"
-    )
-    return 1 if action == "check" and bad else 0
+    if action == "check":
+        bad = len(entries)
+        click.echo(f"{bad} of {len(cache.entries())} entries in {cache_folder()} have a problem")
+        return 1 if bad else 0
+    click.echo(f"{len(entries)} entries in {cache_folder()}")
+    return 0
 
 
 def _line(entry: Any) -> str:

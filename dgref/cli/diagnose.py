@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from dgref.cli._types import Finite
+
 
 @click.command("diagnose")
 @click.argument("dump", type=click.Path(path_type=Path))
@@ -19,7 +21,7 @@ import click
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the op, as JSON.")
 @click.option("--shape", "extents", multiple=True, metavar="AXIS=EXTENT", help="An extent that no array shows.")
 @click.option("--arithmetic", help="What the implementation claims to compute; without it, the derived bound decides.")
-@click.option("--budget", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to search.")
+@click.option("--budget", default=30.0, show_default=True, type=Finite(0.1), help="Seconds to search.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(dump: Path, op: str, a: str | None, b: str | None, as_json: bool, **options: Any) -> int:
     """Say what is wrong with the outputs in DUMP, a safetensors, npz or pt file.

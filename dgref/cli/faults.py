@@ -9,7 +9,7 @@ import click
 
 @click.command("faults")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Picks every case and variant.")
-@click.option("--instances", default=400, show_default=True, type=click.IntRange(0), help="Faults to inject.")
+@click.option("--instances", default=400, show_default=True, type=click.IntRange(1), help="Faults to inject.")
 @click.option(
     "--correct",
     default=1000,

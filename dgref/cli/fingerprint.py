@@ -6,12 +6,14 @@ import json
 
 import click
 
+from dgref.cli._types import Finite
+
 
 @click.command("fingerprint")
 @click.argument("suite")
 @click.option("--case", "id", required=True, metavar="ID", help="The case to run and explain.")
 @click.option("-b", "--backend", "name", required=True, help="The backend to explain; recordings count too.")
-@click.option("--budget", default=30.0, show_default=True, help="Seconds to search.")
+@click.option("--budget", default=30.0, show_default=True, type=Finite(0.1), help="Seconds to search.")
 @click.option("--json", "as_json", is_flag=True, help="Print the arithmetic as data that a backend can declare.")
 def command(suite: str, id: str, name: str, budget: float, as_json: bool) -> int:
     """Search the arithmetics until one gives every bit of a backend's output on a case of SUITE.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from dgref.cli._types import Finite
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -31,7 +33,13 @@ def render(results: Path, output: Path) -> int:
 @command.command("compare")
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)
-@click.option("--tolerance", default=0.05, show_default=True, help="Slowdown that is not a regression, as a fraction.")
+@click.option(
+    "--tolerance",
+    type=Finite(0),
+    default=0.05,
+    show_default=True,
+    help="Slowdown that is not a regression, as a fraction.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the changes as data.")
 def compare(before: Path, after: Path, tolerance: float, as_json: bool) -> int:
     """Say what changed from BEFORE to AFTER; exit code 1 where anything became wrong, weaker, slower or absent."""

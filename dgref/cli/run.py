@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from dgref.cli._types import Finite
+
 JOURNAL = "journal.jsonl"
 
 
@@ -42,7 +44,7 @@ JOURNAL = "journal.jsonl"
     "--timeout",
     default=120.0,
     show_default=True,
-    type=click.FloatRange(0.1),
+    type=Finite(0.1),
     help="Seconds before a case counts as hung.",
 )
 @click.option("--waivers", "waiver_file", type=click.Path(path_type=Path), help="Known failures; default: the shipped.")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dgref import suite, waivers
+from dgref.compare.verdict import LEVELS
 from dgref.errors import FileError, expected
 from dgref.files import write_atomically
-from dgref.results import Results, load_results
+from dgref.results import UNJUDGED, Result, Results, load_results
 
 SCHEMA = "dgref.bundle/1"
 MANIFEST = "manifest.json"
@@ -52,8 +53,17 @@ def check(
     problems = list(_files(folder))
     results = load_results(folder)
     problems += [f"{row.case} on {row.backend}: {row.status}: {row.reason}" for row in results if row.bad]
+    problems += [sentence for row in results for sentence in _contradiction(row)]
     problems += _missing(results, must_pass() if suites is None else suites)
     return problems + list(_expired(results, waivers.load(waiver_file), today or date.today()))
+
+
+def _contradiction(row: Result) -> Iterator[str]:
+    """Yield what is impossible about a result: a pass whose level does not reach what was required."""
+    if row.status != "pass" or not row.required or row.reason == UNJUDGED:
+        return
+    if row.level not in LEVELS or LEVELS.index(row.level) > LEVELS.index(row.required):
+        yield f"{row.case} on {row.backend}: got a pass at level {row.level}, need {row.required}: the file was changed"
 
 
 def _files(folder: Path) -> Iterator[str]:

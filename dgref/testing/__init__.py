@@ -17,13 +17,17 @@ def assert_conforms(
 ) -> str:
     """Raise ConformanceError unless `actual` is what `op` computes from the operands; return the level that held.
 
-    With `arithmetic` every bit must follow it (or, with `expect="bounded"`, stay within the derived bound); without,
-    the output is held to the bound. The format is that of `actual`; operands are ScaledTensors or native arrays.
+    With `arithmetic` every bit must follow it, or be exact (or, with `expect="bounded"`, stay within the derived
+    bound); without, the output is held to the bound of a narrow accumulator in any order, which is wide: declare the
+    arithmetic, or find it with `dgref.infer_arithmetic`. `expect="exact"` asks for the infinitely precise result. The
+    format is that of `actual`; operands are ScaledTensors, NumPy arrays or torch tensors of a native dtype.
     """
-    from dgref.compare.verdict import judge
+    from dgref.compare.verdict import LEVELS, judge
     from dgref.formats.native import is_torch, to_numpy
     from dgref.ops import OPS
 
+    if expect not in LEVELS[:3]:
+        raise unknown_name("expect", expect, LEVELS[:3])
     row = OPS[op]
     inputs = _inputs(row, operands, params)
     found = to_numpy(actual.detach().cpu() if is_torch(actual) else actual, "actual")
@@ -38,10 +42,16 @@ def assert_conforms(
         bound=(lambda: {output: _limits(row, inputs, options, arithmetic)}) if limited else None,
         defined={output: _defined(row, inputs, params)},
     )
-    required = "bounded" if claim is None else "exact" if claim == "exact" else expect
+    required = _required(claim, expect)
     if not verdict.reaches(required):
         raise ConformanceError(_message(op, found, verdict, required))
     return verdict.level
+
+
+def _required(claim: Any, expect: str) -> str:
+    if "exact" in (claim, expect):
+        return "exact"
+    return "bounded" if claim is None else expect
 
 
 def _inputs(row: Any, operands: tuple[Any, ...], params: dict[str, Any]) -> dict[str, Any]:
@@ -51,12 +61,38 @@ def _inputs(row: Any, operands: tuple[Any, ...], params: dict[str, Any]) -> dict
         raise InputError(
             expected(f"operands of {row.name}", len(operands), f"at most {len(names)}: {', '.join(names)}")
         )
-    inputs = {**dict(zip(names, operands, strict=False)), **{k: params.pop(k) for k in names if k in params}}
+    inputs = dict(zip(names, operands, strict=False))
+    for name in names:
+        if name in params and name in inputs:
+            raise InputError(expected(f"operand {name} of {row.name}", "two values", "one, by place or by name"))
+        if name in params:
+            inputs[name] = params.pop(name)
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    _check_operands(row, inputs)
     known = {param.name for param in row.params} | set(row.extents_as_options)
     for name in params:
         if name not in known:
             raise unknown_name(f"parameter of {row.name}", name, known | set(names))
     return inputs
+
+
+def _check_operands(row: Any, inputs: dict[str, Any]) -> None:
+    """Refuse an operand that is missing, or whose format the op does not take; torch tensors become NumPy arrays."""
+    from dgref.formats.native import is_torch, to_numpy
+    from dgref.reference.operands import scaled
+
+    for operand in row.inputs:
+        name = operand.name
+        if name not in inputs:
+            if name in ("a", "b", "q", "kv", "x"):
+                raise InputError(expected(f"operand {name} of {row.name}", "nothing", "a tensor"))
+            continue
+        if is_torch(inputs[name]):
+            inputs[name] = to_numpy(inputs[name].detach().cpu(), name)
+        if operand.kind in ("scaled", "plain") and operand.formats:
+            format = scaled(inputs[name], name).format
+            if format not in operand.formats:
+                raise InputError(expected(f"operand {name} of {row.name}", format, " or ".join(operand.formats)))
 
 
 def _options(row: Any, found: np.ndarray, params: dict[str, Any]) -> dict[str, Any]:

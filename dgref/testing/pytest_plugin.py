@@ -8,6 +8,13 @@ from typing import Any
 import pytest
 
 
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e9:
+        raise ValueError(f"--dgref-timeout: got {text}, need a positive number of seconds")
+    return number
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options; without them the plugin does nothing."""
     group = parser.getgroup("dgref", "conformance of low-precision kernels")
@@ -15,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dgref-suite", action="append", default=[], metavar="SUITE", help="suite (name or TOML file); repeatable"
     )
     group.addoption("--dgref-backend", action="append", default=[], metavar="NAME", help="backend; repeatable")
-    group.addoption("--dgref-timeout", type=float, default=120.0, metavar="SECONDS", help="time limit of a case")
+    group.addoption("--dgref-timeout", type=_seconds, default=120.0, metavar="SECONDS", help="time limit of a case")
     group.addoption("--dgref-no-diagnosis", action="store_true", help="do not search for the cause of what is wrong")
 
 
@@ -57,6 +64,8 @@ class ConformanceItem(pytest.Item):
         option = self.config.getoption
         settings = Settings(timeout=option("--dgref-timeout"), diagnose=not option("--dgref-no-diagnosis"))
         result = waivers.apply(_worker(self.config).run(self.case, self.backend, settings), waivers.load())
+        ran = self.config.__dict__.setdefault("_dgref_ran", [])
+        ran.append(result.ran)
         if not result.ran:
             pytest.skip(result.reason)
         if result.bad:
@@ -88,3 +97,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End the worker process."""
     if hasattr(config, "_dgref_worker"):
         config._dgref_worker.stop()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a gate under which nothing ran: every case skipped is no evidence."""
+    outcomes = getattr(session.config, "_dgref_ran", None)
+    if session.config.getoption("--dgref-suite") and outcomes is not None and not any(outcomes) and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

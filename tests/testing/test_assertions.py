@@ -88,3 +88,35 @@ def test_a_backend_is_held_to_a_whole_suite(tmp_path: object) -> None:
         assert_backend_conforms(backends()["misbehaving/one_bit"], str(path), diagnose=False)
     with pytest.raises(ConformanceError, match="no case that could run"):
         assert_backend_conforms(backends()["misbehaving/refuses_late"], str(path))
+
+
+def _operands() -> tuple:
+    x = np.random.default_rng(0).standard_normal((8, 128), dtype=np.float32)
+    return quantize(x, "deepseek_fp8"), quantize(x, "deepseek_fp8_weight")
+
+
+def test_expect_exact_is_asked_for_also_without_an_arithmetic() -> None:
+    a, b = _operands()
+    d = reference.gemm(a, b, arithmetic="deep_gemm.sm90.fp8_1d2d", out="float32")
+    with pytest.raises(ConformanceError, match="need exact"):
+        assert_conforms(d, "gemm", a, b, expect="exact")
+
+
+def test_torch_operands_are_taken() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.eye(16, dtype=torch.float16)
+    assert assert_conforms(x @ x.T, "gemm", x, x) == "exact"
+
+
+@pytest.mark.parametrize(
+    ("operands", "named", "message"),
+    [
+        (1, {}, "operand b of gemm: got nothing, need a tensor"),
+        (2, {"a": None}, "operand a of gemm: got two values"),
+        (2, {"expect": "garbage"}, "expect: got 'garbage'"),
+    ],
+)
+def test_operands_that_do_not_fit_get_a_sentence(operands: int, named: dict, message: str) -> None:
+    given = _operands()[:operands]
+    with pytest.raises(ValueError, match=message):
+        assert_conforms(np.zeros((8, 8), np.float32), "gemm", *given, **named)
