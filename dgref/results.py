@@ -175,7 +175,29 @@ def _result(row: Any, subject: str) -> Result:
             raise FileError(expected(f"{subject} field {name!r} of {row['case']}", repr(row[name]), need))
     if row["status"] not in STATUSES:
         raise FileError(expected(f"{subject} status of {row['case']}", row["status"], f"one of {', '.join(STATUSES)}"))
+    _check_nested(row, subject)
     return Result(**{key: value for key, value in row.items() if key in _FIELDS})
+
+
+# what each value of a nested field must be; a page or a table reads them without looking again
+_NESTED = {
+    "outputs": Mapping,
+    "recipes": str,
+    "layouts": str,
+    "shape": int,
+    "seconds": int | float,
+    "throughput": int | float,
+}
+
+
+def _check_nested(row: Mapping[str, Any], subject: str) -> None:
+    for name, kind in _NESTED.items():
+        for key, value in (row.get(name) or {}).items():
+            if not isinstance(value, kind):
+                need = getattr(kind, "__name__", str(kind))
+                raise FileError(expected(f"{subject} field '{name}.{key}' of {row['case']}", repr(value), need))
+    if row.get("throughput") and "microseconds" not in row["throughput"]:
+        raise FileError(expected(f"{subject} throughput of {row['case']}", "no microseconds", "microseconds"))
 
 
 def merge(parts: Iterable[Results]) -> Results:

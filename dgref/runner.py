@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dgref import machine, recordings, suite, waivers
 from dgref.backends import backends as all_backends
@@ -106,9 +107,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _several(subject: str, value: Any, kind: Any) -> list[Any]:
+    """Return one thing, or an iterable of them, as a list; anything else is an error that names it."""
+    rows = [value] if isinstance(value, kind) else value
+    if not isinstance(rows, Iterable):
+        raise InputError(expected(subject, repr(value), "a name, or a list of names"))
+    rows = list(rows)
+    for row in rows:
+        if not isinstance(row, kind):
+            raise InputError(expected(subject, repr(row), "names only"))
+    return rows
+
+
 def run(
-    suites: Iterable[str | Path | Suite],
-    backends: Sequence[str] | None = None,
+    suites: str | Path | Suite | Iterable[str | Path | Suite],
+    backends: str | Sequence[str] | None = None,
     *,
     selection: Selection = EVERYTHING,
     settings: Settings = DEFAULTS,
@@ -125,7 +138,8 @@ def run(
     `journal` is a file to which each result is appended as it comes, and from which `resume` goes on. Without
     isolation everything runs in this process, one case after another.
     """
-    chosen = [backend.name for backend in select(list(backends or default_backends()))]
+    suites = _several("suites", suites, str | Path | Suite)
+    chosen = [backend.name for backend in select(_several("backends", backends or default_backends(), str))]
     tasks = selection.pick([case for row in load_suites(suites) for case in row.cases], chosen)
     jobs = (default_jobs(tasks) if jobs is None else jobs) if isolate else 1
     results = Results(machine=machine.describe(), flags={"backends": chosen, "settings": asdict(settings)})

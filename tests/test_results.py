@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from dgref import files
 from dgref.errors import DgrefError, FileError
-from dgref.results import BAD, GOOD, NOT_RUN, STATUSES, Result, Results, load_results, merge, parse_results, plain
+from dgref.results import (
+    BAD,
+    GOOD,
+    NOT_RUN,
+    SCHEMA,
+    STATUSES,
+    Result,
+    Results,
+    load_results,
+    merge,
+    parse_results,
+    plain,
+)
 from tests import samples
 
 JSON = st.recursive(
@@ -129,3 +141,12 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatc
         samples.results(9).save(path)
     assert path.read_bytes() == before
     assert [row.name for row in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    "nested", [{"outputs": {"x": 1}}, {"recipes": {"x": 1}}, {"throughput": {"x": 1}}, {"seconds": {"x": "1"}}]
+)
+def test_nested_fields_of_another_kind_are_named(nested: dict) -> None:
+    row = {"case": "s/c", "backend": "b", "status": "pass", **nested}
+    with pytest.raises(FileError, match="s/c"):
+        parse_results({"schema": SCHEMA, "results": [row]}, "file")

@@ -192,3 +192,9 @@ def test_a_report_of_a_run_can_be_read_back(tmp_path: Path) -> None:
     results.save(tmp_path / "results.json")
     again = load_results(tmp_path)
     assert again.results == results.results
+
+
+@pytest.mark.parametrize(("suites", "backends"), [(None, None), (["smoke"], [5]), ("smoke", "no_such_backend")])
+def test_suites_and_backends_are_names_or_lists_of_names(suites: object, backends: object) -> None:
+    with pytest.raises(InputError, match="got"):
+        runner.run(suites, backends)
