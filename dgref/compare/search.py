@@ -144,7 +144,9 @@ class Search:
             wrong = misreading.change(self.state)
         if part is None and self.correct is not None and misreading.after is not None and wrong is self.state:
             predicted = dict(misreading.after(self.correct, self.observation.outputs))
-            return agree(self.observation.outputs, predicted, self.observation.defined)
+            found = agree(self.observation.outputs, predicted, self.observation.defined)
+            if found.all or self.observation.limits is None:
+                return found
         return self.observation.against(self.state, wrong, misreading.after, part)
 
     def _singles(self) -> Iterator[Ranked]:

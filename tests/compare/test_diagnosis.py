@@ -223,3 +223,21 @@ def test_every_hypothesis_says_what_it_is_and_which_rows_it_stands_for() -> None
         assert row.summary[0].isupper() and row.rows and 0 < row.likelihood < 1
     with pytest.raises(UnknownNameError, match="scale_swizzle"):
         HYPOTHESES["scale_swizle"]
+
+
+def test_an_unwritten_row_is_named_alone_where_no_arithmetic_is_declared() -> None:
+    case = Case.from_dict(
+        {
+            "id": "x",
+            "why": "x",
+            "op": "gemm",
+            "shape": {"m": 48, "n": 96, "k": 256},
+            "operands": {"a": {"recipe": "bfloat16"}, "b": {"recipe": "bfloat16"}},
+            "out": "float32",
+        }
+    )
+    inputs = case.make_inputs()
+    product = (inputs["a"].values() @ inputs["b"].values().T).astype(np.float32)
+    product[3] = 0
+    found = diagnose(case, inputs, {"d": product})
+    assert found.hypothesis == "output_unwritten"
