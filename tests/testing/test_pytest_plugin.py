@@ -59,3 +59,10 @@ def test_bad_options_are_usage_errors(tmp_path: Path, arguments: list[str], word
     done = run(tmp_path, *arguments)
     assert done.returncode == 4
     assert words in done.stderr
+
+
+def test_a_gate_under_which_nothing_ran_is_not_green(tmp_path: Path) -> None:
+    chosen = ("--dgref-suite", "./one.toml", "--dgref-backend", samples.MISBEHAVING, "-k", "refuses_late")
+    done = run(tmp_path, *chosen)
+    assert "1 skipped" in done.stdout
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED

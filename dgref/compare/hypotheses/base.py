@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.formats import FORMATS, RECIPES, ScaledTensor
+from dgref.formats import FORMATS, ScaledTensor
 from dgref.registry import Registry
 from dgref.suite import Case
 
@@ -170,12 +170,6 @@ def is_power_format(tensor: ScaledTensor) -> bool:
 def is_float_format(tensor: ScaledTensor) -> bool:
     """Say whether an operand's scales are float32."""
     return tensor.scale is not None and tensor.scaling.scale_format == "float32"
-
-
-def recipe_of(state: State, name: str) -> str:
-    """Return the recipe that the case names for an operand, or its payload format."""
-    choice = state.case.operands.get(name)
-    return RECIPES[choice.recipe].name if choice else getattr(state.inputs.get(name), "format", "")
 
 
 def poisoned(array: np.ndarray) -> np.ndarray:
