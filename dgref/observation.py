@@ -38,25 +38,45 @@ def observe(kernel: Kernel, repeats: int, defined: Masks) -> Observation:
     poisons = POISONS if getattr(kernel, "poisonable", True) else POISONS[:1]
     repeats = repeats if getattr(kernel, "repeatable", True) else 0
     started = time.perf_counter()
-    first = launch(kernel, poisons[0])
+    guards = _Guards(kernel)
+    first = launch(kernel, poisons[0], guards)
     seen = Observation(first)
     for pattern in poisons[1:]:
-        seen.differing += _changes(first, launch(kernel, pattern), defined, pattern, 2)
+        seen.differing += _changes(first, launch(kernel, pattern, guards), defined, pattern, 2)
     runs = len(poisons)
     while runs < len(poisons) + repeats and time.perf_counter() - started < REPEAT_SECONDS * repeats:
         runs += 1
-        seen.differing += _changes(first, launch(kernel, poisons[0]), defined, None, runs)
-    seen.evidence = {"runs": runs, "poisons": [f"0x{pattern:02X}" for pattern in poisons]}
+        seen.differing += _changes(first, launch(kernel, poisons[0], guards), defined, None, runs)
+    seen.evidence = {"runs": runs, "poisons": [f"0x{pattern:02X}" for pattern in poisons], **guards.evidence()}
     if len(poisons) > 1:
         seen.evidence["undefined_written"] = _written(first, defined)
     return seen
 
 
-def launch(kernel: Kernel, pattern: int) -> Arrays:
+class _Guards:
+    """Which bytes outside its outputs a kernel wrote, in any of its launches."""
+
+    def __init__(self, kernel: Kernel):
+        self._guarded = getattr(kernel, "guarded", None)
+        self._touched: dict[str, np.ndarray] = {}
+
+    def look(self, pattern: int) -> None:
+        """Note what the last launch, over this pattern, wrote outside its outputs."""
+        for name, offsets in (self._guarded.touched(pattern) if self._guarded else {}).items():
+            self._touched[name] = np.union1d(self._touched.get(name, offsets), offsets)
+
+    def evidence(self) -> dict[str, list[str]]:
+        """Return a sentence for each side of an output that was written past; nothing where nothing is guarded."""
+        return {"guards": self._guarded.sentences(self._touched)} if self._guarded else {}
+
+
+def launch(kernel: Kernel, pattern: int, guards: _Guards) -> Arrays:
     """Return copies of a kernel's outputs after one launch over a poison pattern."""
     kernel.poison(pattern)
     kernel()
-    return {name: on_host(array) for name, array in kernel.outputs().items()}
+    outputs = {name: on_host(array) for name, array in kernel.outputs().items()}
+    guards.look(pattern)
+    return outputs
 
 
 def on_host(array: Any) -> np.ndarray:

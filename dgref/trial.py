@@ -224,7 +224,9 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
     result.evidence["bits"] = {name: _digest(verdict, name) for name in verdict.expected}
     for name, expected in verdict.expected.items():
         result.outputs[name] = _output(verdict.actual[name], expected, verdict.defined.get(name), verdict)
-    if attempt.seen.differing:
+    if attempt.seen.evidence.get("guards"):
+        result.status, result.level, result.reason = "fail", "wrong", "; ".join(attempt.seen.evidence["guards"])
+    elif attempt.seen.differing:
         result.status, result.reason = "nondeterministic", attempt.seen.differing[0]
     elif verdict.reaches(result.required):
         result.status = "pass"
@@ -259,7 +261,7 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
     """Name the cause; a search that fails is noted, and changes nothing about the verdict."""
     from dgref.compare import diagnose
 
-    evidence = {"differing": attempt.seen.differing, "provenance": attempt.provenance}
+    evidence = {**attempt.seen.evidence, "differing": attempt.seen.differing, "provenance": attempt.provenance}
     try:
         found = diagnose(attempt.case, attempt.inputs, attempt.outputs, arithmetic=attempt.claim, evidence=evidence)
     except Exception as error:

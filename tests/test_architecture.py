@@ -17,7 +17,7 @@ ROOMS = [
     ("formats",),
     ("reference",),
     ("inputs", "ops"),
-    ("machine", "grid", "suite", "suite_documentation", "timing", "buffers", "recordings"),
+    ("machine", "grid", "suite", "suite_documentation", "timing", "buffers", "guards", "recordings"),
     ("compare",),
     ("backends", "deep_gemm"),
     ("results", "waivers", "journal"),

@@ -40,6 +40,12 @@ def run_one(fault: str, case: object = None, isolate: bool = False, **settings: 
         ("random", "nondeterministic", "output d changed when repeated (launch 2)"),
         ("unwritten_row", "nondeterministic", "8 of its elements were never written"),
         ("reads_poison", "nondeterministic", "changed when over another poison pattern (launch 2)"),
+        ("past_the_end", "fail", "output d: 2 bytes written past its end, the first at byte 80 (row 5, column 0)"),
+        (
+            "before_the_start",
+            "fail",
+            "output d: 2 bytes written before its start, the first at byte -2 (row -1, column 7)",
+        ),
         ("overwrites_inputs", "fail", "input a: got other bits after the launch"),
         ("no_output", "fail", "output d: got nothing, need shape (4, 8) of bfloat16"),
         ("other_output", "fail", "outputs: got extra, need d"),
@@ -50,6 +56,13 @@ def run_one(fault: str, case: object = None, isolate: bool = False, **settings: 
 def test_each_way_to_go_wrong_has_its_status_and_reason(fault: str, status: str, words: str) -> None:
     result = run_one(fault)
     assert (result.status, words in result.reason) == (status, True), result.reason
+
+
+def test_a_write_outside_the_output_is_wrong_and_named_even_where_every_bit_inside_is_right() -> None:
+    result = run_one("past_the_end", diagnose=True)
+    assert (result.level, result.outputs["d"]["differing"]) == ("wrong", 0)
+    assert result.diagnosis["hypothesis"] == "out_of_bounds_write"
+    assert "row 5, column 0" in result.diagnosis["sentence"]
 
 
 def test_dying_and_hanging_workers_are_one_cases_result_each() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from dgref.guards import GuardedOutputs
+
 if TYPE_CHECKING:
     from dgref.arch import Architecture
     from dgref.reference.arithmetic import Arithmetic
@@ -22,7 +24,8 @@ Outputs = dict[str, Any]  # output name -> native array (NumPy or torch); its dt
 class Kernel(Protocol):
     """A case made ready: calling it launches the work and nothing else, so that it can be timed.
 
-    A kernel may say `poisonable = False` (it owns no buffer) and `repeatable = False` (it replays stored outputs).
+    A kernel may say `poisonable = False` (it owns no buffer) and `repeatable = False` (it replays stored outputs). Its
+    `guarded`, where it has one, are the outputs between guard bytes that its `poison` fills.
     """
 
     def __call__(self) -> None: ...
@@ -112,12 +115,16 @@ class StoredKernel(FunctionKernel):
 
 
 class BufferKernel:
-    """A kernel that writes into buffers it owns: a launch, its named outputs, and scratch that must not matter."""
+    """A kernel that writes into buffers it owns: a launch, its named outputs, and scratch that must not matter.
 
-    def __init__(self, launch: Any, outputs: Outputs, scratch: Sequence[Any] = ()):
+    Outputs made by `guarded_outputs` are watched: a write outside of them fails the case.
+    """
+
+    def __init__(self, launch: Any, outputs: Mapping[str, Any], scratch: Sequence[Any] = ()):
         self._launch = launch
         self._outputs = outputs
         self._scratch = list(scratch)
+        self.guarded = outputs if isinstance(outputs, GuardedOutputs) else None
 
     def __call__(self) -> None:
         self._launch()
@@ -126,7 +133,9 @@ class BufferKernel:
         return dict(self._outputs)
 
     def poison(self, pattern: int) -> None:
-        for buffer in [*self._outputs.values(), *self._scratch]:
+        if self.guarded:
+            self.guarded.fill(pattern)
+        for buffer in [*(() if self.guarded else self._outputs.values()), *self._scratch]:
             fill_bytes(buffer, pattern)
 
 

@@ -1,7 +1,7 @@
 """What a run alone can show: outputs that change between launches, and provenance that contradicts itself.
 
-No recomputation sees a race or a stale cache. The runner launches over two poison patterns and repeats; a backend says
-in its provenance what was asked for and what ran.
+No recomputation sees a race or a stale cache. The runner launches over two poison patterns, between guard bytes,
+and repeats; a backend says in its provenance what was asked for and what ran.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def findings(evidence: Mapping[str, Any]) -> Iterator[Finding]:
     elif differing:
         yield UNINITIALISED
     if evidence.get("guards"):
-        where = ", ".join(map(str, evidence["guards"]))
+        where = "; ".join(map(str, evidence["guards"]))
         fix = "mask the stores of the last tile; compute-sanitizer --tool memcheck names the instruction"
         yield Finding("out_of_bounds_write", (28,), f"guard bytes were overwritten: {where}", fix)
     provenance = evidence.get("provenance") or {}

@@ -12,6 +12,7 @@ from dgref.compare.hypotheses import HYPOTHESES, Misreading, Scene, State
 from dgref.compare.prediction import compute
 from dgref.errors import DgrefError
 from dgref.faults.problems import FINGERPRINT, PROBLEMS, state_of
+from dgref.guards import Guarded, GuardedOutputs
 from dgref.ops import OPS
 from dgref.registry import Registry
 
@@ -132,41 +133,52 @@ class RunnerFault:
     rows: tuple[int, ...]
     launch: Callable[[np.ndarray, int, int], None] | None = None  # (defined bits, poison, number of the launch)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    guards: tuple[str, ...] = ()
+    stray: Callable[[Guarded], None] | None = None  # writes outside an output
 
 
 class MisbehavingKernel:
-    """A kernel whose output is right but for what a runner fault does to its defined elements at each launch."""
+    """A kernel whose output is right but for what a runner fault does at each launch, inside the output or outside."""
 
-    def __init__(self, instance: Instance, launch: Callable[[np.ndarray, int, int], None] | None):
-        self._correct, self._launch = instance.correct, launch
+    def __init__(self, instance: Instance, fault: RunnerFault):
+        self._correct, self._fault = instance.correct, fault
         self._defined = OPS[instance.state.case.op].defined(instance.state.case, instance.state.inputs)
         self._pattern, self._count = 0, 0
-        self._outputs: dict[str, np.ndarray] = {}
+        self.guarded = GuardedOutputs(instance.correct)
 
     def poison(self, pattern: int) -> None:
-        """Remember what memory held."""
+        """Fill memory, and remember what it holds."""
         self._pattern = pattern
+        self.guarded.fill(pattern)
 
     def __call__(self) -> None:
         self._count += 1
-        self._outputs = {name: array.copy() for name, array in self._correct.items()}
-        if self._launch:
-            name, array = next(iter(self._outputs.items()))
-            mask, bits = self._defined[name], array.view(f"u{array.dtype.itemsize}")
-            mask = np.ones(array.shape, bool) if mask is None else mask
-            chosen = bits[mask]
-            self._launch(chosen, self._pattern, self._count)
-            bits[mask] = chosen
+        for name, array in self._correct.items():
+            self.guarded[name][...] = array
+        name = next(iter(self._correct))
+        if self._fault.launch:
+            self._spoil(self.guarded[name], self._defined[name], self._fault.launch)
+        if self._fault.stray:
+            self._fault.stray(self.guarded.parts[name])
 
-    def outputs(self) -> dict[str, np.ndarray]:
+    def _spoil(self, output: np.ndarray, mask: np.ndarray | None, launch: Callable) -> None:
+        bits = output.view(f"u{output.dtype.itemsize}")
+        mask = np.ones(output.shape, bool) if mask is None else mask
+        chosen = bits[mask]
+        launch(chosen, self._pattern, self._count)
+        bits[mask] = chosen
+
+    def outputs(self) -> Mapping[str, np.ndarray]:
         """Return what the last launch wrote."""
-        return self._outputs
+        return self.guarded
 
 
 def _race(bits: np.ndarray, poison: int, number: int) -> None:
     if number > 2:
         bits[:8] ^= bits.dtype.type(number)
+
+
+def _past_the_end(output: Guarded) -> None:
+    output.bytes[output.stop : output.stop + output.array.itemsize] = 0x3A
 
 
 def _reads_memory(bits: np.ndarray, poison: int, number: int) -> None:
@@ -178,7 +190,7 @@ RUNNER_FAULTS: Registry[RunnerFault] = Registry(
     [
         RunnerFault("race", (38, 39, 40), _race),
         RunnerFault("uninitialised_memory", (25, 27), _reads_memory),
-        RunnerFault("out_of_bounds_write", (28,), guards=("16 bytes after output d",)),
+        RunnerFault("out_of_bounds_write", (28,), stray=_past_the_end),
         RunnerFault("silent_fallback", (34,), None, {"requested_kernel": "fp8_1d2d", "kernel": "bf16_gemm"}),
         RunnerFault("wrong_architecture", (35,), None, {"architecture": "sm_90a", "built_for": "sm_80"}),
         RunnerFault("autotune_key_mismatch", (36,), None, {"problem_key": "m=64,k=512", "tuned_key": "m=64,k=256"}),
@@ -195,9 +207,9 @@ def misbehave(fault: str, rng: np.random.Generator) -> Instance:
     problem = PROBLEMS[("fp8", "mxfp8", "bf16", "masked", "logits")[int(rng.integers(5))]]
     state = state_of(problem.case(rng))
     correct = compute(state)
-    kernel = MisbehavingKernel(Instance(fault, "", state, correct, correct), row.launch)
+    kernel = MisbehavingKernel(Instance(fault, "", state, correct, correct), row)
     seen = observe(kernel, 2, OPS[state.case.op].defined(state.case, state.inputs))
-    evidence = {"differing": seen.differing, "provenance": dict(row.provenance), "guards": list(row.guards)}
+    evidence = {**seen.evidence, "differing": seen.differing, "provenance": dict(row.provenance)}
     return Instance(fault, "", state, correct, seen.outputs, evidence)
 
 

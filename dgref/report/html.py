@@ -201,6 +201,8 @@ def _facts(row: Result) -> Any:
             yield f"output {name}", output["summary"]
     if row.evidence.get("runs"):
         yield "launches", f"{row.evidence['runs']}, over poison {' and '.join(row.evidence.get('poisons', []))}"
+    if isinstance(row.evidence.get("guards"), list):
+        yield "guard bytes", "; ".join(map(str, row.evidence["guards"])) or "untouched"
     if row.evidence.get("judged"):
         yield "judged", row.evidence["judged"]
     if row.seconds:

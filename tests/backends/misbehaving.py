@@ -13,6 +13,7 @@ import numpy as np
 
 from dgref.backends.base import BackendBase, BufferKernel, FunctionKernel
 from dgref.errors import UnsupportedError
+from dgref.guards import guarded_outputs
 from dgref.ops import OPS
 
 
@@ -72,6 +73,23 @@ def _buffers(write: Callable[[np.ndarray, np.ndarray], None]) -> Callable:
     return prepare
 
 
+def _stray(elements: int) -> Callable:
+    """Return a kernel that also writes one element so many elements before its output, or behind its end."""
+
+    def prepare(case: Any, inputs: Any, right: dict) -> Any:
+        outputs = guarded_outputs(case)
+        part = outputs.parts["d"]
+        at = (part.stop if elements >= 0 else part.start) + elements * part.array.itemsize
+
+        def launch() -> None:
+            outputs["d"][...] = right["d"]
+            part.bytes[at : at + part.array.itemsize] = 0x3F, 0xFF  # the second byte is one of the poisons
+
+        return BufferKernel(launch, outputs)
+
+    return prepare
+
+
 def _all_but_last_row(out: np.ndarray, right: np.ndarray) -> None:
     out[..., :-1, :] = right[..., :-1, :]
 
@@ -106,6 +124,8 @@ BACKENDS = [
     Misbehaving("unwritten_row", _buffers(_all_but_last_row)),
     Misbehaving("writes_all", _buffers(_everything)),
     Misbehaving("reads_poison", _buffers(_adds_what_was_there)),
+    Misbehaving("past_the_end", _stray(8)),
+    Misbehaving("before_the_start", _stray(-1)),
     Misbehaving("overwrites_inputs", _overwrites_inputs),
     Misbehaving("no_output", _changed(lambda outputs: {})),
     Misbehaving("other_output", _changed(lambda outputs: {**outputs, "extra": np.zeros(1)})),

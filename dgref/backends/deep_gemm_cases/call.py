@@ -13,6 +13,7 @@ from dgref.backends.base import Inputs, Kernel
 from dgref.formats import LAYOUTS, ScaledTensor
 from dgref.formats.native import as_native, like
 from dgref.formats.packing import pack
+from dgref.guards import GuardedOutputs, guarded_outputs
 from dgref.ops import OPS
 from dgref.suite import Case
 
@@ -92,9 +93,9 @@ class Call:
             return {"recipe_a": (1, a[1]), "recipe_b": (1, b[1])}
         return {"recipe": (a[0], b[0], a[1])}
 
-    def outputs(self) -> dict[str, Any]:
-        """Return room for every output."""
-        return {name: self.place(array) for name, array in OPS[self.case.op].allocate(self.case).items()}
+    def outputs(self) -> GuardedOutputs:
+        """Return room for every output, between guard bytes."""
+        return guarded_outputs(self.case, self.place)
 
     def start(self, d: Any) -> Any:
         """Return what a product starts from, or None."""

@@ -16,6 +16,7 @@ from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
 from dgref.backends.cuda.sm90.configuration import Shape, configuration
 from dgref.backends.cuda.sm90.launch import device_multiprocessors
 from dgref.formats import RECIPES, ScaledTensor, as_native
+from dgref.guards import guarded_outputs
 from dgref.ops import OPS
 from dgref.reference.arithmetic import Arithmetic, sm90_bf16, sm90_fp8
 from dgref.suite import Case
@@ -112,14 +113,15 @@ def _declared(operands: _Operands, boundaries: tuple[int, ...] = ()) -> Arithmet
 def _gemm_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     operands, c = _operands(case), inputs.get("c")
     left, right, scales = _placed(case, inputs)
-    d = on_device(OPS[case.op].allocate(case)["d"])
+    outputs = guarded_outputs(case, on_device)
+    d = outputs["d"]
     start = None if c is None else on_device(native(c)).to(d.dtype)
     options: dict[str, Any] = {"batch_invariant": batch_invariant, **operands.options}
     if not operands.b_block:
-        return _launching(lambda: gemm.bf16_gemm(left, right, d, start, **options), d)
+        return BufferKernel(lambda: gemm.bf16_gemm(left, right, d, start, **options), outputs)
     if case.params.get("head_splits"):
         options["head_splits"] = tuple(case.params["head_splits"])
-    return _launching(lambda: gemm.fp8_gemm(left, scales[0], right, scales[1], d, start, **options), d)
+    return BufferKernel(lambda: gemm.fp8_gemm(left, scales[0], right, scales[1], d, start, **options), outputs)
 
 
 def _placed(case: Case, inputs: Inputs) -> tuple[Any, Any, tuple[Any, Any]]:
@@ -133,10 +135,6 @@ def _placed(case: Case, inputs: Inputs) -> tuple[Any, Any, tuple[Any, Any]]:
     return left, right, (vector_scale(a.scale_values()), on_device(scale) if block else vector_scale(scale))
 
 
-def _launching(launch: Any, d: Any) -> Kernel:
-    return BufferKernel(launch, {"d": d})
-
-
 # -- grouped ----------------------------------------------------------------------------------------------------------
 
 
@@ -146,19 +144,22 @@ def _grouped_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
 
 def _contiguous_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     left, right, scales = _placed(case, inputs)
-    d, layout = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["grouped_layout"])
-    problem = OPS[case.op].problem(case)
+    outputs, layout = guarded_outputs(case, on_device), on_device(inputs["grouped_layout"])
+    d, problem = outputs["d"], OPS[case.op].problem(case)
     options = {"prefix_sum": problem["psum"], "alignment": problem["alignment"], **_operands(case).options}
     options["zero_padding"] = problem["zero_padding"]
-    return _launching(lambda: grouped.gemm_grouped_contiguous(left, right, d, layout, *scales, **options), d)
+    return BufferKernel(lambda: grouped.gemm_grouped_contiguous(left, right, d, layout, *scales, **options), outputs)
 
 
 def _masked_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     left, right, scales = _placed(case, inputs)
-    d, counts = on_device(OPS[case.op].allocate(case)["d"]), on_device(inputs["masked_m"])
+    outputs, counts = guarded_outputs(case, on_device), on_device(inputs["masked_m"])
+    d = outputs["d"]
     likely = max(1, int(inputs["masked_m"].mean())) if len(inputs["masked_m"]) else 1
     options = _operands(case).options
-    return _launching(lambda: grouped.gemm_grouped_masked(left, right, d, counts, likely, *scales, **options), d)
+    return BufferKernel(
+        lambda: grouped.gemm_grouped_masked(left, right, d, counts, likely, *scales, **options), outputs
+    )
 
 
 def _k_refuses(case: Case) -> str | None:
@@ -174,7 +175,8 @@ def _k_refuses(case: Case) -> str | None:
 
 def _k_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     problem = OPS[case.op].problem(case)
-    layout, d = inputs["grouped_layout"], on_device(OPS[case.op].allocate(case)["d"])
+    layout, outputs = inputs["grouped_layout"], guarded_outputs(case, on_device)
+    d = outputs["d"]
     start = on_device(native(inputs["c"])).to(d.dtype) if "c" in inputs else None
     options: dict[str, Any] = {"prefix_sum": problem["psum"], "alignment": problem["alignment"]}
     if inputs["a"].scale is None:
@@ -185,7 +187,7 @@ def _k_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
         operands = [_flat(inputs[name], layout) for name in "ab"]
         scales = [vector_scale(inputs[name].scale).t() for name in "ab"]
     ends = on_device(layout)
-    return _launching(lambda: grouped.gemm_grouped_k(*operands, d, ends, start, *scales, **options), d)
+    return BufferKernel(lambda: grouped.gemm_grouped_k(*operands, d, ends, start, *scales, **options), outputs)
 
 
 def _flat(tensor: ScaledTensor, sizes: Any) -> Any:
