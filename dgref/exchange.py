@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dgref.buffers import Buffer, buffers_of, sha256
 from dgref.errors import DgrefError, FileError, UnavailableError, expected, unknown_name
 from dgref.files import write_atomically
 from dgref.ops import OPS
-from dgref.results import Results
+from dgref.results import Result, Results
 from dgref.suite import Case, Suite
 
 SCHEMA = "dgref.exchange/1"
@@ -151,9 +152,9 @@ class FolderBackend(BackendBase):
         """Return the exported cases."""
         return [Case.from_dict(row["case"]) for row in self._entries.values()]
 
-    def written(self) -> int:
-        """Return how many cases have an outputs file."""
-        return sum((self._folder / row["outputs_file"]).exists() for row in self._entries.values())
+    def outputs_file(self, case: Case) -> Path:
+        """Return where the program under test writes a case's outputs."""
+        return self._folder / self._entries[case.name]["outputs_file"]
 
     def arithmetic(self, case: Case, architecture: Any) -> str | None:
         return self._arithmetic
@@ -162,7 +163,7 @@ class FolderBackend(BackendBase):
         """Check that the inputs on disk are those that were exported, then read the outputs."""
         entry = self._entries[case.name]
         self._check_inputs(entry, case, inputs)
-        path = self._folder / entry["outputs_file"]
+        path = self.outputs_file(case)
         arrays = read_arrays(path)
         wanted = OPS[case.op].allocate(case)
         return StoredKernel({name: _output(arrays, name, like, path) for name, like in wanted.items()})
@@ -208,23 +209,30 @@ def verify(
     folder: Path, settings: Any, arithmetic: str | None = None, ids: Collection[str] = (), progress: Any = None
 ) -> Results:
     """Judge the outputs that a program wrote beside exported inputs; where it wrote none at all, say so."""
-    from dataclasses import asdict
-
     from dgref import machine
-    from dgref.trial import trial
 
     backend = FolderBackend(folder, arithmetic)
-    if not backend.written():
+    if not any(backend.outputs_file(case).exists() for case in backend.cases()):
         raise UnavailableError(expected(str(folder), "no outputs", "the files that the manifest names `outputs_file`"))
     results = Results(machine=machine.describe(), flags={"folder": folder.name, "settings": asdict(settings)})
     cases = _selected(backend.cases(), ids)
     for number, case in enumerate(cases, 1):
-        result = trial(case, backend, settings)
-        result.reproduce = f"dgref verify {folder} --case {shlex.quote(case.id)}"
+        result = _judged(case, backend, settings)
+        result.reproduce = f"dgref verify {shlex.quote(str(folder))} --case {shlex.quote(case.id)}"
         results.results.append(result)
         if progress:
             progress(number, len(cases), result)
     return results
+
+
+def _judged(case: Case, backend: FolderBackend, settings: Any) -> Result:
+    from dgref.trial import blank, trial
+
+    path = backend.outputs_file(case)
+    if path.exists():
+        return trial(case, backend, settings)
+    reason = expected(path.name, "no such file", "the outputs of this case")
+    return replace(blank(case, backend.name, settings), status="missing", reason=reason)
 
 
 def _selected(cases: list[Case], ids: Collection[str]) -> list[Case]:

@@ -1,12 +1,19 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and folders that one process at a time writes into."""
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from dgref.errors import FileError, expected
+
+CLAIM = ".dgref-lock"
 
 
 def write_atomically(path: Path, text: str) -> Path:
@@ -24,3 +31,73 @@ def write_atomically(path: Path, text: str) -> Path:
             Path(name).unlink(missing_ok=True)
         raise FileError(expected(str(path), error.strerror or error, "a path that can be written")) from error
     return path
+
+
+@contextmanager
+def claimed(*folders: Path | None) -> Iterator[None]:
+    """Hold folders while this process writes into them; another that wants one gets an error that names the holder.
+
+    The operating system lets go of a dead process's claim, so that the file it leaves behind blocks nobody.
+    """
+    with ExitStack() as held:
+        for folder in {folder.resolve() for folder in folders if folder is not None}:
+            held.callback(_release, folder, _claim(folder))
+        yield
+
+
+def _release(folder: Path, handle: int | None) -> None:
+    if handle is not None:
+        (folder / CLAIM).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _claim(folder: Path) -> int | None:
+    """Return the handle of a folder's locked file; None where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    path = folder / CLAIM
+    while True:
+        handle = _opened(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(handle)
+            os.close(handle)
+            need = "an end of that run first, or another folder"
+            raise FileError(expected(str(folder), f"another run that writes there: {holder}", need)) from error
+        if _is_still(path, handle):
+            _sign(handle)
+            return handle
+        os.close(handle)  # its holder removed the file between our opening and our locking it
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        need = "a folder that can be written"
+        raise FileError(expected(str(path.parent), error.strerror or error, need)) from error
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(handle: int) -> None:
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    os.truncate(handle, 0)
+    os.pwrite(handle, json.dumps({"process": os.getpid(), "host": platform.node(), "since": now}).encode(), 0)
+
+
+def _holder(handle: int) -> str:
+    try:
+        row = json.loads(os.pread(handle, 4096, 0))
+        return f"process {row['process']} on {row['host']} since {row['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that has not signed yet"

@@ -19,7 +19,7 @@ from dgref.files import write_atomically
 
 SCHEMA = "dgref.results/1"
 
-# status -> what it means; the first group counts as good, the second as neither, the third as wrong
+# status -> what it means; the first group counts as good, the second as neither, the third turns a gate red
 STATUSES = {
     "pass": "the required level of agreement holds",
     "waived": "wrong, as a waiver that has not expired says",
@@ -34,6 +34,7 @@ STATUSES = {
     "crash": "the worker process died",
     "timeout": "no result within the time limit",
     "out_of_memory": "memory ran out",
+    "missing": "the program under test wrote no output for this case",
 }
 UNJUDGED = "timed, not judged"  # the reason of a pass that only a bench gives
 NOT_RUN = frozenset({"unsupported", "unavailable", "skipped"})
@@ -70,6 +71,11 @@ class Result:
     def bad(self) -> bool:
         """Whether this result must turn a gate red."""
         return self.status in BAD
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something wrong came out; of a missing output nobody knows."""
+        return self.bad and self.status != "missing"
 
     @property
     def ran(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from dgref import machine, recordings, suite, waivers
 from dgref.backends import backends as all_backends
 from dgref.backends import select
-from dgref.errors import InputError, expected, unknown_name
+from dgref.errors import InputError, expected, unknown_name, whole_number
 from dgref.journal import Journal
 from dgref.pool import Task, outcomes
 from dgref.results import Result, Results, load_results
@@ -27,6 +27,7 @@ from dgref.worker import Inline, Worker
 
 Progress = Callable[[int, int, Result], None]
 MOST_JOBS = 4  # each worker holds a case and its references
+MOST_JOBS_ASKED = 256  # each is a process that imports torch
 CASES_A_JOB = 8  # fewer are done before another worker has started
 
 
@@ -103,6 +104,13 @@ def default_jobs(tasks: Sequence[Task]) -> int:
     return max(1, min(_cores(), MOST_JOBS, len(tasks) // CASES_A_JOB))
 
 
+def _jobs(asked: int | None, tasks: Sequence[Task]) -> int:
+    """Return how many workers run: what was asked for, never more than there is work for."""
+    if asked is None:
+        return default_jobs(tasks)
+    return max(1, min(whole_number("jobs", asked, 1, MOST_JOBS_ASKED), len(tasks)))
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -140,11 +148,13 @@ def run(
     """
     suites = _several("suites", suites, str | Path | Suite)
     chosen = [backend.name for backend in select(_several("backends", backends or default_backends(), str))]
-    tasks = selection.pick([case for row in load_suites(suites) for case in row.cases], chosen)
-    jobs = (default_jobs(tasks) if jobs is None else jobs) if isolate else 1
-    results = Results(machine=machine.describe(), flags={"backends": chosen, "settings": asdict(settings)})
+    loaded = load_suites(suites)
+    tasks = selection.pick([case for row in loaded for case in row.cases], chosen)
+    jobs = _jobs(jobs, tasks) if isolate else 1
+    flags = {"backends": chosen, "settings": asdict(settings)}
+    results = Results(machine=machine.describe(), flags={"suites": [row.name for row in loaded], **flags})
     known = waivers.load(waiver_file)
-    header = {"commit": results.machine["commit"], **results.flags}
+    header = {"commit": results.machine["commit"], **flags}
     with Journal(journal, header, resume) as record:
         found = dict(record.done)
         seen = _Seen(progress, sum(len(task.backends) for task in tasks))

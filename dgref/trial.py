@@ -21,13 +21,15 @@ from dgref.buffers import sha256
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
-from dgref.errors import DgrefError, UnavailableError, UnsupportedError
+from dgref.errors import DgrefError, InputError, UnavailableError, UnsupportedError, expected, whole_number
 from dgref.expectation import Expectation
 from dgref.observation import Observation, observe
 from dgref.ops import OPS
 from dgref.results import UNJUDGED, Result, plain
 from dgref.suite import Case
 
+MOST_REPEATS = 1000  # a race that a thousand launches do not show needs another tool
+MOST_TIMED = 10_000
 OUT_OF_MEMORY = ("out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "Unable to allocate")
 
 
@@ -41,6 +43,12 @@ class Settings:
     record: str | None = None  # folder into which outputs are saved for the backend `recorded`
     timed_launches: int = 0  # on a GPU: launches whose median is reported
     judge: bool = True
+
+    def __post_init__(self) -> None:
+        whole_number("repeats", self.repeats, 0, MOST_REPEATS)
+        whole_number("timed launches", self.timed_launches, 0, MOST_TIMED)
+        if not isinstance(self.timeout, int | float) or not 0 < self.timeout < float("inf"):
+            raise InputError(expected("timeout", repr(self.timeout), "a finite number of seconds above 0"))
 
 
 @dataclass
@@ -222,8 +230,8 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
     result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str | None) else claim.name
     result.required = required_level(attempt.case.expect, claim)
     result.evidence["bits"] = {name: _digest(verdict, name) for name in verdict.expected}
-    for name, expected in verdict.expected.items():
-        result.outputs[name] = _output(verdict.actual[name], expected, verdict.defined.get(name), verdict)
+    for name, right in verdict.expected.items():
+        result.outputs[name] = _output(verdict.actual[name], right, verdict.defined.get(name), verdict)
     if attempt.seen.evidence.get("guards"):
         result.status, result.level, result.reason = "fail", "wrong", "; ".join(attempt.seen.evidence["guards"])
     elif attempt.seen.differing:
@@ -240,12 +248,12 @@ def _digest(verdict: Verdict, name: str) -> str:
     return sha256(verdict.actual[name] if mask is None else verdict.actual[name][mask])[:16]
 
 
-def _output(actual: np.ndarray, expected: np.ndarray, mask: np.ndarray | None, verdict: Verdict) -> dict[str, Any]:
+def _output(actual: np.ndarray, right: np.ndarray, mask: np.ndarray | None, verdict: Verdict) -> dict[str, Any]:
     """Return the comparison of one output as JSON: counts, ULP histogram, worst elements, where."""
     if not verdict.differing:
-        return {"count": int(expected.size), "differing": 0, "summary": f"all {expected.size} equal"}
-    different = ~same(actual, expected, nan_equal=verdict.against == "exact")
-    described = compare(actual, expected, mask=mask, against=verdict.against).to_dict()
+        return {"count": int(right.size), "differing": 0, "summary": f"all {right.size} equal"}
+    different = ~same(actual, right, nan_equal=verdict.against == "exact")
+    described = compare(actual, right, mask=mask, against=verdict.against).to_dict()
     return {**described, "map": error_map(different if mask is None else different & mask)}
 
 

@@ -71,11 +71,13 @@ def test_no_outputs_at_all_is_no_verdict(tmp_path: Path) -> None:
         verify(tmp_path, QUICK)
 
 
-def test_one_missing_output_is_an_error_not_a_skip(folder: Path) -> None:
+def test_a_missing_output_is_neither_wrong_nor_skipped_and_fails_the_gate(folder: Path) -> None:
     sorted(folder.glob("*.outputs.safetensors"))[0].unlink()
     results = verify(folder, QUICK)
-    assert [row.status for row in results] == ["error", "pass"]
+    assert [row.status for row in results] == ["missing", "pass"]
     assert "no such file" in results.results[0].reason
+    assert [row.wrong for row in results] == [False, False]
+    assert results.exit_code == 1
 
 
 def _reason(folder: Path) -> str:

@@ -190,6 +190,26 @@ def test_a_suite_named_twice_runs_once_and_two_of_one_name_are_an_error(tmp_path
         runner.load_suites([tmp_path / "absent.toml"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"repeats": 1001}, "repeats: got 1001, need an integer from 0 to 1000"),
+        ({"repeats": 1.5}, "repeats: got 1.5"),
+        ({"timed_launches": -1}, "timed launches: got -1"),
+        ({"timeout": float("nan")}, "timeout: got nan, need a finite number of seconds above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_errors(settings: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Settings(**settings)
+
+
+def test_no_more_workers_run_than_there_are_cases() -> None:
+    assert runner._jobs(200, [None] * 3) == 3
+    with pytest.raises(InputError, match="jobs: got 0, need an integer from 1 to 256"):
+        runner._jobs(0, [None])
+
+
 def test_a_null_backend_costs_less_than_twenty_milliseconds_a_case() -> None:
     runner.select([samples.MISBEHAVING])
     run = lambda: runner.run([samples.suite(100)], ["misbehaving/correct"], settings=QUICK, isolate=False)  # noqa: E731

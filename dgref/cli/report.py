@@ -23,10 +23,12 @@ def command() -> None:
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle.")
 def render(results: Path, output: Path) -> int:
     """Write the bundle (JSON, JUnit, HTML, hashes) of RESULTS, a results.json or its folder."""
+    from dgref.files import claimed
     from dgref.report import write_bundle
     from dgref.results import load_results
 
-    click.echo(f"report: {write_bundle(load_results(results), output)}")
+    with claimed(output):
+        click.echo(f"report: {write_bundle(load_results(results), output)}")
     return 0
 
 
@@ -62,28 +64,42 @@ def compare(before: Path, after: Path, tolerance: float, as_json: bool) -> int:
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle of all.")
 def merge(shards: tuple[Path, ...], output: Path) -> int:
     """Join the results of SHARDS of one run into one bundle."""
+    from dgref.files import claimed
     from dgref.report import terminal, write_bundle
     from dgref.results import load_results
     from dgref.results import merge as merged
 
     results = merged(load_results(path) for path in shards)
     terminal.summary(results)
-    click.echo(f"report: {write_bundle(results, output)}")
+    with claimed(output):
+        click.echo(f"report: {write_bundle(results, output)}")
     return results.exit_code
 
 
 @command.command("check")
 @click.argument("bundle", type=_PATH)
 @click.option(
-    "--suite", "suites", multiple=True, help="Suite whose every case must conform; default: the default ones."
+    "--suite",
+    "suites",
+    multiple=True,
+    help="Suite whose every case must conform; default: the must-pass ones it claims.",
 )
 @click.option("--waivers", "waiver_file", type=_PATH, help="Known failures; default: the shipped.")
 def check(bundle: Path, suites: tuple[str, ...], waiver_file: Path | None) -> int:
-    """Check a BUNDLE: hashes, no wrong result, every must-pass case present, no expired waiver."""
+    """Check a BUNDLE: hashes, no wrong result, no expired waiver, every must-pass case of the suites it claims.
+
+    Suites that were not judged get a line each, and are no problem; name them with --suite to require them.
+    """
     from dgref.report.bundle import check as checked
+    from dgref.report.bundle import not_judged
+    from dgref.results import load_results
 
     problems = checked(bundle, list(suites) or None, waiver_file)
-    for problem in problems:
-        click.echo(problem)
-    click.echo(f"{bundle}: {len(problems)} problems" if problems else f"{bundle}: complete and unchanged")
+    for line in [*problems, *([] if suites else not_judged(load_results(bundle)))]:
+        click.echo(line)
+    click.echo(
+        f"{bundle}: {len(problems)} problem{'s' * (len(problems) > 1)}"
+        if problems
+        else f"{bundle}: complete and unchanged"
+    )
     return 1 if problems else 0

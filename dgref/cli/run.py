@@ -31,14 +31,16 @@ JOURNAL = "journal.jsonl"
     help="Run only pairs whose case, op, backend or reason hold all words.",
 )
 @click.option("--shard", default="1/1", metavar="I/N", help="Run every N-th case, beginning with the I-th.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Worker processes; by default one a core, one with a GPU.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 256), help="Worker processes; by default one a core, one with a GPU."
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder for results.json, junit.xml and index.html."
 )
 @click.option("--resume", is_flag=True, help="Go on from the results of an interrupted run in --output.")
 @click.option("--fail-fast", is_flag=True, help="Stop after the first wrong result.")
 @click.option(
-    "--repeats", default=2, show_default=True, type=click.IntRange(0), help="Launches beyond those over poison."
+    "--repeats", default=2, show_default=True, type=click.IntRange(0, 1000), help="Launches beyond those over poison."
 )
 @click.option(
     "--timeout",
@@ -54,7 +56,7 @@ JOURNAL = "journal.jsonl"
 @click.option(
     "--time",
     "timed_launches",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 10_000),
     is_flag=False,
     flag_value=20,
     default=0,
@@ -72,18 +74,32 @@ def command(suites: tuple[str, ...], use_default: bool, output: Path | None, git
     dgref run gemm edges --backend torch -o reports/local
     dgref run smoke --case k-tail --backend reference
     """
-    from dgref import runner
+    from dgref.files import claimed
     from dgref.report import terminal, write_bundle
 
     if not suites and not use_default:
         raise click.UsageError("name at least one suite, or pass --default; `dgref list suites` shows them")
     if options["resume"] and output is None:
         raise click.UsageError("--resume needs --output, the folder of the interrupted run")
+    with claimed(output, options["record"]):
+        results = _run(suites, output, **options)
+        terminal.summary(results)
+        if github:
+            terminal.github_annotations(results)
+        if output:
+            click.echo(f"report: {write_bundle(results, output)}")
+    return results.exit_code
+
+
+def _run(suites: tuple[str, ...], output: Path | None, backends: tuple[str, ...], **options: Any) -> Any:
+    from dgref import runner
+    from dgref.report import terminal
+
     with terminal.Progress() as progress:
         try:
-            results = runner.run(
+            return runner.run(
                 list(suites) or runner.default_suites(),
-                list(options.pop("backends")) or None,
+                list(backends) or None,
                 journal=output / JOURNAL if output else None,
                 progress=progress,
                 **_arguments(**options),
@@ -91,12 +107,6 @@ def command(suites: tuple[str, ...], use_default: bool, output: Path | None, git
         except KeyboardInterrupt:
             progress.interrupted("add --resume to the same command to go on" if output else "")
             raise
-    terminal.summary(results)
-    if github:
-        terminal.github_annotations(results)
-    if output:
-        click.echo(f"report: {write_bundle(results, output)}")
-    return results.exit_code
 
 
 def _arguments(

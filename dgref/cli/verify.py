@@ -22,6 +22,7 @@ def command(
     Without --arithmetic outputs are held to the derived bound; with it to every bit.
     """
     from dgref.exchange import verify
+    from dgref.files import claimed
     from dgref.reference.arithmetic import ARITHMETICS
     from dgref.report import terminal, write_bundle
     from dgref.trial import Settings
@@ -34,5 +35,6 @@ def command(
     if github:
         terminal.github_annotations(results)
     if output:
-        click.echo(f"report: {write_bundle(results, output)}")
+        with claimed(output):
+            click.echo(f"report: {write_bundle(results, output)}")
     return results.exit_code

@@ -42,19 +42,38 @@ def must_pass() -> list[str]:
     return [name for name in suite.names() if suite.load(name).default]
 
 
+def claims(results: Results) -> list[str]:
+    """Return the suites that a run was asked for; of results that do not say it, those that their cases are of."""
+    named = results.flags.get("suites")
+    return named if isinstance(named, list) else list(dict.fromkeys(row.case.split("/")[0] for row in results))
+
+
+def not_judged(results: Results) -> Iterator[str]:
+    """Yield a line for each suite that is on the must-pass list and not claimed, or claimed and not on the list."""
+    listed, claimed = must_pass(), claims(results)
+    for name in (name for name in listed if name not in claimed):
+        yield f"not claimed by this bundle: {name}, {len(suite.load(name))} must-pass cases"
+    conforming = _conforming(results)
+    for name in (name for name in claimed if name not in listed):
+        held = sum(case.startswith(f"{name}/") for case in conforming)
+        cases = {row.case for row in results if row.case.startswith(f"{name}/")}
+        yield f"not on the must-pass list: {name}, {held} of the bundle's {len(cases)} cases conform"
+
+
 def check(
     folder: Path, suites: Iterable[str] | None = None, waiver_file: Path | None = None, today: date | None = None
 ) -> list[str]:
     """Return a sentence for everything that is wrong with a bundle; an empty list where nothing is.
 
-    Every file has the hash that the manifest says; every case of the suites (by default those of `must_pass`) has a
-    result that conforms; no result is wrong; no waiver of the bundle's results has expired.
+    Every file has the hash that the manifest says; every case of the suites (by default those of `must_pass` that the
+    bundle claims) has a result that conforms; no result is wrong; no waiver of the bundle's results has expired.
     """
     problems = list(_files(folder))
     results = load_results(folder)
+    wanted = [name for name in must_pass() if name in claims(results)] if suites is None else suites
     problems += [f"{row.case} on {row.backend}: {row.status}: {row.reason}" for row in results if row.bad]
     problems += [sentence for row in results for sentence in _contradiction(row)]
-    problems += _missing(results, must_pass() if suites is None else suites)
+    problems += _missing(results, wanted)
     return problems + list(_expired(results, waivers.load(waiver_file), today or date.today()))
 
 
@@ -93,14 +112,21 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return data["files"]
 
 
-def _missing(results: Results, suites: Iterable[str]) -> list[str]:
-    conforming = {row.case for row in results if row.ran and not row.bad}
-    wanted = [case.name for name in suites for case in suite.load(name).cases]
-    missing = [name for name in wanted if name not in conforming]
-    if not missing:
-        return []
-    shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    return [expected("must-pass cases", f"no conforming result for {len(missing)} of {len(wanted)}: {shown}", "all")]
+def _conforming(results: Results) -> set[str]:
+    return {row.case for row in results if row.ran and not row.bad}
+
+
+def _missing(results: Results, suites: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each suite of which a case has no conforming result."""
+    conforming, present = _conforming(results), {row.case for row in results}
+    for name in suites:
+        cases = [case.name for case in suite.load(name).cases]
+        missing = [case for case in cases if case not in conforming]
+        if missing:
+            absent = sum(case not in present for case in missing)
+            shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            got = f"no conforming result for {len(missing)} of {len(cases)} cases, {absent} of them absent"
+            yield expected(f"suite {name}", f"{got}: {shown}", "all")
 
 
 def _expired(results: Results, known: list[waivers.Waiver], today: date) -> Iterator[str]:

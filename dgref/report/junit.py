@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 from dgref.results import Result, Results
 
+ERRORS = ("error", "missing")  # no verdict on the bits
 _ILLEGAL = {  # XML 1.0 2.2: not characters
     code: None for code in [*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]
 }
@@ -17,8 +18,8 @@ def render(results: Results) -> str:
     for backend in dict.fromkeys(row.backend for row in results):
         rows = [row for row in results if row.backend == backend]
         suite = ElementTree.SubElement(root, "testsuite", name=_clean(backend), tests=str(len(rows)))
-        suite.set("failures", str(sum(row.bad and row.status != "error" for row in rows)))
-        suite.set("errors", str(sum(row.status == "error" for row in rows)))
+        suite.set("failures", str(sum(row.bad and row.status not in ERRORS for row in rows)))
+        suite.set("errors", str(sum(row.status in ERRORS for row in rows)))
         suite.set("skipped", str(sum(not row.ran for row in rows)))
         for row in rows:
             _testcase(suite, row)
@@ -33,7 +34,7 @@ def _testcase(suite: ElementTree.Element, row: Result) -> None:
     case.set("classname", f"{_clean(row.backend)}.{family}")
     if row.ran and not row.bad:
         return
-    kind = "skipped" if not row.ran else "error" if row.status == "error" else "failure"
+    kind = "skipped" if not row.ran else "error" if row.status in ERRORS else "failure"
     child = ElementTree.SubElement(case, kind, message=_clean(row.reason))
     if row.bad:
         child.set("type", row.status)

@@ -26,14 +26,15 @@ def console() -> Console:
 class Progress:
     """Called after each result: a bar on a terminal, a plain line now and then in CI."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         self._console = console()
+        self._quiet = quiet  # where only data may be printed
         self._bar: Any = None
         self._task: Any = None
         self._counts: Counter[str] = Counter()
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal and not os.environ.get("CI"):
+        if self._console.is_terminal and not self._quiet and not os.environ.get("CI"):
             from rich import progress
 
             columns = (
@@ -60,7 +61,7 @@ class Progress:
         self._counts[result.status] += 1
         if self._bar:
             self._show_bar(number, total, result)
-        elif number % PLAIN_EVERY == 0 or number == total or result.bad:
+        elif not self._quiet and (number % PLAIN_EVERY == 0 or number == total or result.bad):
             bad = sum(self._counts[status] for status in BAD)
             note = f"  {result.status}: {result.case} on {result.backend}" if result.bad else ""
             self._console.print(f"{number}/{total} done, {bad} bad{note}", markup=False)

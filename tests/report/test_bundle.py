@@ -10,7 +10,7 @@ import pytest
 
 from dgref.errors import FileError
 from dgref.report import write_bundle
-from dgref.report.bundle import check, must_pass
+from dgref.report.bundle import check, must_pass, not_judged
 from dgref.results import Result, Results
 from dgref.suite import load
 from tests import samples
@@ -54,7 +54,32 @@ def test_cases_that_did_not_conform_are_counted_against_the_must_pass_list(tmp_p
     del results.results[1]
     write_bundle(results, tmp_path)
     (problem,) = check(tmp_path, ["smoke"])
-    assert "no conforming result for 2 of" in problem
+    assert "suite smoke: got no conforming result for 2 of" in problem
+    assert "1 of them absent" in problem
+
+
+@pytest.mark.parametrize("flags", [{}, {"suites": ["smoke"]}])
+def test_a_bundle_is_held_to_the_suites_it_claims_and_says_which_it_does_not(tmp_path: Path, flags: dict) -> None:
+    results = conforming("smoke")
+    results.flags = flags
+    write_bundle(results, tmp_path)
+    assert check(tmp_path) == []
+    lines = list(not_judged(results))
+    assert len(lines) == len(must_pass()) - 1
+    assert f"not claimed by this bundle: gemm, {len(load('gemm'))} must-pass cases" in lines
+
+
+def test_a_suite_that_was_asked_for_and_gave_nothing_is_a_problem(tmp_path: Path) -> None:
+    results = conforming("smoke")
+    results.flags = {"suites": ["smoke", "moe"]}
+    write_bundle(results, tmp_path)
+    (problem,) = check(tmp_path)
+    assert problem.startswith("suite moe: got no conforming result")
+
+
+def test_a_suite_off_the_must_pass_list_is_counted_and_not_required() -> None:
+    results = Results([Result("deepseek/x", "mine", "pass"), Result("deepseek/y", "mine", "unsupported")])
+    assert "not on the must-pass list: deepseek, 1 of the bundle's 2 cases conform" in list(not_judged(results))
 
 
 def test_wrong_results_are_problems(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""A folder belongs to one run at a time; what a dead run left behind blocks nobody."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgref.errors import FileError
+from dgref.files import CLAIM, claimed
+
+HOLD = """
+import sys, pathlib, dgref.files
+with dgref.files.claimed(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_second_run_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text("kept")
+    words = f"another run that writes there: process {os.getpid()} on .* since 20"
+    with claimed(tmp_path), pytest.raises(FileError, match=words), claimed(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_a_killed_runs_claim_is_void(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(FileError, match=f"process {holder.pid} "), claimed(tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    assert (tmp_path / CLAIM).exists()
+    with claimed(tmp_path):
+        pass
+    assert not (tmp_path / CLAIM).exists()
+
+
+def test_one_folder_given_twice_is_held_once(tmp_path: Path) -> None:
+    with claimed(tmp_path, tmp_path / ".." / tmp_path.name, None):
+        assert (tmp_path / CLAIM).exists()
+
+
+def test_a_path_that_cannot_be_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="need a folder that can be written"), claimed(tmp_path / "file"):
+        pass
