@@ -14,6 +14,7 @@ from dgref.formats.native import to_numpy
 from dgref.ops import OPS
 from dgref.reference.gemm import split_columns
 from dgref.reference.grouped import psum_spans
+from dgref.reference.limits import around, radius, within
 from dgref.reference.operands import take_rows
 
 _UNLIKE = 0.05  # an error beyond which no bound is worth computing
@@ -156,6 +157,8 @@ class Observation:
         if not limits:
             return found
         exact = compute(replace(state, arithmetic="exact"), after, observed)
+        if after is not None:  # what memory then holds is as near to what it should hold
+            limits = {name: around(exact[name], radius(limits[name])) for name in exact if name in limits}
         return agree(observed, exact, masks, limits, found.equal)
 
 
@@ -176,7 +179,7 @@ def agree(
     for name, array in predicted.items():
         matches = same(observed[name], array, nan_equal=True)
         if limits is not None and name in limits:
-            matches |= _near(observed[name], array, limits[name])
+            matches |= within(observed[name], limits[name])
         mask = masks.get(name)
         chosen = matches if mask is None else matches[mask]
         agreed, total = agreed + int(np.count_nonzero(chosen)), total + chosen.size
@@ -186,11 +189,6 @@ def agree(
             errors.append((unexplained(*pair), chosen.size))
     error = sum(e * n for e, n in errors) / max(total, 1)
     return Agreement(agreed, total, error, bits, equal if limits is not None else agreed)
-
-
-def _near(observed: np.ndarray, exact: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.abs(observed.astype(np.float64) - exact.astype(np.float64)) <= limit
 
 
 def unexplained(observed: np.ndarray, predicted: np.ndarray) -> float:

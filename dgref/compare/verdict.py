@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dgref.reference.limits import within
+
 LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
 Arrays = Mapping[str, np.ndarray]
 
@@ -104,14 +106,7 @@ def _beyond(actual: Arrays, exact: Arrays, limits: Arrays, defined: Mapping[str,
             continue
         outside = ~same(actual[name], truth, nan_equal=True)
         if name in limits:
-            outside &= ~_within(actual[name], truth, limits[name])
+            outside &= ~within(actual[name], limits[name])
         mask = defined.get(name)
         beyond[name] = int(np.count_nonzero(outside if mask is None else outside & mask))
     return beyond
-
-
-def _within(actual: np.ndarray, exact: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """Return where the distance to exact is inside the limit; where overflow cannot be excluded, anything is."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(actual.astype(np.float64) - exact.astype(np.float64))
-        return (distance <= limit) | np.isposinf(limit)

@@ -51,5 +51,7 @@ def limit_arithmetic(op: str, operands: Sequence[Operand], narrow: bool) -> Arit
     added in fp32 or better, which a core of 25 fraction bits with truncated fp32 results covers.
     """
     typical = typical_arithmetic(op, operands)
+    if typical.scales in ("none", "epilogue"):
+        typical = typical.but(interval=0)  # nobody promises a promotion that no scale asks for
     wide = f"sm100.tcgen05.{typical.tensor_core.format}"
     return typical if narrow or typical.scales == "core" else typical.but(core=wide)

@@ -45,20 +45,12 @@ def mqa_logits(
     longest = max((span.stop - span.start for span in spans), default=0)
     if longest > width:
         raise ShapeError(expected("max_seqlen_k", max_seqlen_k, f">= {longest}, the longest range of keys"))
-    logits = _outside((extents["s"], width), out)
+    logits = allocated((extents["s"], width), out, -np.inf)
     scores = _weighted_scores(q, kv, weights, arithmetic, out) if longest else None
     for row, span in enumerate(spans):
         first = 0 if max_seqlen_k else span.start
         if span.stop > span.start:
             logits[row, first : first + span.stop - span.start] = scores[row, span]
-    return logits
-
-
-def _outside(shape: tuple[int, ...], out: str) -> np.ndarray:
-    """Return what every element is before its row's keys are filled in: -Inf, off by nothing."""
-    logits = allocated(shape, out)
-    if not bounding():
-        logits.fill(-np.inf)
     return logits
 
 
@@ -94,7 +86,7 @@ def paged_mqa_logits(
     max_context_len = whole(max_context_len, "max_context_len", 0)
     seen = keys_seen(context_lens, extents["b"], extents["n"], max_context_len)
     table = integers(block_table, "block_table")
-    logits = _outside((extents["b"] * extents["n"], max_context_len), out)
+    logits = allocated((extents["b"] * extents["n"], max_context_len), out, -np.inf)
     for sequence in range(extents["b"]):
         longest = int(seen[sequence].max(initial=0))
         if longest == 0:
@@ -158,17 +150,10 @@ def _weighted_scores(q: ScaledTensor, kv: ScaledTensor, weights: np.ndarray, ari
         part = slice(start, start + step)
         scores = product(_heads_as_rows(q, part), kv, arithmetic=model).reshape(-1, heads, kv.shape[0])
         if bounding():
-            exact = _exact_scores(q, kv, part)
-            logits[part] = logit_limits(exact, scores, weights[part], key_scale, out, model.lanes.precision)
+            logits[part] = logit_limits(scores, weights[part], key_scale, out, model.lanes.precision)
             continue
         logits[part] = rounded(mqa_reduce(scores, weights[part], key_scale, model), out, model.output_rounding)
     return logits
-
-
-def _exact_scores(q: ScaledTensor, kv: ScaledTensor, part: slice) -> np.ndarray:
-    from dgref.reference.exact import contract_exact
-
-    return contract_exact(_heads_as_rows(q, part), kv, out="float32").reshape(-1, q.shape[1], kv.shape[0])
 
 
 def _heads_as_rows(q: ScaledTensor, tokens: slice) -> ScaledTensor:

@@ -1,4 +1,4 @@
-"""The derived bound: how far from exact any implementation of an arithmetic can be, element by element.
+"""The derived bound: what any implementation of an arithmetic may give, element by element.
 
 Nothing here is fitted. The recurrences, and why each is an upper limit, are in docs/bound.md; every float64 rounding
 of the bound itself is covered by the final inflation.
@@ -7,31 +7,39 @@ of the bound itself is covered by the final inflation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import bound_engine as engine
+from dgref.reference import limits as limits_of
 from dgref.reference.arithmetic import Arithmetic, resolve
+from dgref.reference.bound_operand import Order, Plan, Side, finite, input_rounding
+from dgref.reference.bound_sum import HALF_ULP, TINY, Sum, largest_of
 from dgref.reference.checks import selection
 from dgref.reference.exact import contract_exact, own_index
-from dgref.reference.exact_operand import as_tensor, decode64
-from dgref.reference.exact_target import target
-from dgref.reference.tensor_core import OUTPUT_MANTISSA, TensorCore
+from dgref.reference.exact_operand import as_tensor
+from dgref.reference.limits import INFLATION, LIMITS
+from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 
 ROW_TILE, COLUMN_TILE = 512, 2048
-_HALF_ULP = 2.0**-24  # of fp32, relative
-_TINY = 2.0**-150  # half the smallest fp32: the absolute error of a rounding that underflows
-_MAY_OVERFLOW = 2.0 ** (127 - 40)  # an error this large needs a term near fp32's largest, in any accumulator of 40 bits
-_INFLATION = 1.0 + 2.0**-20  # over the float64 roundings of the bound's own sums, which are 2^-53 each
+NARROW = 23  # fraction bits: accumulators of fewer exist inside tensor cores only
+_FP32 = "sm100.tcgen05.bfloat16"  # truncates more than any sum in fp32 rounds
 
 
-def derived_bound(
+def derived_bound(a: ScaledTensor, b: ScaledTensor, arithmetic: str | Arithmetic, *args: Any, **options: Any) -> Any:
+    """Return float64 limits on |implementation - `contract_exact`|, both in the format `out`.
+
+    Arguments are those of `derived_limits`. Inf where an overflow cannot be excluded, NaN where exact is NaN.
+    """
+    return limits_of.radius(derived_limits(a, b, arithmetic, *args, **options))
+
+
+def derived_limits(
     a: ScaledTensor,
     b: ScaledTensor,
     arithmetic: str | Arithmetic,
@@ -41,183 +49,147 @@ def derived_bound(
     rows: np.ndarray | slice | None = None,
     columns: np.ndarray | slice | None = None,
     core: TensorCore | None = None,
-    ordered: bool = True,
+    order: Order = "ascending",
 ) -> np.ndarray:
-    """Return float64 limits on |implementation - `contract_exact`|, both in the format `out`.
+    """Return what an implementation may give in place of `contract_exact`, as LIMITS.
 
     The implementation has the chains, promotions, splits and scale products of `arithmetic`, and the accumulator of
-    its tensor core or of `core`. `ordered=False` lets it take K in any order within a chain. The limit is Inf where
-    an overflow cannot be excluded, and NaN where the exact result is NaN.
+    its tensor core or of `core`. Within a chain it takes K in `order`: ascending, or cut into further chains as well,
+    anywhere, or in any order.
     """
     arithmetic = resolve(arithmetic)
-    plan = _Plan(arithmetic, core or arithmetic.tensor_core, ordered)
+    plan = Plan(arithmetic, core or arithmetic.tensor_core, order)
     a, b = as_tensor(a, "a"), as_tensor(b, "b")
     exact = contract_exact(a, b, c, alpha, out, rows, columns)
-    result = np.empty(exact.shape)
+    result = np.empty(exact.shape, LIMITS)
     m, n = selection(rows, a.shape[-2], "rows"), selection(columns, b.shape[-2], "columns")
     addend = None if c is None else np.broadcast_to(to_numpy(c), (*exact.shape[:-2], a.shape[-2], b.shape[-2]))
     for batch in np.ndindex(*exact.shape[:-2]):
-        left = _Side(a, m, own_index(batch, a.shape[:-2]), plan, _input_rounding(a, arithmetic.round_a, plan.core))
-        right = _Side(b, n, own_index(batch, b.shape[:-2]), plan, _input_rounding(b, arithmetic.round_b, plan.core))
+        left = Side(a, m, own_index(batch, a.shape[:-2]), plan, input_rounding(a, arithmetic.round_a, plan.core))
+        right = Side(b, n, own_index(batch, b.shape[:-2]), plan, input_rounding(b, arithmetic.round_b, plan.core))
         for tile in _tiles(m.size, n.size):
             part = None if addend is None else addend[batch][np.ix_(m[tile[0]], n[tile[1]])].astype(np.float64)
-            error = _tile(left.take(tile[0]), right.take(tile[1]), plan, part, alpha)
-            special = ~(left.take(tile[0]).finite()[:, None] & right.take(tile[1]).finite())
-            special |= False if part is None else ~np.isfinite(part)
-            result[batch][tile] = _after_rounding(error, exact[batch][tile].astype(np.float64), special, out)
+            sides = left.take(tile[0]), right.take(tile[1])
+            result[batch][tile] = _rounded(*sides, plan, part, alpha, exact[batch][tile], out)
     return result
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What the recurrence needs to know of an arithmetic."""
-
-    arithmetic: Arithmetic
-    core: TensorCore
-    ordered: bool
-
-    @property
-    def terms(self) -> int:
-        """The number of terms that one alignment truncates, C included."""
-        return self.core.step // self.core.group + 1
-
-    @property
-    def widths(self) -> tuple[float, int, float, bool]:
-        """The unit of truncation, the result's mantissa bits, the smallest alignment, whether C is one of the terms."""
-        core = self.core
-        aligned = core.c == "aligned"
-        return 2.0**-core.fraction_bits, OUTPUT_MANTISSA[core.output], 2.0 ** max(core.floor, -1000), aligned
-
-    @property
-    def scaled_outside(self) -> bool:
-        return self.arithmetic.scales in ("product", "each")
-
-    @property
-    def scale_roundings(self) -> int:
-        """Roundings between a chain and its scaled value; an fma does the last one inside the addition."""
-        return (1 if self.arithmetic.promotion == "fma" else 2) if self.scaled_outside else 0
+def _rounded(
+    a: Side, b: Side, plan: Plan, c: np.ndarray | None, alpha: float, exact: np.ndarray, out: str
+) -> np.ndarray:
+    """Return the limits of one tile of results in the format `out`."""
+    found = _tile(a, b, plan, c, alpha if np.isfinite(alpha) else 1.0)
+    found.error *= INFLATION
+    came_in = ~(a.unmixed()[:, None] & b.unmixed() & np.isfinite(alpha))
+    came_in |= False if c is None else ~np.isfinite(c)
+    exact = exact.astype(np.float64)
+    own = limits_of.stored(exact, found.total, found.error, found.reach, out, found.undefined)
+    return np.where(came_in, limits_of.carried(exact, found.reach, found.undefined), own)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The chosen rows of one matrix operand, and the relative error of bringing them into the core's format."""
-
-    tensor: ScaledTensor
-    rows: np.ndarray
-    batch: tuple[int, ...]
-    plan: _Plan
-    rounding: float
-
-    def take(self, part: slice) -> _Side:
-        """Return the same side for a part of its rows."""
-        return replace(self, rows=self.rows[part])
-
-    @cached_property
-    def seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the multiplier sees of the rows, and the power of two that each element aligns by."""
-        codes = to_numpy(self.tensor.data)[self.batch][self.rows]
-        values = _finite(decode64(self.tensor.format, codes))
-        anchors = engine.anchors(values, FORMATS[self.tensor.format].emin)
-        if self.rounding:
-            anchors *= 2.0  # rounding an operand may carry into the next binade
-        if self.plan.arithmetic.scales != "core" or self.tensor.scale is None:
-            return values, anchors
-        scales = _finite(self._grid())
-        width = self.tensor.scaling.extents(self.tensor.shape)[1]
-        scales = np.ascontiguousarray(np.repeat(scales, width, axis=1)[:, : codes.shape[1]])
-        scale_anchors = engine.anchors(scales, -1000)
-        grouped = self.plan.core.group > 1  # a group's exact sum is aligned by its scales alone
-        return values * scales, scale_anchors if grouped else anchors * scale_anchors
-
-    def scale(self, start: int, stop: int) -> np.ndarray:
-        """Return the one scale of each row that multiplies a chain from outside."""
-        if self.tensor.scale is None:
-            return np.ones(self.rows.size)
-        width = self.tensor.scaling.extents(self.tensor.shape)[1]
-        if start // width != max(stop - 1, start) // width:
-            raise InputError(expected("chain", f"K {start}..{stop}", f"within one scale block of {width}"))
-        return np.abs(_finite(self._grid()[:, start // width]))
-
-    def finite(self) -> np.ndarray:
-        """Return which rows hold neither NaN nor Inf."""
-        payload = decode64(self.tensor.format, to_numpy(self.tensor.data)[self.batch][self.rows])
-        finite = np.isfinite(payload).all(axis=1)
-        return finite if self.tensor.scale is None else finite & np.isfinite(self._grid()).all(axis=1)
-
-    def factor(self) -> float:
-        """Return the magnitude of the global factor of the matrix."""
-        factor = self.tensor.global_factor()
-        return 1.0 if factor is None else abs(float(np.broadcast_to(factor, self.tensor.shape[:-2])[self.batch]))
-
-    def _grid(self) -> np.ndarray:
-        height = self.tensor.scaling.extents(self.tensor.shape)[0]
-        return to_numpy(self.tensor.scale_values())[self.batch][self.rows // height].astype(np.float64)
-
-
-def _tile(a: _Side, b: _Side, plan: _Plan, c: np.ndarray | None, alpha: float) -> np.ndarray:
-    """Return the error limits of one tile before the output is rounded."""
+def _tile(a: Side, b: Side, plan: Plan, c: np.ndarray | None, alpha: float) -> Sum:
+    """Return one tile before the output is rounded."""
     shape = (a.rows.size, b.rows.size)
     seed = c if plan.arithmetic.c == "core" else None
     ranges = plan.arithmetic.ranges(a.tensor.shape[-1])
-    total, error = np.zeros(shape), np.zeros(shape)
+    sum, sizes = Sum.zero(shape), np.zeros(shape)
     for number, span in enumerate(ranges):
-        part, part_error = _split(a, b, plan, span, seed if number == 0 else None)
-        _round(
-            part, part_error, FORMATS[plan.arithmetic.partial].mantissa_bits, skip=plan.arithmetic.partial == "float32"
-        )
-        # the partial sums of a reduction in any order are at most the sum of magnitudes
-        total += np.abs(part) if len(ranges) > 1 else part
-        error += part_error
-    for _ in ranges[1:]:
-        error += _HALF_ULP * (np.abs(total) + error) + _TINY
+        part = _split(a, b, plan, span, seed if number == 0 else None)
+        if plan.arithmetic.partial != "float32":
+            part.round(FORMATS[plan.arithmetic.partial].mantissa_bits)
+            part.settle(largest_of(plan.arithmetic.partial))
+        sum.add(part)
+        sizes += np.abs(part.total)
+    for _ in ranges[1:]:  # the partial sums of a reduction in any order are at most the sum of magnitudes
+        sum.error += HALF_ULP * (sizes + sum.error) + TINY
+    sum.settle()
     if plan.arithmetic.scales == "epilogue":
-        total, error = _multiplied(
-            total, error, a.scale(0, a.tensor.shape[-1])[:, None] * b.scale(0, b.tensor.shape[-1]), 2
-        )
-    factors = a.factor() * b.factor() * abs(alpha)
-    if factors != 1.0:
-        total, error = _multiplied(total, error, factors, 5)
+        k = a.tensor.shape[-1]
+        sum.multiply((a.scale(0, k)[:, None], b.scale(0, k)[None]), 2)
+    factors = [float(finite(side.factor())) for side in (a, b)] + [alpha]
+    if any(factor != 1.0 for factor in factors):
+        sum.multiply(factors, 5)
     if c is not None and seed is None:
-        error += _HALF_ULP * (np.abs(total) + np.abs(_finite(c)) + error) + _TINY
-    return error * _INFLATION
+        sum.add_exactly(finite(c))
+        sum.error += HALF_ULP * (np.abs(sum.total) + np.abs(finite(c)) + sum.error) + TINY
+    sum.settle()
+    return sum
 
 
-def _split(
-    a: _Side, b: _Side, plan: _Plan, span: tuple[int, int], seed: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the exact total of one split in float64, and its error limit."""
-    shape = (a.rows.size, b.rows.size)
-    total, error = np.zeros(shape), np.zeros(shape)
+def _split(a: Side, b: Side, plan: Plan, span: tuple[int, int], seed: np.ndarray | None) -> Sum:
+    """Return one split: its chains, scaled and promoted one after the other."""
+    sum = Sum.zero((a.rows.size, b.rows.size))
     for number, (start, stop) in enumerate(plan.arithmetic.chains(*span)):
-        chain, chain_error = _chain(a, b, plan, start, stop, seed if number == 0 else None)
+        chain = _chain(a, b, plan, start, stop, seed if number == 0 else None)
         if plan.scale_roundings:
-            scale = a.scale(start, stop)[:, None] * b.scale(start, stop)
-            chain, chain_error = _multiplied(chain, chain_error, scale, plan.scale_roundings)
-        total += chain
-        error += chain_error
+            chain.multiply((a.scale(start, stop)[:, None], b.scale(start, stop)[None]), plan.scale_roundings)
+        sum.add(chain)
         if number or plan.scale_roundings:
-            _round(total, error, 23)
-    return total, error
+            sum.round(23)
+    return sum
 
 
-def _chain(
-    a: _Side, b: _Side, plan: _Plan, start: int, stop: int, seed: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _chain(a: Side, b: Side, plan: Plan, start: int, stop: int, seed: np.ndarray | None) -> Sum:
     """Return a chain's exact sum in float64, and the limit on what its instructions lose."""
-    (x, x_anchors), (y, y_anchors) = ([array[:, start:stop] for array in side.seen] for side in (a, b))
-    total = np.zeros((len(x), len(y))) if seed is None else _finite(seed).copy()
+    operands = [[array[:, start:stop] for array in side.seen] for side in (a, b)]
+    (x, _), (y, _) = operands
     error = _input_error(x, y, a.rounding, b.rounding)
     error += (stop - start + 9) * 2.0**-52 * np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
-    if not plan.ordered:
-        tops, steps = (x_anchors.max(axis=1), y_anchors.max(axis=1)), -(-(stop - start) // plan.core.step)
-        reach = (np.abs(total) + np.abs(x) @ np.abs(y).T) * _INFLATION
-        engine.align_in_any_order(error, reach, steps, *tops, plan.terms, *plan.widths)
-        return total + x @ y.T, error
-    for low in range(0, stop - start, plan.core.step):
-        k = slice(low, low + plan.core.step)
-        tops = x_anchors[:, k].max(axis=1), y_anchors[:, k].max(axis=1)
-        engine.align(total, error, x[:, k] @ y[:, k].T, *tops, plan.terms, *plan.widths)
+    begin = np.zeros(error.shape) if seed is None else finite(seed)
+    sizes = np.abs(begin) + np.abs(x) @ np.abs(y).T
+    total, error = _ORDERS[plan.order](*operands, begin, error, plan, sizes * INFLATION)
+    above, below = (np.maximum((sizes + sign * total) / 2, 0) for sign in (1, -1))
+    infinite = a.overflowing()[:, None] | b.overflowing()
+    above[infinite] = below[infinite] = np.inf
+    sum = Sum(total, error, above, below, infinite)
+    sum.settle()
+    return sum
+
+
+def _ascending(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray) -> tuple:
+    """Instructions over K from its first element to its last."""
+    total = begin.copy()
+    for k, tops in _instructions(a, b, plan.core.step):
+        engine.align(total, error, a[0][:, k] @ b[0][:, k].T, *tops, plan.terms, *plan.widths)
     return total, error
+
+
+def _any_order(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray) -> tuple:
+    """Instructions over any elements of K: no partial sum exceeds the sum of magnitudes."""
+    tops, steps = (a[1].max(axis=1, initial=0), b[1].max(axis=1, initial=0)), -(-a[0].shape[1] // plan.core.step)
+    engine.align_in_any_order(error, sizes, steps, *tops, plan.terms, *plan.widths)
+    return begin + a[0] @ b[0].T, error
+
+
+def _cut(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray) -> tuple:
+    """Instructions over K in order, cut into chains anywhere; or fp32 sums in any order, whichever loses more."""
+    wide = Plan(plan.arithmetic, one_at_a_time(TENSOR_CORES[_FP32]), "any")
+    _, in_fp32 = _any_order(a, b, begin, error.copy(), wide, sizes)
+    total, low, high = begin.copy(), np.minimum(begin, 0), np.maximum(begin, 0)
+    half, steps = -(-plan.core.k // 2), 0
+    for k, tops in _instructions(a, b, plan.core.k):
+        middle = min(k.start + half, k.stop)
+        first, second = (a[0][:, part] @ b[0][:, part].T for part in (slice(k.start, middle), slice(middle, k.stop)))
+        engine.align_in_any_cut(total, low, high, error, first, second, *tops, plan.half_terms, *plan.widths)
+        steps += 1
+    error += steps * HALF_ULP * (sizes + error)  # chains meet in fp32
+    return total, np.maximum(error, in_fp32)
+
+
+_ORDERS = {"ascending": _ascending, "cut": _cut, "any": _any_order}
+
+
+def _instructions(a: list, b: list, step: int) -> Iterator[tuple[slice, tuple[np.ndarray, np.ndarray]]]:
+    """Yield the K of each instruction, and the largest binade in it of every row of both sides."""
+    extent = a[0].shape[1]
+    for low in range(0, extent, step):
+        k = slice(low, min(low + step, extent))
+        yield k, (a[1][:, k].max(axis=1), b[1][:, k].max(axis=1))
+
+
+def one_at_a_time(core: TensorCore) -> TensorCore:
+    """Return a core that aligns one product at a time: in any order, what it loses covers every other step."""
+    return replace(core, step=1) if core.group == 1 else core
 
 
 def _input_error(x: np.ndarray, y: np.ndarray, x_rounding: float, y_rounding: float) -> np.ndarray:
@@ -226,49 +198,6 @@ def _input_error(x: np.ndarray, y: np.ndarray, x_rounding: float, y_rounding: fl
     relative = x_rounding + y_rounding + x_rounding * y_rounding
     wide = [np.maximum(np.abs(v), 2.0**-126) if r else np.abs(v) for v, r in ((x, x_rounding), (y, y_rounding))]
     return relative * (wide[0] @ wide[1].T)
-
-
-def _multiplied(total: np.ndarray, error: np.ndarray, factor: np.ndarray | float, roundings: int) -> tuple:
-    """Return the magnitude and error of a product whose factor and result are rounded in fp32 along the way."""
-    size = (np.abs(total) + error) * (factor + roundings * _TINY)
-    size = np.where((size < engine.OVERFLOW) & (factor < engine.OVERFLOW), size, np.inf)
-    relative = roundings * _HALF_ULP * (1 + 2.0**-20)
-    return total * factor, error * factor + relative * size + roundings * (size / np.maximum(factor, _TINY) + 1) * _TINY
-
-
-def _round(total: np.ndarray, error: np.ndarray, mantissa_bits: int, skip: bool = False) -> None:
-    """Add half an ulp of what is rounded to nearest."""
-    if not skip:
-        error += 0.5 * engine.ulps(np.abs(total) + error, mantissa_bits)
-
-
-def _after_rounding(error: np.ndarray, exact: np.ndarray, special: np.ndarray, out: str) -> np.ndarray:
-    """Return limits on the difference of both rounded results: both may have moved by half an ulp.
-
-    NaN and Inf that came in (`special`) must come out; an Inf that only rounding made may be finite elsewhere. Where
-    the finite terms alone may overflow, an Inf that came in may meet one of the other sign and become NaN.
-    """
-    goal = target(out)
-    reach = np.abs(exact) + error
-    exponent = np.frexp(np.clip(reach, 2.0**goal.emin, goal.largest))[1]
-    ulp = np.ldexp(1.0, exponent - goal.precision)
-    limit = np.where(reach + ulp < goal.largest, (error + ulp) * _INFLATION, np.inf)
-    beside_infinity = np.where(error < _MAY_OVERFLOW, 0.0, np.inf)
-    return np.where(np.isnan(exact), np.nan, np.where(special, beside_infinity, limit))
-
-
-def _input_rounding(tensor: ScaledTensor, chosen: str | None, core: TensorCore) -> float:
-    """Return the relative error of bringing an operand into the format that the core multiplies."""
-    own = FORMATS[tensor.format].mantissa_bits
-    if chosen and FORMATS[chosen].mantissa_bits < own:
-        return 2.0 ** -(FORMATS[chosen].mantissa_bits + 1)
-    if tensor.format == "float32" and core.format == "tfloat32":
-        return 2.0 ** -FORMATS["tfloat32"].mantissa_bits  # the hardware drops the low bits
-    return 0.0
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.asarray(values, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-OVERFLOW = 2.0**128 * (1 - 2.0**-25)  # from here on fp32 rounds to Inf, and no limit holds
 _EXPONENT = np.int64(0x7FF0000000000000)
 
 
@@ -34,8 +33,7 @@ def ulps(magnitudes, mantissa_bits):
     scale = 2.0**-mantissa_bits
     for i in prange(magnitudes.shape[0]):
         for j in range(magnitudes.shape[1]):
-            inside = magnitudes[i, j] < OVERFLOW
-            result[i, j] = max(_binade(magnitudes[i, j]), 2.0**-126) * scale if inside else np.inf
+            result[i, j] = max(_binade(magnitudes[i, j]), 2.0**-126) * scale
     return result
 
 
@@ -51,7 +49,7 @@ def _lost(top, carried, step, result, terms, unit, mantissa_bits, floor, aligned
     lost += max(_binade(instruction + lost), 2.0**-126) * 2.0**-mantissa_bits
     if not aligned:  # C is added in fp32 afterwards, to nearest
         lost += 0.5 * max(_binade(result + lost), 2.0**-126) * 2.0**-23
-    return lost if result + lost < OVERFLOW else np.inf
+    return lost
 
 
 @njit(cache=True, parallel=True)
@@ -65,6 +63,34 @@ def align(total, error, step, a_tops, b_tops, terms, unit, mantissa_bits, floor,
             if top != 0.0:  # else nothing is added, and C passes unchanged
                 result = abs(total[i, j]) + error[i, j]
                 error[i, j] += _lost(top, carried, abs(step[i, j]), result, terms, unit, mantissa_bits, floor, aligned)
+
+
+@njit(cache=True, parallel=True)
+def align_in_any_cut(
+    total, low, high, error, first, second, a_tops, b_tops, terms, unit, mantissa_bits, floor, aligned
+):
+    """Add one instruction to prefix sums, and to `error` what it may lose wherever its chain began; in place.
+
+    A chain that began at any earlier place carries the difference of two prefix sums, of which `low` and `high` are
+    the extremes. The instruction is taken in two halves, each aligned by the largest product and sum of the whole.
+    """
+    for i in prange(total.shape[0]):
+        for j in range(total.shape[1]):
+            top = a_tops[i] * b_tops[j]
+            begin, middle = total[i, j], total[i, j] + first[i, j]
+            end = middle + second[i, j]
+            least, most = low[i, j], high[i, j]
+            total[i, j] = end
+            low[i, j], high[i, j] = min(least, middle, end), max(most, middle, end)
+            if top == 0.0:
+                continue
+            carried = max(begin - least, most - begin, middle - least, most - middle) + error[i, j]
+            step = abs(first[i, j]) + abs(second[i, j])
+            between = max(middle - least, most - middle) + error[i, j]
+            after = max(end - low[i, j], high[i, j] - end) + error[i, j]
+            lost = _lost(top, carried, step, between, terms, unit, mantissa_bits, floor, aligned)
+            lost += _lost(top, carried + lost, step, after + lost, terms, unit, mantissa_bits, floor, aligned)
+            error[i, j] += lost
 
 
 @njit(cache=True, parallel=True)
@@ -82,7 +108,7 @@ def align_in_any_order(error, reach, steps, a_tops, b_tops, terms, unit, mantiss
             for batch in range(batches):
                 count = steps * (batch + 1) // batches - steps * batch // batches
                 before, after = error[i, j], -1.0
-                while error[i, j] != after and error[i, j] < np.inf and count:
+                while error[i, j] != after and count:
                     after = error[i, j]
                     far = size + after
                     error[i, j] = before + count * _lost(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ _PATH: ContextVar[Path] = ContextVar("path", default="fast")
 @contextmanager
 def using(path: Path) -> Iterator[None]:
     """Compute on another path: `readable` is the short tensor-core model, and fractions for the exact result;
-    `bound` gives, in place of every result, the float64 limit on how far an implementation may be from exact.
+    `bound` gives, in place of every result, what an implementation may give (dgref.reference.limits).
     """
     token = _PATH.set(path)
     try:
@@ -87,19 +86,30 @@ def bounding() -> bool:
     return _PATH.get() == "bound"
 
 
-def allocated(shape: tuple[int, ...], out: str) -> np.ndarray:
-    """Return zeros for a result in the format `out`, or for its limits."""
-    return np.zeros(shape, np.float64 if bounding() else FORMATS[out].native_dtype)
+def allocated(shape: tuple[int, ...], out: str, fill: float = 0.0) -> np.ndarray:
+    """Return a constant result in the format `out`, or limits that allow nothing else."""
+    if bounding():
+        from dgref.reference.limits import around
+
+        return around(np.full(shape, fill), 0.0)
+    return np.full(shape, fill, FORMATS[out].native_dtype)
 
 
 def _limits(a: Any, b: Any, c: Any, model: Any, out: str, alpha: float, rows: Any, columns: Any) -> np.ndarray:
-    """Return the limits of any order of adding on the model's accumulator: instructions of one product each."""
-    from dgref.reference.bound import derived_bound
+    """Return the limits of the model's accumulator in every order that is in use.
+
+    A sum in fp32 may be taken in any order. A narrower accumulator exists in tensor cores only, whose kernels walk
+    along K and begin a new chain wherever they like.
+    """
+    from dgref.reference.bound import NARROW, derived_limits, one_at_a_time
+    from dgref.reference.limits import around
 
     if 0 in (*a.shape, *b.shape):
-        return np.zeros(_result_shape(a, b, rows, columns))
-    core = replace(model.tensor_core, step=1) if model.tensor_core.group == 1 else None
-    return derived_bound(a, b, model, c, out, alpha, rows, columns, core=core, ordered=False)
+        none = np.zeros(_result_shape(a, b, rows, columns)) if c is None else _chosen(c, rows, columns)
+        return around(rounded(none, out), 0.0)
+    narrow = model.tensor_core.fraction_bits < NARROW
+    core, order = (None, "cut") if narrow else (one_at_a_time(model.tensor_core), "any")
+    return derived_limits(a, b, model, c, out, alpha, rows, columns, core=core, order=order)
 
 
 def _by_fractions(a: ScaledTensor, b: ScaledTensor, c: Any, alpha: float, out: str) -> np.ndarray:

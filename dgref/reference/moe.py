@@ -18,6 +18,7 @@ from dgref.formats.native import as_native
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.activation import requantize, swiglu
 from dgref.reference.dispatch import EXACT, bounding, product, resolve, rounded
+from dgref.reference.limits import around
 from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
 
 
@@ -47,10 +48,8 @@ def mega_moe(
     tokens = as_rows(x)
     stats = _received(routes, extents, recv_stats)
     if bounding():
-        return {
-            "y": _limits(tokens, routes, gains, (l1, l2), activation_clamp, granularity, arithmetic),
-            "recv_stats": 0.0 * stats,
-        }
+        limits = _limits(tokens, routes, gains, (l1, l2), activation_clamp, granularity, arithmetic)
+        return {"y": limits, "recv_stats": around(stats, 0.0)}
     parts = np.zeros((*routes.shape, extents["hidden"]), np.float32)
     for expert, where in experts_in_use(routes):
         rows = np.ravel_multi_index(where[:2], routes.shape[:2])

@@ -18,6 +18,7 @@ from dgref.formats.quantize import dequantize
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.activation import clamped, requantize, swiglu
 from dgref.reference.dispatch import EXACT, product, rounded, using
+from dgref.reference.limits import INFLATION, around, radius
 from dgref.reference.moe import combine
 from dgref.reference.operands import scaled, take, take_rows
 from dgref.reference.reduction_bounds import growth
@@ -28,7 +29,6 @@ EXPONENTIAL_ULPS = (3.0, 1.173)  # |error of __expf(x)| <= 2 + floor(1.173 |x|) 
 OTHER_ULPS = 4.0  # one reciprocal, three products, the sum, the exact path's own rounding
 VANISHED = 2.0**-118  # more than silu(x) where e^-x or its reciprocal overflows or is flushed
 TINY = 2.0**-148
-INFLATION = 1.0 + 2.0**-20  # over the float64 roundings of the limits themselves
 
 
 def mega_moe_limits(
@@ -41,7 +41,7 @@ def mega_moe_limits(
     granularity: int,
     arithmetic: Any,
 ) -> np.ndarray:
-    """Return float64 limits on |implementation - exact| of y [ranks, tokens, hidden], both stored as BF16."""
+    """Return the limits of y [ranks, tokens, hidden], stored as BF16."""
     parts, limits = np.zeros(shape), np.zeros(shape)
     for expert, where, rows in routes:
         x, first, second = take_rows(tokens, rows), take(weights[0], expert), take(weights[1], expert)
@@ -57,7 +57,7 @@ def _hidden_limits(x: ScaledTensor, weight: ScaledTensor, arithmetic: Any) -> tu
     with using("fast"):
         stored = product(x, weight, arithmetic=EXACT, out="bfloat16")
         near = product(x, weight, arithmetic=EXACT, out="float32").astype(np.float64)
-    limit = product(x, weight, arithmetic=arithmetic, out="float32") + np.abs(near) * UNIT
+    limit = radius(product(x, weight, arithmetic=arithmetic, out="float32")) + np.abs(near) * UNIT
     return stored, np.abs(_bf16_ends(near, limit) - stored.astype(np.float64)).max(axis=0)
 
 
@@ -138,7 +138,8 @@ def _linear_limits(
     known = np.isfinite(limit).all(axis=1, keepdims=True)
     carried = np.where(known, limit, 0.0) @ np.abs(dequantize(weight).astype(np.float64)).T
     carried = np.where(known, carried, np.inf)
-    total = carried + product(largest, _magnitudes(weight), arithmetic=arithmetic, out="float32") + np.abs(near) * UNIT
+    lost = radius(product(largest, _magnitudes(weight), arithmetic=arithmetic, out="float32"))
+    total = carried + lost + np.abs(near) * UNIT
     return stored, np.abs(_bf16_ends(near, total * INFLATION) - stored).max(axis=0)
 
 
@@ -149,10 +150,10 @@ def _magnitudes(weight: ScaledTensor) -> ScaledTensor:
 
 
 def _sum_limits(parts: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Return limits on the sum over slots (axis 2) in FP32 in any order, stored as BF16."""
+    """Return the limits of the sum over slots (axis 2) in FP32 in any order, stored as BF16."""
     with using("fast"):
         own = combine(parts.astype(np.float32), np.zeros(parts.shape[:3], np.int64), EXACT).astype(np.float64)
     reach = (np.abs(parts) + limits).sum(axis=2)
     total = limits.sum(axis=2) + reach * growth(parts.shape[2] + 1, UNIT) + TINY
     limit = np.abs(_bf16_ends(parts.sum(axis=2), total * INFLATION) - own).max(axis=0)
-    return np.where(np.isnan(own), np.nan, np.where(reach < FORMATS["bfloat16"].max / 2, limit, np.inf))
+    return around(own, np.where(np.isnan(own), np.nan, np.where(reach < FORMATS["bfloat16"].max / 2, limit, np.inf)))

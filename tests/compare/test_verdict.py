@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dgref.compare.verdict import LEVELS, judge, same
+from dgref.reference.limits import around
 
 TRUTH = np.arange(6, dtype=np.float32).reshape(2, 3)
 NEAR = np.nextafter(TRUTH, np.float32(np.inf))
@@ -17,7 +18,7 @@ def level(actual, **others) -> str:
 
 
 def limits(size):
-    return lambda: {"d": np.full(TRUTH.shape, size)}
+    return lambda: {"d": around(TRUTH, np.full(TRUTH.shape, size))}
 
 
 @pytest.mark.parametrize(
@@ -85,4 +86,6 @@ def test_any_nan_is_exact_and_only_the_models_own_is_model():
 def test_the_sign_of_a_zero_is_a_difference_that_a_bound_allows():
     zero = {"d": np.zeros(1, np.float32)}
     assert judge({"d": -zero["d"]}, exact=lambda: zero).level == "wrong"
-    assert judge({"d": -zero["d"]}, exact=lambda: zero, bound=lambda: {"d": np.zeros(1)}).level == "bounded"
+    assert (
+        judge({"d": -zero["d"]}, exact=lambda: zero, bound=lambda: {"d": around(np.zeros(1), 0.0)}).level == "bounded"
+    )

@@ -15,6 +15,7 @@ from dgref import reference
 from dgref.errors import FormatError, InputError, ShapeError
 from dgref.formats import FULL, ScaledTensor, Scaling, quantize
 from dgref.reference.dispatch import using
+from dgref.reference.limits import radius, within
 from dgref.reference.rational import round_once
 from tests.conftest import VECTORS, needs_vectors
 from tests.reference import plain
@@ -180,8 +181,9 @@ def test_fp4_on_blackwell_adds_the_scale_exponents_inside_the_core(depth):
     arguments = (q, kv, weights, [0] * 3, [9] * 3)
     exact, model = (reference.mqa_logits(*arguments, arithmetic=a) for a in ("exact", "deep_gemm.sm100.mqa_logits_fp4"))
     with using("bound"):
-        limit = reference.mqa_logits(*arguments, arithmetic="deep_gemm.sm100.mqa_logits_fp4")
-    assert (np.abs(exact.astype(np.float64) - model) <= limit).all() and (limit < np.abs(exact).max() * 2.0**-10).all()
+        limits = reference.mqa_logits(*arguments, arithmetic="deep_gemm.sm100.mqa_logits_fp4")
+    assert within(model, limits).all() and within(exact, limits).all()
+    assert (radius(limits) < np.abs(exact).max() * 2.0**-10).all()
 
 
 @pytest.mark.parametrize("out", ["float32", "bfloat16"])
