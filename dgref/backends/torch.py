@@ -1,7 +1,8 @@
 """PyTorch's own matrix products, on the CPU and on CUDA: what most code falls back to.
 
 `torch/cpu` and `torch/cuda` are separate backends, as they are separate kernels (oneDNN and cuBLASLt). In which order
-they add, their libraries do not say: no arithmetic is declared, and they are held to the derived bound.
+they add, their libraries do not say: no arithmetic is declared, and they are held to the derived bound. Scaled groups
+are the exception: their bits were found to be those of a known arithmetic.
 `torch/cuda_fast` passes use_fast_accum, which Hopper reads as "never promote the tensor core's accumulator".
 """
 
@@ -70,6 +71,9 @@ class TorchBackend(BackendBase):
 
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         return FunctionKernel(_OPS[case.op].prepare(self, case, inputs))
+
+    def arithmetic(self, case: Case, architecture: Architecture | None) -> str | None:
+        return _OPS[case.op].declares(self, case)
 
     def provenance(self) -> dict[str, Any]:
         import torch
@@ -215,16 +219,33 @@ def _scaled_mm(left: Any, right: Any, scales: list[list[Any]], route: _Route, dt
 
 
 def _grouped_refuses(backend: TorchBackend, case: Case, architecture: Architecture | None) -> str | None:
-    if backend.device != "cuda" or backend.fast:
+    if backend.device != "cuda":
         return "torch's grouped product is a CUDA kernel"
     if not case.params.get("psum") or case.params.get("alignment", 128) != 1:
         return "torch's grouped product takes the ends of the groups, without alignment"
-    recipes = {case.operands[name].recipe for name in "ab"}
-    if recipes != {"bfloat16"} or case.out != "bfloat16":
-        return "only torch's BF16 groups (_grouped_mm) are wired here, not yet its FP8 ones (_scaled_grouped_mm)"
-    return (
-        None if architecture and architecture.name in ("sm90", "sm100") else "torch's _grouped_mm needs sm90 or sm100"
-    )
+    route = _route(case)
+    if isinstance(route, str):
+        return route
+    if case.out != "bfloat16" or (route is None and case.operands["a"].recipe != "bfloat16"):
+        return "torch's grouped products are of BF16 or scaled FP8, and give bfloat16"
+    here = architecture.name if architecture else "none"
+    if route is None:
+        refused = backend.fast or here not in ("sm90", "sm100")
+        return "torch's _grouped_mm needs sm90 or sm100, and has no fast accumulation" if refused else None
+    if route.a != "RowWise" or here != "sm90":
+        return "torch's _scaled_grouped_mm takes a scale for each row of a and of b, on sm90"
+    narrow = case.shape["k"] % 16 or case.shape["n"] % 16
+    return "torch's _scaled_grouped_mm needs k and n to be multiples of 16" if narrow else None
+
+
+def _grouped_declares(backend: TorchBackend, case: Case) -> str | None:
+    """Return what torch 2.11's CUTLASS kernel for scaled groups gave in every bit on an H200; of BF16 nothing is known.
+
+    Scales come last, and without fast accumulation every 128 of K are added in FP32: as in cuBLASLt's products.
+    """
+    if case.operands["a"].recipe == "bfloat16":
+        return None
+    return "cublaslt.fp8_fast" if backend.fast else "cublaslt.fp8_promote128"
 
 
 def _grouped_prepare(backend: TorchBackend, case: Case, inputs: Inputs) -> Callable[[], dict[str, Any]]:
@@ -232,7 +253,11 @@ def _grouped_prepare(backend: TorchBackend, case: Case, inputs: Inputs) -> Calla
 
     left, right = _payload(inputs["a"], backend), _payload(inputs["b"], backend).transpose(-1, -2)
     ends = torch.from_numpy(np.asarray(inputs["grouped_layout"], np.int32)).to(backend.device)
-    return lambda: {"d": torch._grouped_mm(left, right, offs=ends)}
+    if inputs["a"].scale is None:
+        return lambda: {"d": torch._grouped_mm(left, right, offs=ends)}
+    scales = [_on_device(np.asarray(inputs[name].scale[..., 0], np.float32), backend) for name in "ab"]
+    options = {"offs": ends, "out_dtype": torch.bfloat16, "use_fast_accum": backend.fast}
+    return lambda: {"d": torch._scaled_grouped_mm(left, right, *scales, **options)}
 
 
 # -- cast -------------------------------------------------------------------------------------------------------------
@@ -264,11 +289,12 @@ def _cast_prepare(backend: TorchBackend, case: Case, inputs: Inputs) -> Callable
 class _TorchOp:
     refuses: Callable[[TorchBackend, Case, Architecture | None], str | None]
     prepare: Callable[[TorchBackend, Case, Inputs], Callable[[], dict[str, Any]]]
+    declares: Callable[[TorchBackend, Case], str | None] = lambda backend, case: None
 
 
 _OPS = {
     "gemm": _TorchOp(_gemm_refuses, _gemm_prepare),
-    "gemm_grouped_contiguous": _TorchOp(_grouped_refuses, _grouped_prepare),
+    "gemm_grouped_contiguous": _TorchOp(_grouped_refuses, _grouped_prepare, _grouped_declares),
     "cast": _TorchOp(_cast_refuses, _cast_prepare),
 }
 BACKENDS = [TorchBackend("cpu"), TorchBackend("cuda"), TorchBackend("cuda", fast=True)]
