@@ -23,7 +23,7 @@ from dgref.deep_gemm.operands import (
     start_values,
     write,
 )
-from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor, must_move
+from dgref.deep_gemm.scales import movable
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.formats.native import like
 from dgref.reference.gemm import split_columns
@@ -88,7 +88,7 @@ def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
     if d.is_cuda:
         if not (a.is_cuda and b.is_cuda and (c is None or c.is_cuda)):
             on_gpu("a, b, d and c", a, b, c)
-        kernels().bf16_gemm(a, b, d, c)
+        kernels().bf16_gemm(a, b, d, c, resources=SETTINGS.resources)
         return
     left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,))
     out = output_format("d", d)
@@ -97,27 +97,29 @@ def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
 
 
 def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32=False) -> None:
-    """Launch the kernel for FP8 by FP8 or FP4; scales that do not lie as TMA reads them are moved first.
+    """Launch the kernel for FP8 by FP8 or FP4.
 
     Every line here is paid for by every launch: whatever the kernel checks when it first sees tensors is left to it.
     """
     if not (a.is_cuda and a_scale.is_cuda and b.is_cuda and b_scale.is_cuda and (c is None or c.is_cuda)):
         on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
-    a_scale, b_scale, packed = ready("fp8_fp4_gemm", a_scale, b, b_scale, block_a, block_b)
-    kernels().fp8_gemm(a, a_scale, b, b_scale, d, c, b_block=block_b, head_splits=head_splits, packed=packed)
+    options = fp8_options("fp8_fp4_gemm", a_scale, b, b_scale, block_a, block_b)
+    kernels().fp8_gemm(a, b=b, d=d, c=c, head_splits=head_splits, **options)
 
 
-def ready(name: str, a_scale: Any, b: Any, b_scale: Any, block_a: Any, block_b: Any) -> tuple[Any, Any, bool]:
-    """Return both scales as the kernels read them, and whether b holds packed FP4."""
+def fp8_options(name: str, a_scale: Any, b: Any, b_scale: Any, block_a: Any, block_b: Any) -> dict[str, Any]:
+    """Return what every kernel with scales is told of them, and how much of the GPU it may have."""
     packed = b.dtype is not torch.float8_e4m3fn
     if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
         need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
         raise no_kernel(name, f"{need}, not {block_a} by {block_b} with b in {b.dtype}")
-    if must_move(a_scale):
-        a_scale = get_mn_major_tma_aligned_tensor(a_scale)
-    if block_b[0] == 1 and must_move(b_scale):
-        b_scale = get_mn_major_tma_aligned_tensor(b_scale)
-    return a_scale, b_scale, packed
+    return {
+        "a_scale": movable(a_scale),
+        "b_scale": movable(b_scale),
+        "b_block": block_b,
+        "packed": packed,
+        "resources": SETTINGS.resources,
+    }
 
 
 def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.dense import ready
+from dgref.deep_gemm.dense import fp8_options
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
@@ -48,14 +48,15 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     """Write a[i] @ b[group of row i].T into d[i]: a[m, k], b[groups, n, k].
 
     `grouped_layout` holds a label for each row, -1 for padding, whose rows become zero. With `use_psum_layout` it holds
-    the end of each group; rows between groups become zero with `ensure_zero_padding` and are left alone without.
+    the end of each group; rows from there to the next aligned start become zero with `ensure_zero_padding`, and are
+    left alone without, as are rows behind all groups.
     """
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
-        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b, b_scale, *chosen)
+        scales = fp8_options("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b, b_scale, *chosen)
         _contiguous_on_gpu(a, b, d, grouped_layout, options, **scales)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
@@ -99,7 +100,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, b, grouped_layout)
-        _contiguous_on_gpu(a, b, d, grouped_layout, options)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, resources=SETTINGS.resources)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,), 3)
@@ -136,20 +137,22 @@ def _contiguous_on_cpu(left: ScaledTensor, right: ScaledTensor, d: Any, layout: 
         arithmetic=SETTINGS.arithmetic_of(product_kind(left, right)),
         out=output_format("d", d),
     )
-    write(d, result, None if zero_padding else used)
+    write(d, result, _written_rows(layout, used, psum) if zero_padding else used)
 
 
-def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple[bool, bool], **scales: Any) -> None:
+def _written_rows(layout: torch.Tensor, used: np.ndarray, psum: bool) -> np.ndarray:
+    """Return which rows get a value where padding is zero: behind all groups of a prefix sum, none."""
+    if not psum:
+        return np.ones_like(used)
+    end = int(to_numpy(layout).max(initial=0))
+    return np.arange(len(used)) < -(-end // SETTINGS.alignment) * SETTINGS.alignment
+
+
+def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple[bool, bool], **others: Any) -> None:
     if d.numel():
         psum, zero = options
         alignment = SETTINGS.alignment
-        kernels().contiguous(a, b, d, layout, prefix_sum=psum, alignment=alignment, zero_padding=zero, **scales)
-
-
-def _scales_on_gpu(name: str, a_scale: Any, b: Any, b_scale: Any, block_a: Any, block_b: Any) -> dict[str, Any]:
-    """Return the options of a grouped kernel that say what the scales are."""
-    a_scale, b_scale, packed = ready(name, a_scale, b, b_scale, block_a, block_b)
-    return {"a_scale": a_scale, "b_scale": b_scale, "b_block": block_b, "packed": packed}
+        kernels().contiguous(a, b, d, layout, prefix_sum=psum, alignment=alignment, zero_padding=zero, **others)
 
 
 # -- stacks of groups with row counts ---------------------------------------------------------------------------------
@@ -175,7 +178,7 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     if d.is_cuda:
         on_gpu("a, b, d and masked_m", a, a_scale, b, b_scale, masked_m)
-        scales = _scales_on_gpu("m_grouped_fp8_fp4_gemm_nt_masked", a_scale, b, b_scale, *chosen)
+        scales = fp8_options("m_grouped_fp8_fp4_gemm_nt_masked", a_scale, b, b_scale, *chosen)
         kernels().masked(a, b, d, masked_m, expected_m, **scales)
         return
     used, float32 = _rows_under_mask(a, masked_m), disable_ue8m0_cast or None
@@ -188,7 +191,7 @@ def m_grouped_bf16_gemm_nt_masked(a, b, d, masked_m, expected_m, compiled_dims="
     """Write the first masked_m[g] rows of a[g, m, k] @ b[g, n, k].T, BF16, into d[g, m, n]; no other row is touched."""
     if d.is_cuda:
         on_gpu("a, b, d and masked_m", a, b, masked_m)
-        kernels().masked(a, b, d, masked_m, expected_m)
+        kernels().masked(a, b, d, masked_m, expected_m, resources=SETTINGS.resources)
         return
     left, right = payload("a", a, (BF16,), 3), payload("b", b, (BF16,), 3)
     _masked_on_cpu(left, right, d, masked_m, _rows_under_mask(a, masked_m))

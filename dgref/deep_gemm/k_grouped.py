@@ -26,7 +26,7 @@ from dgref.deep_gemm.operands import (
     with_float_scales,
     write,
 )
-from dgref.deep_gemm.scales import get_mn_major_tma_aligned_tensor
+from dgref.deep_gemm.scales import movable
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.layouts import LAYOUTS
@@ -44,10 +44,13 @@ def k_grouped_fp8_gemm_tn_contiguous(
     `grouped_layout` holds the K of each group; with `use_psum_layout`, where each ends.
     """
     block = _k_block(recipe, (32, 128))
-    spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
-        raise no_kernel("k_grouped_fp8_gemm_tn_contiguous", "k_grouped_fp8_gemm_nt_contiguous, which has a kernel")
+        if block != (1, 128):
+            raise no_kernel("k_grouped_fp8_gemm_tn_contiguous", "scales per 128 of K")
+        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale, b_scale)
+        return
+    spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
     left = _k_scaled("a", payload("a", a.t(), (FP8,)), a_scale, block, spans)
     right = _k_scaled("b", payload("b", b.t(), (FP8,)), b_scale, block, spans)
     _k_on_cpu(left, right, d, spans, c)
@@ -65,9 +68,7 @@ def k_grouped_fp8_gemm_nt_contiguous(
         raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, without use_psum_layout"))
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
-        on_gpu("a, b, d, c and grouped_layout", a, a_scale, b, b_scale, c, grouped_layout)
-        scales = [get_mn_major_tma_aligned_tensor(scale).t() for scale in (a_scale, b_scale)]
-        kernels().k_grouped(a, b, d, grouped_layout, c, *scales, sizes=ks_cpu)
+        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, False, a_scale.t(), b_scale.t())
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
     left = _k_scaled("a", _joined("a", a, d.shape[1], ks_cpu), a_scale.t(), block, spans)
@@ -80,14 +81,19 @@ def k_grouped_bf16_gemm_tn_contiguous(
 ):
     """Write a[K of g].T @ b[K of g] into d[g], plus c[g]: a[k, m] and b[k, n] are BF16."""
     if d.is_cuda:
-        on_gpu("a, b, d, c and grouped_layout", a, b, c, grouped_layout)
-        sizes = None if use_psum_layout else ks_cpu
-        kernels().k_grouped(
-            a, b, d, grouped_layout, c, sizes=sizes, prefix_sum=use_psum_layout, alignment=SETTINGS.alignment
-        )
+        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
     _k_on_cpu(payload("a", a.t(), (BF16,)), payload("b", b.t(), (BF16,)), d, spans, c)
+
+
+def _k_on_gpu(a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None) -> None:
+    """Launch the kernel for groups of K; scales are [blocks of K, rows]."""
+    on_gpu("a, b, d, c and grouped_layout", a, a_scale, b, b_scale, c, layout)
+    if a_scale is not None:
+        a_scale, b_scale = (movable(scale.t()).t() for scale in (a_scale, b_scale))
+    options = {"sizes": None if psum else ks_cpu, "prefix_sum": psum, "alignment": SETTINGS.alignment}
+    kernels().k_grouped(a, b, d, layout, c, a_scale, b_scale, resources=SETTINGS.resources, **options)
 
 
 class _Spans:

@@ -33,10 +33,13 @@ def is_mn_major(sf: torch.Tensor) -> bool:
     return strides[-2] == 1 and strides[-1] == along and (len(strides) == 2 or strides[0] == along * sf.shape[-1])
 
 
-def must_move(sf: torch.Tensor) -> bool:
-    """Say, at little cost, whether TMA cannot read scales as they lie."""
+def movable(sf: torch.Tensor) -> torch.Tensor:
+    """Return scales that a kernel reads as they lie, or moves by itself: copied only where they are neither."""
+    if sf.is_contiguous():
+        return sf
     strides = sf.stride()
-    return strides[-2] != 1 or strides[-1] % 4 != 0 or (len(strides) == 3 and not is_mn_major(sf))
+    readable = strides[-2] == 1 and strides[-1] % 4 == 0 and (len(strides) == 2 or is_mn_major(sf))
+    return sf if readable else sf.contiguous()
 
 
 def get_mn_major_tma_aligned_packed_ue8m0_tensor(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.errors import InputError, UnsupportedError, expected, unknown_name
 from dgref.reference.arithmetic import Arithmetic, resolve
 
@@ -37,9 +38,8 @@ class Settings:
     architecture: str = "sm90"
     arithmetic: str | Arithmetic | None = None  # None: what DeepGEMM's own kernel of the architecture computes
     alignment: int = 128
-    num_sms: int = 0
     tc_util: int = 0
-    pdl: bool = False
+    resources: Resources = WHOLE_CARD
     ignore_compile_dims: bool = False
     block_multiples: tuple[int, int] = (1, 1)
 
@@ -90,14 +90,17 @@ def device_architecture() -> str:
 
 
 def set_num_sms(new_num_sms: int) -> None:
-    """Set how many multiprocessors a schedule of `get_paged_mqa_logits_metadata` should count on; 0 for all."""
+    """Set how many multiprocessors a GEMM may take, and schedules of logits should count on; 0 for all.
+
+    A product whose K is split to fill the GPU may then be split otherwise; nothing else changes its bits.
+    """
     _within("num_sms", new_num_sms, 0, _multiprocessors())
-    SETTINGS.num_sms = new_num_sms
+    SETTINGS.resources = SETTINGS.resources._replace(multiprocessors=new_num_sms)
 
 
 def get_num_sms() -> int:
     """Return the number of multiprocessors set, or all of the GPU's; without a GPU, those of an H200."""
-    return SETTINGS.num_sms or _multiprocessors()
+    return SETTINGS.resources.multiprocessors or _multiprocessors()
 
 
 @cache
@@ -120,13 +123,13 @@ def get_tc_util() -> int:
 
 
 def set_pdl(new_enable_pdl: bool) -> None:
-    """Set whether launches may overlap the one before; results never depend on it."""
-    SETTINGS.pdl = bool(new_enable_pdl)
+    """Set whether a product is made ready while the kernel before it still runs; results never depend on it."""
+    SETTINGS.resources = SETTINGS.resources._replace(programmatic=bool(new_enable_pdl))
 
 
 def get_pdl() -> bool:
     """Return whether launches may overlap the one before."""
-    return SETTINGS.pdl
+    return SETTINGS.resources.programmatic
 
 
 def set_ignore_compile_dims(new_value: bool) -> None:

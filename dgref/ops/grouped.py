@@ -72,21 +72,20 @@ def _rows_of_groups(p: Problem, inputs: Inputs) -> np.ndarray:
     return np.bincount(layout[layout >= 0], minlength=p["g"])
 
 
-def _written_rows(p: Problem, inputs: Inputs) -> int:
-    return p["m"] if p["zero_padding"] else int(_rows_of_groups(p, inputs).sum())
+def _written(p: Problem, inputs: Inputs) -> np.ndarray:
+    """Return which rows have a value: those of groups, and with `zero_padding` those between and behind them."""
+    layout, rows = np.asarray(inputs["grouped_layout"]), np.arange(p["m"])
+    if not p["psum"]:
+        return (layout >= 0) | p["zero_padding"]
+    if p["zero_padding"]:
+        return rows < -(-int(layout.max(initial=0)) // p["alignment"]) * p["alignment"]
+    spans = psum_spans(layout, p["m"], p["alignment"])
+    return np.any([(rows >= s.start) & (rows < s.stop) for s in spans] or [rows < 0], axis=0)
 
 
 def _padding(p: Problem, inputs: Inputs) -> dict[str, np.ndarray]:
-    if p["zero_padding"]:
-        return {}
-    used = np.zeros(p["m"], bool)
-    layout = np.asarray(inputs["grouped_layout"])
-    if p["psum"]:
-        for span in psum_spans(layout, p["m"], p["alignment"]):
-            used[span] = True
-    else:
-        used = layout >= 0
-    return {"d": np.repeat(~used[:, None], p["n"], axis=1)}
+    written = _written(p, inputs)
+    return {} if written.all() else {"d": np.repeat(~written[:, None], p["n"], axis=1)}
 
 
 CONTIGUOUS = Op(
@@ -123,7 +122,7 @@ CONTIGUOUS = Op(
             "m n",
             "plain",
             OUT_FORMATS,
-            touched=lambda p, inputs: _written_rows(p, inputs) * p["n"],
+            touched=lambda p, inputs: int(_written(p, inputs).sum()) * p["n"],
         ),
     ),
     reference=gemm_grouped_contiguous,
@@ -138,7 +137,7 @@ CONTIGUOUS = Op(
     out_formats=OUT_FORMATS,
     undefined=_padding,
     notes="Padding rows (label -1, or outside every prefix-sum span) are zero where `zero_padding` is guaranteed and "
-    "unspecified otherwise.",
+    "unspecified otherwise; with a prefix sum, rows past the last group's aligned end are never written.",
 )
 
 

@@ -9,7 +9,7 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dgref.backends.cuda.driver import DriverError, bindings, explain
 from dgref.backends.cuda.tensor_map import TensorMap
@@ -27,6 +27,16 @@ class Geometry:
     shared_bytes: int = 0
     cluster: tuple[int, ...] | None = None
     programmatic: bool = False
+
+
+class Resources(NamedTuple):
+    """How much of the GPU a launch may have, and whether it may be made ready while the one before still runs."""
+
+    multiprocessors: int = 0  # 0: all of them
+    programmatic: bool = False
+
+
+WHOLE_CARD = Resources()
 
 
 class Plan:

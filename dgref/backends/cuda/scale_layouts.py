@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from dgref.backends.cuda.jit import Kernel, compile_kernel, on_device
+from dgref.backends.cuda.launch import Plan
 from dgref.errors import FormatError, ShapeError, UnsupportedError, expected
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.layouts.elements import ue8m0_codes
@@ -101,11 +102,21 @@ def _transposed(scales, check: bool) -> torch.Tensor:
     if str(scales.dtype) not in _FLOATS:
         raise FormatError(expected("scales", scales.dtype, "float32", "mn_major_tma"))
     rows, columns = scales.shape[-2:]
-    geometry = Geometry(rows, columns, -(-rows // 4) * 4)
-    target = torch.empty(*scales.shape[:-2], columns, geometry.padded_rows, device=scales.device)
-    grid = (-(-columns // _SIDE), -(-geometry.padded_rows // _SIDE), _batches(scales))
-    _launch("transpose_floats", (_SIDE,), scales, target, geometry, grid)
+    target = torch.empty(*scales.shape[:-2], columns, -(-rows // 4) * 4, device=scales.device)
+    _launch("transpose_floats", (_SIDE,), scales, target, *_transposing(scales, target))
     return target
+
+
+def prepare_transposed(scales: torch.Tensor, target: torch.Tensor) -> Plan:
+    """Return the launch that writes contiguous float32 scales [..., rows, columns] into `target`, in `mn_major_tma`."""
+    geometry, grid = _transposing(scales, target)
+    return _kernel("transpose_floats", (_SIDE,)).prepare(grid, (_THREADS,), (geometry.packed(scales, target),))
+
+
+def _transposing(scales: torch.Tensor, target: torch.Tensor) -> tuple[Geometry, tuple[int, int, int]]:
+    rows, columns = scales.shape[-2:]
+    geometry = Geometry(rows, columns, target.shape[-1])
+    return geometry, (-(-columns // _SIDE), -(-geometry.padded_rows // _SIDE), _batches(scales))
 
 
 def _packed(scales, check: bool, row_shift: int = 0) -> torch.Tensor:

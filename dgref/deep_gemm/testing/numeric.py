@@ -31,7 +31,10 @@ def assert_bitwise_equal(x: torch.Tensor, y: torch.Tensor, label: str = "") -> N
         raise ShapeError(expected("y shape", list(y.shape), list(x.shape), label))
     if x.dtype != y.dtype:
         raise FormatError(expected("y", y.dtype, x.dtype, label))
-    bits_x, bits_y = (t.contiguous().reshape(-1).view(torch.uint8).reshape(-1, t.element_size()) for t in (x, y))
+    bits_x, bits_y = (
+        t.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).reshape(-1, t.element_size())
+        for t in (x, y)
+    )
     wrong = (bits_x != bits_y).any(dim=1)
     if not bool(wrong.any()):
         return

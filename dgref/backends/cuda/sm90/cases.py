@@ -10,11 +10,13 @@ import numpy as np
 
 from dgref.backends.base import BufferKernel, Inputs, Kernel
 from dgref.backends.cuda.case_kernel import CaseKernel
+from dgref.backends.cuda.launch import WHOLE_CARD
 from dgref.backends.cuda.placement import native, on_device, payload, vector_scale
 from dgref.backends.cuda.sm90 import gemm, grouped
 from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
 from dgref.backends.cuda.sm90.configuration import Shape, configuration
-from dgref.backends.cuda.sm90.launch import device_multiprocessors
+from dgref.backends.cuda.sm90.launch import available
+from dgref.backends.cuda.sm90.pair import SCALINGS
 from dgref.formats import RECIPES, ScaledTensor, as_native
 from dgref.guards import guarded_outputs
 from dgref.ops import OPS
@@ -34,7 +36,7 @@ class _Operands:
 
     @property
     def scaling(self) -> str:
-        return gemm.SCALINGS[self.b_block] if self.b_block else "NONE"
+        return SCALINGS[self.b_block] if self.b_block else "NONE"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -53,8 +55,8 @@ def _operands(case: Case) -> _Operands | str:
     ):
         return f"no kernel of sm90 multiplies {a.name} by {b.name}"
     packed = b.format == "float4_e2m1fn"
-    if a.scaling.block != (1, 128) or b.scaling.block not in gemm.SCALINGS or (packed and b.scaling.block[0] != 1):
-        known = ", ".join(f"{rows}x{columns}" for rows, columns in gemm.SCALINGS)
+    if a.scaling.block != (1, 128) or b.scaling.block not in SCALINGS or (packed and b.scaling.block[0] != 1):
+        known = ", ".join(f"{rows}x{columns}" for rows, columns in SCALINGS)
         return f"scales of a must be 1x128 and of b one of {known}, not {a.scaling.block} and {b.scaling.block}"
     if (
         a.scaling.has_global
@@ -99,7 +101,7 @@ def _gemm_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
     if 0 in case.shape.values():
         return _declared(operands)  # nothing is launched
     shape = _shape(case, operands, batch_invariant)
-    described = arithmetic_of(configuration(shape, device_multiprocessors()))
+    described = arithmetic_of(configuration(shape, available(WHOLE_CARD)))
     edges = tuple(sorted({edge for edge in described["split_boundaries"] if 0 < edge < shape.k}))
     return _declared(operands, edges)
 

@@ -213,7 +213,10 @@ def split_count(n: int, k: int, block_k: int = 128) -> int:
 def configuration(shape: Shape, multiprocessors: int) -> Configuration:
     """Return the configuration with the least estimated time."""
     found = [
-        configure(shape, tile, splits, multiprocessors) for tile in tiles_of(shape) for splits in split_choices(shape)
+        configure(shape, tile, splits, multiprocessors)
+        for tile in tiles_of(shape)
+        if tile.cluster <= multiprocessors
+        for splits in split_choices(shape)
     ]
     if not found:
         raise UnsupportedError(expected("SM90 GEMM", shape, "a shape that one of the block sizes divides"))

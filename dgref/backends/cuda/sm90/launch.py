@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from dgref.backends.cuda import environment
 from dgref.backends.cuda.driver import multiprocessors
 from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_stream
-from dgref.backends.cuda.launch import Plan
+from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
 from dgref.backends.cuda.sm90.configuration import Configuration
 from dgref.backends.cuda.sm90.operands import NO_BLOCK_SCALE, BlockScale, Matrix
@@ -44,12 +46,16 @@ class Operands:
 
 @lru_cache(maxsize=1024)
 def kernel_of(configuration: Configuration) -> Kernel:
-    """Compile or load the instantiation of a configuration."""
+    """Compile or load the instantiation of a configuration; the first time is where its choice is printed."""
+    if environment.flag("PRINT_CONFIGS"):
+        print(f"dgref: {configuration}", file=sys.stderr)
     return compile_kernel("sm90/gemm.cu", "dgref::gemm", configuration.constants)
 
 
-def prepare(configuration: Configuration, operands: Operands, programmatic: bool = False) -> Plan:
-    """Return a launch on the current device and stream with everything in place."""
+def prepare(
+    configuration: Configuration, operands: Operands, resources: Resources = WHOLE_CARD, before: Sequence[Plan] = ()
+) -> Plan | Steps:
+    """Return a launch on the current device and stream with everything in place, after those that it needs."""
     tile, device = configuration.tile, current_device()
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
     plan = kernel_of(configuration).prepare(
@@ -58,10 +64,10 @@ def prepare(configuration: Configuration, operands: Operands, programmatic: bool
         _arguments(configuration, operands, device, current_stream(device)),
         shared_bytes=configuration.shared_bytes,
         cluster=cluster,
-        programmatic=programmatic,
+        programmatic=resources.programmatic,
     )
     plan.kept = operands.group_maps  # the plan itself holds addresses only
-    return plan
+    return Steps(*before, plan) if before else plan
 
 
 def _arguments(configuration: Configuration, operands: Operands, device: int, stream: int) -> list[Any]:
@@ -126,7 +132,6 @@ def repeatable(key: tuple, build: Callable[[], Plan | Steps]) -> None:
     plan.again()
 
 
-@lru_cache(maxsize=1)
-def device_multiprocessors() -> int:
-    """Return how many multiprocessors the current device has."""
-    return multiprocessors(current_device())
+def available(resources: Resources) -> int:
+    """Return how many multiprocessors a launch on the current device is shared out to."""
+    return resources.multiprocessors or multiprocessors(current_device())

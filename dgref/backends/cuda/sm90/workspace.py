@@ -18,8 +18,8 @@ def arrivals(device: int, stream: int, count: int) -> Any:
     return _buffer(("arrivals", device, stream), count * 4, zeroed=True)
 
 
-def transposed(device: int, stream: int, operand: str, count: int) -> Any:
-    """Return at least `count` bytes for an operand that is rewritten K-major before the product."""
+def rewritten(device: int, stream: int, operand: str, count: int) -> Any:
+    """Return at least `count` bytes for an operand, or its scales, that is rewritten before the product."""
     return _buffer((operand, device, stream), count, zeroed=False)
 
 

@@ -1,0 +1,80 @@
+"""Both operands of a product as the kernel reads them, and the launches that must come before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dgref.backends.cuda.launch import Plan
+from dgref.backends.cuda.sm90 import operands as read
+from dgref.backends.cuda.sm90.launch import Operands
+from dgref.backends.cuda.sm90.operands import Matrix
+from dgref.backends.cuda.sm90.rearrange import k_major, mn_major
+from dgref.errors import FormatError, InputError, ShapeError, expected
+
+SCALINGS = {(128, 128): "BLOCK", (1, 128): "VECTOR", (1, 32): "VECTOR_32"}
+Scales = tuple[dict[str, Any], list[Plan]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A and B, how the kernel finds their scales, and what rewrites them first."""
+
+    a: Matrix
+    b: Matrix
+    scaling: str
+    scales: dict[str, Any]
+    before: tuple[Plan, ...]
+
+    def given(self, **others: Any) -> Operands:
+        """Return everything that a launch is given."""
+        return Operands(a=self.a, b=self.b, **self.scales, **others)
+
+
+def pair_of(
+    a: Any,
+    b: Any,
+    a_scale: Any = None,
+    b_scale: Any = None,
+    b_block: tuple[int, int] = (128, 128),
+    packed: bool = False,
+    lines: int | None = None,
+) -> Pair:
+    """Read a[..., m, k] and b[..., n, k]: FP8 (b packed FP4) where there are scales, else BF16.
+
+    `lines` is how many scales of 128 elements of K there are in all, where groups of K make it more than K says.
+    """
+    if (a_scale is None) != (b_scale is None):
+        raise InputError(expected("scales", "one of two", "both (FP8) or none (BF16)"))
+    if b_block not in SCALINGS:
+        raise FormatError(expected("b_block", b_block, " or ".join(map(str, SCALINGS))))
+    scaled = a_scale is not None
+    left, before_a = k_major("a", read.matrix("a", a, "E4M3" if scaled else "BF16"))
+    right, before_b = k_major("b", read.matrix("b", b, "E2M1" if packed else left.element))
+    if not scaled:
+        return Pair(left, right, "NONE", {}, ())
+    scales, before_scales = scales_of(left, right, a_scale, b_scale, SCALINGS[b_block], lines)
+    return Pair(left, right, SCALINGS[b_block], scales, (*before_a, *before_b, *before_scales))
+
+
+def scales_of(a: Matrix, b: Matrix, a_scale: Any, b_scale: Any, scaling: str, lines: int | None = None) -> Scales:
+    """Return how the kernel reads the scales of both operands, and the launches that rewrite them."""
+    a_scale, before = mn_major("a_scale", a_scale)
+    lines_a = lines or -(-a.k // 128) * a.groups
+    weights, before_b = _weight_scales(b_scale, b, scaling, lines)
+    map_a = lambda box: read.vector_scale_map("a_scale", a_scale, lines_a, a.rows, box)  # noqa: E731
+    return {"scale_a": map_a, **weights}, [*before, *before_b]
+
+
+def _weight_scales(b_scale: Any, b: Matrix, scaling: str, lines: int | None) -> Scales:
+    """Return how the kernel reads B's scales: by pointer for blocks, through a map for vectors."""
+    if scaling == "BLOCK":
+        if b.element == "E2M1":
+            raise FormatError(expected("b_block", (128, 128), "(1, 32) or (1, 128) where b is packed"))
+        return {"block_scale": read.block_scale("b_scale", b_scale, b)}, []
+    granule, box_lines = (32, 4) if scaling == "VECTOR_32" else (128, 1)
+    if granule == 32 and b.groups > 1 and b.k % 128:
+        raise ShapeError(expected("b", f"K = {b.k}", "a multiple of 128 where groups have scales per 32"))
+    lines = lines or -(-b.k // granule) * b.groups
+    b_scale, before = mn_major("b_scale", b_scale)
+    return {"scale_b": lambda box: read.vector_scale_map("b_scale", b_scale, lines, b.rows, box, box_lines)}, before
