@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from dgref.arch import Architecture
 from dgref.backends.base import BackendBase, Inputs, Kernel
 from dgref.backends.cuda.case_kernel import CaseKernel
+from dgref.backends.cuda.launch import Plan
 from dgref.reference.arithmetic import Arithmetic
 from dgref.suite import Case
 
@@ -36,6 +38,7 @@ class CudaBackend(BackendBase):
     def __init__(self, name: str, batch_invariant: bool):
         self.name = name
         self._invariant = batch_invariant
+        self._prepared: Case | None = None
 
     def unavailable(self) -> str | None:
         import torch
@@ -55,13 +58,27 @@ class CudaBackend(BackendBase):
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         from dgref import machine
 
+        Plan.last, self._prepared = None, case
         return cases_of(machine.architecture().name)[case.op].prepare(case, inputs, self._invariant)
 
     def provenance(self) -> dict[str, Any]:
+        """Return what compiled and ran: pairs that must agree, read from the binary that was loaded."""
         from dgref import machine
         from dgref.backends.cuda.compiler import chosen_compiler
 
-        return {"compiler": chosen_compiler().identity, "architecture": machine.architecture().target}
+        found = {"compiler": chosen_compiler().identity, "architecture": machine.architecture().target}
+        plan, case = Plan.last, self._prepared
+        if plan is None or case is None:
+            return found  # nothing was launched
+        found |= plan.kernel.provenance
+        shape = cases_of(machine.architecture().name)[case.op].shape
+        if shape and hasattr(plan, "configuration"):
+            found |= {"problem_key": _key(shape(case, self._invariant)), "tuned_key": _key(plan.configuration.shape)}
+        return found
+
+
+def _key(shape: Any) -> str:
+    return " ".join(map(str, astuple(shape)))
 
 
 BACKENDS = [CudaBackend("cuda", False), CudaBackend("cuda/batch_invariant", True)]

@@ -118,14 +118,15 @@ def clear(only_problems: bool = False) -> int:
 
 def _encode(compiled: CompiledObject, description: dict[str, object]) -> bytes:
     fields = asdict(compiled)
-    cubin = fields.pop("cubin")
+    cubin, _ = fields.pop("cubin"), fields.pop("made_of")
     header = json.dumps({"description": description, "object": fields}).encode()
     body = header + b"\n" + cubin
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
 def _decode(data: bytes) -> CompiledObject:
-    return CompiledObject(**_parse(data)[1])
+    description, fields = _parse(data)
+    return CompiledObject(**fields, made_of=description)
 
 
 def _parse(data: bytes) -> tuple[dict[str, object], dict[str, object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from dgref.backends.base import Inputs, Kernel
 from dgref.reference.arithmetic import Arithmetic
@@ -17,3 +18,4 @@ class CaseKernel:
     refuses: Callable[[Case], str | None]
     arithmetic: Callable[[Case, bool], Arithmetic | str]
     prepare: Callable[[Case, Inputs, bool], Kernel]
+    shape: Callable[[Case, bool], Any] | None = None  # what a kernel must have been configured for

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -51,6 +52,7 @@ class CompiledObject:
     shared_bytes: int
     stack_bytes: int
     ptx: str = ""
+    made_of: Mapping[str, object] = field(default_factory=dict)  # the description in its cache entry
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -59,9 +61,16 @@ class CompiledObject:
         declared = _PARAMETER.findall(self.ptx[start : self.ptx.index(")", start)])
         return tuple(f"{count}s" if count else _PARAMETER_CODES[kind] for kind, count in declared)
 
+    @property
+    def built_for(self) -> str:
+        """The architecture that the PTX names, such as `sm_90a`; empty where there is no PTX."""
+        found = _TARGET.search(self.ptx)
+        return found[1] if found else ""
+
 
 # `.param .u64 .ptr .align 1 name` or `.param .align 64 .b8 name[128]`; PTX does not keep the sign of an integer.
 _PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.([a-z]\d+)[^\[,\n]*(?:\[(\d+)\])?")
+_TARGET = re.compile(r"^\.target (\w+)", re.M)
 _PARAMETER_CODES = {"f32": "f", "f64": "d"} | {
     f"{sign}{bits}": code for sign in "usb" for bits, code in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))
 }

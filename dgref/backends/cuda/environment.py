@@ -34,6 +34,7 @@ VARIABLES: Registry[Variable] = Registry(
         Variable("JIT_CACHE_DIR", "folder of compiled kernels (default: $XDG_CACHE_HOME/dgref or ~/.cache/dgref)"),
         Variable("JIT_DEBUG", "1: print every compilation and cache hit, with its time"),
         Variable("PRINT_CONFIGS", "1: print the configuration that a kernel's heuristics chose"),
+        Variable("CHECK_LABELS", "1: check what grouped products are told of their groups before every launch; slow"),
         Variable("JIT_DUMP_PTX", "1: write the PTX beside the cache entry"),
         Variable("JIT_DUMP_SASS", "1: write the SASS beside the cache entry (needs cuobjdump)"),
         Variable("JIT_DUMP_ASM", "1: both of the above"),

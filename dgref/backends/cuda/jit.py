@@ -6,11 +6,13 @@ kernel.launch(grid=(132,), block=(384,), arguments=(map_a, map_b, output, m, n, 
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +24,7 @@ from dgref.errors import CompileError, InputError, expected
 
 Constant = int | bool | str
 _PLANS_KEPT = 512
+_HASH = 16  # digits of a hash that people are shown
 _HERE = nullcontext()
 
 
@@ -69,8 +72,9 @@ def load_or_compile(request: Request) -> CompiledObject:
     path = cache.path_of(request, cache.key(request, compiler.identity))
     compiled, origin = cache.load(path), "loaded"
     if compiled is None:
-        compiled, origin = _compiled(request, compiler), "compiled"
-        cache.store(path, compiled, _description(request, compiler.identity))
+        description = _description(request, compiler.identity)
+        compiled, origin = replace(_compiled(request, compiler), made_of=description), "compiled"
+        cache.store(path, compiled, description)
     _dump(path, compiled)
     if environment.flag("JIT_DEBUG"):
         print(f"dgref: {origin} {request.context} in {time.perf_counter() - started:.3f} s: {path}", file=sys.stderr)
@@ -83,6 +87,7 @@ class Kernel:
     def __init__(self, request: Request, compiled: CompiledObject):
         self.name, self.architecture, self.context = request.entry, request.architecture, request.context
         self.compiled = compiled
+        self._source, self._expression = request.source.name, request.expression
         self._functions: dict[int, Any] = {}
         self._loading = threading.Lock()
         self._local = threading.local()
@@ -139,10 +144,23 @@ class Kernel:
         plan.write(values)
         return plan
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Return what was asked for beside what was loaded; each pair agrees, or something is stale."""
+        made_of = self.compiled.made_of
+        known = {
+            "requested_kernel": _short(self._expression),
+            "kernel": _short(str(made_of.get("kernel", ""))),
+            "built_for": self.compiled.built_for,
+            "source_hash": read_source(self._source).digest[:_HASH],
+            "artefact_hash": str(made_of.get("source_hash", ""))[:_HASH],
+        }
+        return {name: value for name, value in known.items() if value}
+
     def _plan(self, geometry: Geometry, device: int, stream: int, values: Sequence[Any]) -> Plan:
         driver.ensure_context(device)
         check_arguments(self.context, values, self.compiled.parameters)
-        return Plan(self._function(device), self.compiled.parameters, geometry, stream)
+        return Plan(self._function(device), self.compiled.parameters, geometry, stream, self)
 
     def _function(self, device: int) -> Any:
         with self._loading:
@@ -199,6 +217,11 @@ def _compiled(request: Request, compiler: Any) -> CompiledObject:
     return compiled
 
 
+def _short(expression: str) -> str:
+    """Return a kernel's name without the scopes of its template arguments."""
+    return re.sub(r"\w+::", "", expression)
+
+
 def _spell(name: str, value: Constant) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -210,6 +233,7 @@ def _spell(name: str, value: Constant) -> str:
 def _description(request: Request, identity: str) -> dict[str, object]:
     return {
         "source": request.source.name,
+        "source_hash": request.source.digest,
         "kernel": request.expression,
         "architecture": request.architecture,
         "flags": list(request.all_flags()),

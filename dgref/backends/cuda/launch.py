@@ -9,7 +9,7 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from dgref.backends.cuda.driver import DriverError, bindings, explain
 from dgref.backends.cuda.tensor_map import TensorMap
@@ -42,7 +42,10 @@ WHOLE_CARD = Resources()
 class Plan:
     """One function with one geometry on one stream, and the memory its arguments are written to."""
 
-    def __init__(self, function: Any, parameters: Sequence[str], geometry: Geometry, stream: int):
+    last: ClassVar[Plan | None] = None  # what was launched last in this process
+
+    def __init__(self, function: Any, parameters: Sequence[str], geometry: Geometry, stream: int, kernel: Any = None):
+        self.kernel = kernel
         self._config = _config(geometry, stream)
         self._struct, offsets = argument_block(parameters)
         self._block = ctypes.create_string_buffer(self._struct.size + 1)
@@ -68,6 +71,7 @@ class Plan:
 
     def again(self) -> None:
         """Launch with the arguments that are in the block."""
+        Plan.last = self
         (status,) = self._launch(self._config, self._function, self._address, 0)
         if status:
             raise DriverError(expected("cuLaunchKernelEx", explain(status), "CUDA_SUCCESS"))

@@ -67,8 +67,9 @@ def _operands(case: Case) -> _Operands | str:
     return _Operands("E4M3", b.scaling.block, packed)
 
 
-def _shape(case: Case, operands: _Operands, batch_invariant: bool) -> Shape:
+def _shape(case: Case, batch_invariant: bool) -> Shape:
     """Return what the dense launch of a case is in numbers; FP8 operands are rewritten K-major before it."""
+    operands = _operands(case)
     majors = {name: {"k": "K", "mn": "MN"}[case.operands[name].major] for name in "ab"}
     return Shape(
         m=case.shape["m"],
@@ -100,7 +101,7 @@ def _gemm_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
     operands = _operands(case)
     if 0 in case.shape.values():
         return _declared(operands)  # nothing is launched
-    shape = _shape(case, operands, batch_invariant)
+    shape = _shape(case, batch_invariant)
     described = arithmetic_of(configuration(shape, available(WHOLE_CARD)))
     edges = tuple(sorted({edge for edge in described["split_boundaries"] if 0 < edge < shape.k}))
     return _declared(operands, edges)
@@ -200,7 +201,7 @@ def _flat(tensor: ScaledTensor, sizes: Any) -> Any:
 
 
 CASES = {
-    "gemm": CaseKernel(_gemm_refuses, _gemm_arithmetic, _gemm_prepare),
+    "gemm": CaseKernel(_gemm_refuses, _gemm_arithmetic, _gemm_prepare, _shape),
     "gemm_grouped_contiguous": CaseKernel(_gemm_refuses, _grouped_arithmetic, _contiguous_prepare),
     "gemm_grouped_masked": CaseKernel(_gemm_refuses, _grouped_arithmetic, _masked_prepare),
     "gemm_grouped_k": CaseKernel(_k_refuses, _grouped_arithmetic, _k_prepare),

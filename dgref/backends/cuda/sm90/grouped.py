@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dgref.backends.cuda import group_contract
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configuration
@@ -28,6 +29,7 @@ def gemm_grouped_contiguous(
     zero_padding: bool = False,
     b_block: tuple[int, int] = (128, 128),
     packed: bool = False,
+    check: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
 ) -> None:
@@ -35,8 +37,11 @@ def gemm_grouped_contiguous(
 
     `layout` holds a label per row (-1: padding) or, with `prefix_sum`, the end of each group. Rows of padding are
     left alone, or set to zero with `zero_padding`. FP8 where scales are given (b's of `b_block`), else BF16; with
-    `packed`, b holds E2M1 codes, as in `fp8_gemm`.
+    `packed`, b holds E2M1 codes, as in `fp8_gemm`. With `check`, the host reads the layout first, and an error names
+    what breaks its contract.
     """
+    if check or group_contract.always():
+        group_contract.check_rows(layout, a.shape[0], b.shape[0], prefix_sum, alignment)
     tensors = (a, b, d, layout, a_scale, b_scale)
     options = (prefix_sum, alignment, zero_padding, b_block, packed, resources, forced)
     repeatable(("contiguous", *map(identity, tensors), *options), lambda: _contiguous(*tensors, *options))
@@ -53,13 +58,17 @@ def gemm_grouped_masked(
     *,
     b_block: tuple[int, int] = (128, 128),
     packed: bool = False,
+    check: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
 ) -> None:
     """Write the first masked_m[g] rows of a[g, m, k] * b[g, n, k]^T into d[g, m, n]; no other row is touched.
 
-    `masked_m` is read on the GPU when the kernel runs; `expected_m` only chooses the configuration.
+    `masked_m` is read on the GPU when the kernel runs; `expected_m` only chooses the configuration. With `check`, the
+    host reads it first, and an error names the group that has too many.
     """
+    if check or group_contract.always():
+        group_contract.check_mask(masked_m, a.shape[1])
     tensors = (a, b, d, masked_m, a_scale, b_scale)
     options = (expected_m, b_block, packed, resources, forced)
     repeatable(("masked", *map(identity, tensors), *options), lambda: _masked(*tensors, *options))
@@ -77,6 +86,7 @@ def gemm_grouped_k(
     sizes: Sequence[int] | None = None,
     prefix_sum: bool = False,
     alignment: int = 128,
+    check: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
 ) -> None:
@@ -85,8 +95,11 @@ def gemm_grouped_k(
     a is [k, m] and b is [k, n], groups of K one behind the other; FP8 with scales [blocks of K, m] and [blocks, n]
     is rewritten K-major first. Or both FP8 operands are flat, each group a K-major matrix [m, k_g] of its own: this
     needs `sizes`, the K of each group, on the host. `layout` holds the sizes on the GPU, or with `prefix_sum` the ends
-    of groups that start at multiples of `alignment`, between which both operands hold zeros.
+    of groups that start at multiples of `alignment`, between which both operands hold zeros. With `check`, the host
+    reads it first.
     """
+    if check or group_contract.always():
+        group_contract.check_k(layout, sum(sizes) if a.dim() == 1 else a.shape[0], prefix_sum, alignment)
     if not (a.numel() and d.numel()):
         d.zero_() if c is None else d.copy_(c)
         return

@@ -67,6 +67,7 @@ def prepare(
         programmatic=resources.programmatic,
     )
     plan.kept = operands.group_maps  # the plan itself holds addresses only
+    plan.configuration = configuration
     return Steps(*before, plan) if before else plan
 
 

@@ -1,0 +1,35 @@
+"""What grouped kernels trust their layouts to say, checked on the host on request: it waits for the GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from dgref.backends.cuda import environment
+from dgref.reference.grouped import check_group_labels, k_spans, psum_spans
+from dgref.reference.operands import integers
+
+
+@cache
+def always() -> bool:
+    """Say whether the environment asks for the check at every launch; read once per process."""
+    return environment.flag("CHECK_LABELS")
+
+
+def check_rows(layout: Any, rows: int, groups: int, prefix_sum: bool, alignment: int) -> None:
+    """Raise unless the labels of rows, or the ends of groups, are what a tiled kernel can compute."""
+    numbers = layout.cpu().numpy()
+    if prefix_sum:
+        list(psum_spans(numbers, rows, alignment))
+    else:
+        check_group_labels(numbers, groups, alignment)
+
+
+def check_mask(masked_m: Any, rows: int) -> None:
+    """Raise unless every group has 0 to `rows` rows."""
+    integers(masked_m.cpu().numpy(), "masked_m", 0, rows)
+
+
+def check_k(layout: Any, k: int, prefix_sum: bool, alignment: int) -> None:
+    """Raise unless the sizes of groups of K add up to K, or their ends lie within it."""
+    list(k_spans(layout.cpu().numpy(), k, prefix_sum, alignment))
