@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dgref import reference
+from dgref.deep_gemm.arguments import Matrix, PagedQuery, Query, ScaledKeys, Stack, Stacks, Vector, explained
 from dgref.deep_gemm.operands import (
     FP4,
     FP8,
@@ -20,26 +21,28 @@ from dgref.deep_gemm.operands import (
     payload,
     unpacked,
 )
-from dgref.deep_gemm.settings import SETTINGS, get_num_sms, is_blackwell
-from dgref.errors import FormatError, InputError, expected
+from dgref.deep_gemm.settings import MOST_SMS, SETTINGS, get_num_sms, is_blackwell
+from dgref.errors import FormatError, InputError, expected, whole_number
 from dgref.formats.native import like, to_numpy
 from dgref.formats.scaling import FULL, Scaling
 from dgref.formats.tensor import ScaledTensor
 
 _KEYS_AT_ONCE = 256  # kernels write whole units of keys, so rows are this much longer than they look
+_LONGEST = 1 << 31  # keys that an int32 of context_lens can count
 _ROW_BYTES = 1024  # and start at multiples of this
 
 
+@explained
 def fp8_fp4_mqa_logits(
-    q,
-    kv,
-    weights,
-    cu_seq_len_k_start,
-    cu_seq_len_k_end,
-    clean_logits=True,
-    max_seqlen_k=0,
-    logits_dtype=torch.float32,
-):
+    q: Query,
+    kv: ScaledKeys,
+    weights: Matrix,
+    cu_seq_len_k_start: Vector,
+    cu_seq_len_k_end: Vector,
+    clean_logits: bool = True,
+    max_seqlen_k: int = 0,
+    logits_dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
     """Return logits[s, t] = sum over h of weights[s, h] * relu(q[s, h] . kv[t]) for the keys that each row sees.
 
     `q` is (tensor, None) in FP8 or (tensor, words) in FP4, `kv` (tensor, scales). Outside its keys a row is -inf;
@@ -64,14 +67,26 @@ def fp8_fp4_mqa_logits(
     return _strided(result, q, result.shape[1] + spare)
 
 
-def fp8_mqa_logits(q, kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, clean_logits=True, max_seqlen_k=0):
+@explained
+def fp8_mqa_logits(
+    q: Stack,
+    kv: ScaledKeys,
+    weights: Matrix,
+    cu_seq_len_k_start: Vector,
+    cu_seq_len_k_end: Vector,
+    clean_logits: bool = True,
+    max_seqlen_k: int = 0,
+) -> torch.Tensor:
     """Return the float32 logits of `fp8_fp4_mqa_logits` for FP8 queries."""
     return fp8_fp4_mqa_logits(
         (q, None), kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, clean_logits, max_seqlen_k, torch.float32
     )
 
 
-def get_paged_mqa_logits_metadata(context_lens, block_kv, num_sms, indices=None):
+@explained
+def get_paged_mqa_logits_metadata(
+    context_lens: Matrix, block_kv: int, num_sms: int, indices: Vector | None = None
+) -> torch.Tensor:
     """Return int32 [num_sms + 1, 2]: where each multiprocessor starts, as (query, unit of 256 keys).
 
     `context_lens` is [batch, next_n]; with `indices`, tokens of equal index are one sequence (Blackwell, next_n 1).
@@ -82,25 +97,26 @@ def get_paged_mqa_logits_metadata(context_lens, block_kv, num_sms, indices=None)
         raise InputError(expected("block_kv", block_kv, " or ".join(map(str, pages))))
     if context_lens.is_cuda:
         raise no_kernel("get_paged_mqa_logits_metadata")
-    lengths = integers("context_lens", context_lens)
+    lengths, num_sms = integers("context_lens", context_lens), whole_number("num_sms", num_sms, 1, MOST_SMS)
     groups = None if indices is None else integers("indices", indices, (context_lens.shape[0],))
     schedule = "sm100" if blackwell else "sm90"
     made = reference.paged_mqa_metadata(lengths, num_sms=num_sms, schedule=schedule, indices=groups)
     return torch.from_numpy(made)
 
 
+@explained
 def fp8_fp4_paged_mqa_logits(
-    q,
-    kv_cache,
-    weights,
-    context_lens,
-    block_table,
-    schedule_meta,
-    max_context_len,
-    clean_logits=False,
-    logits_dtype=torch.float32,
-    indices=None,
-):
+    q: PagedQuery,
+    kv_cache: Stacks,
+    weights: Matrix,
+    context_lens: Matrix,
+    block_table: Matrix,
+    schedule_meta: Matrix,
+    max_context_len: int,
+    clean_logits: bool = False,
+    logits_dtype: torch.dtype = torch.float32,
+    indices: Vector | None = None,
+) -> torch.Tensor:
     """Return the logits of q[batch, next_n, h, d] over each sequence's pages of a fused key cache.
 
     `kv_cache` is uint8 [pages, page, 1, bytes]: in each page all payloads, then all scales. `context_lens` [batch,
@@ -111,7 +127,11 @@ def fp8_fp4_paged_mqa_logits(
         raise no_kernel("fp8_fp4_paged_mqa_logits")
     if clean_logits:
         raise InputError(expected("clean_logits", True, "False: context_lens of two axes are never cleaned"))
+    whole_number("max_context_len", max_context_len, 0, _LONGEST)
     check_shape("schedule_meta", schedule_meta, (get_num_sms() + 1, 2), "get_paged_mqa_logits_metadata makes it")
+    for name, tensor in (("schedule_meta", schedule_meta), ("block_table", block_table)):
+        if tensor.dtype != torch.int32:
+            raise FormatError(expected(name, tensor.dtype, "torch.int32"))
     if indices is not None:
         integers("indices", indices, (q.shape[0],))
     format = FP8 if q_scale is None else FP4
@@ -129,17 +149,18 @@ def fp8_fp4_paged_mqa_logits(
     return _strided(result, q, -(-max_context_len // _KEYS_AT_ONCE) * _KEYS_AT_ONCE)
 
 
+@explained
 def fp8_paged_mqa_logits(
-    q,
-    kv_cache,
-    weights,
-    context_lens,
-    block_table,
-    schedule_meta,
-    max_context_len,
-    clean_logits=False,
-    indices=None,
-):
+    q: Stacks,
+    kv_cache: Stacks,
+    weights: Matrix,
+    context_lens: Matrix,
+    block_table: Matrix,
+    schedule_meta: Matrix,
+    max_context_len: int,
+    clean_logits: bool = False,
+    indices: Vector | None = None,
+) -> torch.Tensor:
     """Return the float32 logits of `fp8_fp4_paged_mqa_logits` for FP8 queries."""
     tables = (context_lens, block_table, schedule_meta, max_context_len, clean_logits)
     return fp8_fp4_paged_mqa_logits((q, None), kv_cache, weights, *tables, torch.float32, indices)
@@ -152,6 +173,8 @@ def _two(name: str, operand: Any) -> tuple[Any, Any]:
 
 
 def _arithmetic(q_scale: Any, weights: torch.Tensor, dtype: torch.dtype) -> Any:
+    if weights.dtype not in OUTPUTS:
+        raise FormatError(expected("weights", weights.dtype, "torch.float32, or torch.bfloat16 as the logits"))
     if q_scale is not None:
         return SETTINGS.arithmetic_of("mqa_logits_fp4")
     if weights.dtype == torch.bfloat16:
@@ -184,8 +207,6 @@ def _contiguous_keys(keys: torch.Tensor, scale: torch.Tensor, fp4: bool) -> Scal
 
 def _fp4(name: str, plain: ScaledTensor, words: torch.Tensor) -> ScaledTensor:
     """Return FP4 codes with one int32 word for each vector: a UE8M0 byte for 32 elements."""
-    if words.dtype != torch.int32:
-        raise FormatError(expected(f"{name} scales", words.dtype, "torch.int32 words of four UE8M0 bytes"))
     check_shape(f"{name} scales", words, plain.shape[:-1], "one word for each vector")
     grid = (*plain.shape[:-1], plain.shape[-1] // 32)
     codes = unpacked(f"{name} scales", words[..., None], grid, (1, 32))

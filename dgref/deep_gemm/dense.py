@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from dgref import reference
+from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, explained
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
     blocks,
+    check_product,
     check_shape,
     no_kernel,
     on_gpu,
@@ -42,8 +44,16 @@ def _fp8_gemm(layout: str) -> Callable:
     flip_a, flip_b, dims = TRANSPOSES[layout]
 
     def fp8_fp4_gemm(
-        a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims=dims, disable_ue8m0_cast=False
-    ):
+        a: Scaled,
+        b: Scaled,
+        d: Matrix,
+        c: Matrix | None = None,
+        recipe: Recipe | None = None,
+        recipe_a: Block | None = None,
+        recipe_b: Block | None = None,
+        compiled_dims: str = dims,
+        disable_ue8m0_cast: bool = False,
+    ) -> None:
         a, a_scale = a if type(a) is tuple and len(a) == 2 else pair("a", a)
         b, b_scale = b if type(b) is tuple and len(b) == 2 else pair("b", b)
         if flip_a:
@@ -60,7 +70,7 @@ def _fp8_gemm(layout: str) -> Callable:
 def _bf16_gemm(layout: str) -> Callable:
     flip_a, flip_b, dims = TRANSPOSES[layout]
 
-    def bf16_gemm(a, b, d, c=None, compiled_dims=dims):
+    def bf16_gemm(a: Matrix, b: Matrix, d: Matrix, c: Matrix | None = None, compiled_dims: str = dims) -> None:
         plain_gemm(a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b, d, c)
 
     return _named(bf16_gemm, "bf16_gemm", layout)
@@ -69,7 +79,7 @@ def _bf16_gemm(layout: str) -> Callable:
 def _cublaslt_gemm(layout: str) -> Callable:
     flip_a, flip_b, _ = TRANSPOSES[layout]
 
-    def cublaslt_gemm(a, b, d, c=None):
+    def cublaslt_gemm(a: Matrix, b: Matrix, d: Matrix, c: Matrix | None = None) -> None:
         plain_gemm(a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b, d, c)
 
     return _named(cublaslt_gemm, "cublaslt_gemm", layout)
@@ -80,7 +90,7 @@ def _named(function: Callable, family: str, layout: str) -> Callable:
     flip_a, flip_b, _ = TRANSPOSES[layout]
     left, right = "a[k, m].T" if flip_a else "a[m, k]", "b[k, n]" if flip_b else "b[n, k].T"
     function.__doc__ = f"Write {left} @ {right} into d[m, n], plus c where given (c may be d)."
-    return function
+    return explained(function)
 
 
 def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
@@ -91,8 +101,8 @@ def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
         kernels().bf16_gemm(a, b, d, c, resources=SETTINGS.resources)
         return
     left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,))
-    out = output_format("d", d)
-    start = start_values(c, d)
+    check_product(left, right, d)
+    out, start = output_format("d", d), start_values(c, d)
     write(d, reference.gemm(left, right, start, arithmetic=SETTINGS.arithmetic_of("bf16"), out=out))
 
 
@@ -126,6 +136,7 @@ def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits
     float32 = float32 or None  # without `disable_ue8m0_cast` the architecture decides
     left = scaled("a", (a, a_scale), block_a, float32=float32)
     right = scaled("b", (b, b_scale), block_b, float32=float32)
+    check_product(left, right, d if head_splits is None else None)
     out, start = output_format("d", d), start_values(c, d)
     options = {"arithmetic": SETTINGS.arithmetic_of(product_kind(left, right)), "out": out, "head_splits": head_splits}
     result = reference.gemm(left, right, start, **options)
@@ -134,10 +145,19 @@ def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits
         return
     columns = split_columns(right.shape[0], head_splits)
     check_shape("d", d, result.shape, f"head_splits {tuple(head_splits)}")
-    d[:, torch.from_numpy(columns)] = like(result[:, columns], d)  # no kernel writes the gaps
+    d.detach()[:, torch.from_numpy(columns)] = like(result[:, columns], d)  # no kernel writes the gaps
 
 
-def fp8_gemm_nt_skip_head_mid(a, b, d, head_splits, recipe=None, compiled_dims="nk", disable_ue8m0_cast=False):
+@explained
+def fp8_gemm_nt_skip_head_mid(
+    a: Scaled,
+    b: Scaled,
+    d: Matrix,
+    head_splits: Recipe,
+    recipe: Recipe | None = None,
+    compiled_dims: str = "nk",
+    disable_ue8m0_cast: bool = False,
+) -> None:
     """Write a[m, k] @ b[n, k].T into d, with `mid` columns left alone after the first `left` of each left + right."""
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     chosen = blocks(recipe, None, None, b_scale.dtype is torch.int32)

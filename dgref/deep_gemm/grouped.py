@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dgref import reference
+from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, ScaledStack, Stack, Vector, explained
 from dgref.deep_gemm.dense import fp8_options
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
@@ -31,20 +32,21 @@ from dgref.reference.grouped import psum_spans
 # -- rows of groups, one after the other ------------------------------------------------------------------------------
 
 
+@explained
 def m_grouped_fp8_fp4_gemm_nt_contiguous(
-    a,
-    b,
-    d,
-    grouped_layout,
-    recipe=None,
-    recipe_a=None,
-    recipe_b=None,
-    compiled_dims="nk",
-    disable_ue8m0_cast=False,
-    use_psum_layout=False,
-    ensure_zero_padding=True,
-    expected_m_for_psum_layout=None,
-):
+    a: Scaled,
+    b: ScaledStack,
+    d: Matrix,
+    grouped_layout: Vector,
+    recipe: Recipe | None = None,
+    recipe_a: Block | None = None,
+    recipe_b: Block | None = None,
+    compiled_dims: str = "nk",
+    disable_ue8m0_cast: bool = False,
+    use_psum_layout: bool = False,
+    ensure_zero_padding: bool = True,
+    expected_m_for_psum_layout: int | None = None,
+) -> None:
     """Write a[i] @ b[group of row i].T into d[i]: a[m, k], b[groups, n, k].
 
     `grouped_layout` holds a label for each row, -1 for padding, whose rows become zero. With `use_psum_layout` it holds
@@ -66,19 +68,20 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     _contiguous_on_cpu(left, right, d, grouped_layout, options, used)
 
 
+@explained
 def m_grouped_fp8_fp4_gemm_nn_contiguous(
-    a,
-    b,
-    d,
-    grouped_layout,
-    recipe=None,
-    recipe_a=None,
-    recipe_b=None,
-    compiled_dims="nk",
-    disable_ue8m0_cast=False,
-    use_psum_layout=False,
-    ensure_zero_padding=True,
-):
+    a: Scaled,
+    b: ScaledStack,
+    d: Matrix,
+    grouped_layout: Vector,
+    recipe: Recipe | None = None,
+    recipe_a: Block | None = None,
+    recipe_b: Block | None = None,
+    compiled_dims: str = "nk",
+    disable_ue8m0_cast: bool = False,
+    use_psum_layout: bool = False,
+    ensure_zero_padding: bool = True,
+) -> None:
     """Do as `m_grouped_fp8_fp4_gemm_nt_contiguous`, for b[groups, k, n]."""
     weights, scales = pair("b", b)
     b = (weights.transpose(1, 2), scales.transpose(1, 2))
@@ -86,16 +89,17 @@ def m_grouped_fp8_fp4_gemm_nn_contiguous(
     m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe, recipe_a, recipe_b, *options)
 
 
+@explained
 def m_grouped_bf16_gemm_nt_contiguous(
-    a,
-    b,
-    d,
-    grouped_layout,
-    compiled_dims="nk",
-    use_psum_layout=False,
-    ensure_zero_padding=True,
-    expected_m_for_psum_layout=None,
-):
+    a: Matrix,
+    b: Stack,
+    d: Matrix,
+    grouped_layout: Vector,
+    compiled_dims: str = "nk",
+    use_psum_layout: bool = False,
+    ensure_zero_padding: bool = True,
+    expected_m_for_psum_layout: int | None = None,
+) -> None:
     """Write a[i] @ b[group of row i].T into d[i], all BF16; see `m_grouped_fp8_fp4_gemm_nt_contiguous`."""
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
@@ -107,9 +111,16 @@ def m_grouped_bf16_gemm_nt_contiguous(
     _contiguous_on_cpu(left, right, d, grouped_layout, options, used)
 
 
+@explained
 def m_grouped_bf16_gemm_nn_contiguous(
-    a, b, d, grouped_layout, compiled_dims="nk", use_psum_layout=False, ensure_zero_padding=True
-):
+    a: Matrix,
+    b: Stack,
+    d: Matrix,
+    grouped_layout: Vector,
+    compiled_dims: str = "nk",
+    use_psum_layout: bool = False,
+    ensure_zero_padding: bool = True,
+) -> None:
     """Do as `m_grouped_bf16_gemm_nt_contiguous`, for b[groups, k, n]."""
     options = (compiled_dims, use_psum_layout, ensure_zero_padding)
     m_grouped_bf16_gemm_nt_contiguous(a, b.transpose(1, 2), d, grouped_layout, *options)
@@ -158,18 +169,19 @@ def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple[bool,
 # -- stacks of groups with row counts ---------------------------------------------------------------------------------
 
 
+@explained
 def m_grouped_fp8_fp4_gemm_nt_masked(
-    a,
-    b,
-    d,
-    masked_m,
-    expected_m,
-    recipe=None,
-    recipe_a=None,
-    recipe_b=None,
-    compiled_dims="nk",
-    disable_ue8m0_cast=False,
-):
+    a: ScaledStack,
+    b: ScaledStack,
+    d: Stack,
+    masked_m: Vector,
+    expected_m: int,
+    recipe: Recipe | None = None,
+    recipe_a: Block | None = None,
+    recipe_b: Block | None = None,
+    compiled_dims: str = "nk",
+    disable_ue8m0_cast: bool = False,
+) -> None:
     """Write the first masked_m[g] rows of a[g, m, k] @ b[g, n, k].T into d[g, m, n]; no other row is touched.
 
     `expected_m` only helps to choose a configuration.
@@ -187,7 +199,15 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     _masked_on_cpu(left, right, d, masked_m, used)
 
 
-def m_grouped_bf16_gemm_nt_masked(a, b, d, masked_m, expected_m, compiled_dims="nk"):
+@explained
+def m_grouped_bf16_gemm_nt_masked(
+    a: Stack,
+    b: Stack,
+    d: Stack,
+    masked_m: Vector,
+    expected_m: int,
+    compiled_dims: str = "nk",
+) -> None:
     """Write the first masked_m[g] rows of a[g, m, k] @ b[g, n, k].T, BF16, into d[g, m, n]; no other row is touched."""
     if d.is_cuda:
         on_gpu("a, b, d and masked_m", a, b, masked_m)

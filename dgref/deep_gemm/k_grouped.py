@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from dgref import reference
+from dgref.deep_gemm.arguments import Matrix, Recipe, Scaled, ScaledFlat, Stack, Vector, explained
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
+    FORMAT_OF,
     FP8,
     UE8M0,
     check_shape,
@@ -36,9 +38,18 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference.scale_transforms import group_lengths
 
 
+@explained
 def k_grouped_fp8_gemm_tn_contiguous(
-    a, b, d, ks_cpu, grouped_layout, c=None, recipe=(1, 1, 128), compiled_dims="mn", use_psum_layout=False
-):
+    a: Scaled,
+    b: Scaled,
+    d: Stack,
+    ks_cpu: list[int] | None,
+    grouped_layout: Vector,
+    c: Stack | None = None,
+    recipe: Recipe = (1, 1, 128),
+    compiled_dims: str = "mn",
+    use_psum_layout: bool = False,
+) -> None:
     """Write a[K of g].T @ b[K of g] into d[g], plus c[g]: a[k, m], b[k, n], scales [K blocks, m] and [K blocks, n].
 
     `grouped_layout` holds the K of each group; with `use_psum_layout`, where each ends.
@@ -56,9 +67,18 @@ def k_grouped_fp8_gemm_tn_contiguous(
     _k_on_cpu(left, right, d, spans, c)
 
 
+@explained
 def k_grouped_fp8_gemm_nt_contiguous(
-    a, b, d, ks_cpu, grouped_layout, c=None, recipe=(1, 1, 128), compiled_dims="mn", use_psum_layout=False
-):
+    a: ScaledFlat,
+    b: ScaledFlat,
+    d: Stack,
+    ks_cpu: list[int] | None,
+    grouped_layout: Vector,
+    c: Stack | None = None,
+    recipe: Recipe = (1, 1, 128),
+    compiled_dims: str = "mn",
+    use_psum_layout: bool = False,
+) -> None:
     """Write a_g @ b_g.T into d[g], plus c[g]: each group a K-major matrix [m, K of g] of its own, all in one flat a.
 
     Scales are [m, K blocks] and [n, K blocks]; `ks_cpu` must say the K of each group.
@@ -71,14 +91,25 @@ def k_grouped_fp8_gemm_nt_contiguous(
         _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, False, a_scale.t(), b_scale.t())
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
+    for name, scales, rows in (("a", a_scale, d.shape[1]), ("b", b_scale, d.shape[2])):
+        if scales.dtype != torch.int32:
+            check_shape(f"{name} scales", scales, (rows, sum(spans.blocks(128))), "rows by K blocks of every group")
     left = _k_scaled("a", _joined("a", a, d.shape[1], ks_cpu), a_scale.t(), block, spans)
     right = _k_scaled("b", _joined("b", b, d.shape[2], ks_cpu), b_scale.t(), block, spans)
     _k_on_cpu(left, right, d, spans, c)
 
 
+@explained
 def k_grouped_bf16_gemm_tn_contiguous(
-    a, b, d, ks_cpu, grouped_layout, c=None, compiled_dims="mn", use_psum_layout=False
-):
+    a: Matrix,
+    b: Matrix,
+    d: Stack,
+    ks_cpu: list[int] | None,
+    grouped_layout: Vector,
+    c: Stack | None = None,
+    compiled_dims: str = "mn",
+    use_psum_layout: bool = False,
+) -> None:
     """Write a[K of g].T @ b[K of g] into d[g], plus c[g]: a[k, m] and b[k, n] are BF16."""
     if d.is_cuda:
         _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout)
@@ -114,16 +145,17 @@ class _Spans:
             raise InputError(expected("grouped_layout", numbers.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
         return cls(numbers, psum)
 
-    def lengths(self) -> list[int]:
-        """Return the K of each group."""
-        return group_lengths(self.numbers, self.psum, SETTINGS.alignment)
+    def blocks(self, width: int) -> list[int]:
+        """Return how many blocks of K each group has; every group starts a new one."""
+        return [-(-length // width) for length in group_lengths(self.numbers, self.psum, SETTINGS.alignment)]
 
 
 def _k_block(recipe: Any, widths: tuple[int, ...]) -> tuple[int, int]:
-    if tuple(recipe[:2]) != (1, 1) or recipe[2] not in widths:
+    rows_a, rows_b, width = recipe
+    if (rows_a, rows_b) != (1, 1) or width not in widths:
         need = " or ".join(f"(1, 1, {width})" for width in widths)
         raise FormatError(expected("recipe", tuple(recipe), need))
-    return 1, recipe[2]
+    return 1, width
 
 
 def _joined(name: str, flat: torch.Tensor, rows: int, sizes: list[int]) -> ScaledTensor:
@@ -131,6 +163,8 @@ def _joined(name: str, flat: torch.Tensor, rows: int, sizes: list[int]) -> Scale
     if flat.numel() != rows * sum(sizes) or not flat.is_contiguous():
         need = f"{rows} x {sum(sizes)} elements, contiguous"
         raise ShapeError(expected(f"{name} shape", list(flat.shape), need))
+    if FORMAT_OF.get(flat.dtype) != FP8:
+        raise FormatError(expected(name, flat.dtype, "torch.float8_e4m3fn"))
     parts = torch.split(flat.reshape(-1), [rows * size for size in sizes])
     parts = [part.reshape(rows, size) for part, size in zip(parts, sizes, strict=True)]
     return payload(name, torch.cat([part.view(torch.uint8) for part in parts], 1).view(flat.dtype), (FP8,))
@@ -140,7 +174,7 @@ def _k_scaled(
     name: str, plain: ScaledTensor, scales: torch.Tensor, block: tuple[int, int], spans: _Spans
 ) -> ScaledTensor:
     """Return an operand with scales [K blocks, rows]: every group starts a new block, and a new row of words."""
-    counts, rows = [-(-length // block[1]) for length in spans.lengths()], plain.shape[0]
+    counts, rows = spans.blocks(block[1]), plain.shape[0]
     why = "K blocks of every group by rows"
     if scales.dtype != torch.int32:
         check_shape(f"{name} scales", scales, (sum(counts), rows), why)

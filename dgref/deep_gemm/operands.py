@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dgref.deep_gemm.arguments import Block
 from dgref.deep_gemm.settings import SETTINGS
-from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected, whole_numbers
 from dgref.formats.layouts.elements import ue8m0_codes
 from dgref.formats.native import as_codes, like, to_numpy
 from dgref.formats.packing import unpack
@@ -28,7 +29,7 @@ if hasattr(torch, "float4_e2m1fn_x2"):
     FORMAT_OF[torch.float4_e2m1fn_x2] = FP4
 OUTPUTS = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 UE8M0 = "float8_e8m0fnu"
-Block = tuple[int, int]
+KNOWN_BLOCKS = ((1, 128), (128, 128), (1, 32), (1, 64), (1, 16))
 
 
 def pair(name: str, operand: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +50,8 @@ def blocks(recipe: Any, recipe_a: Any, recipe_b: Any, packed: bool) -> tuple[Blo
         got = f"recipe={recipe}, recipe_a={recipe_a}, recipe_b={recipe_b}"
         raise InputError(expected("recipes", got, "recipe alone, or recipe_a and recipe_b together"))
     if recipe is not None:
-        return (recipe[0], recipe[2]), (recipe[1], recipe[2])
+        rows_a, rows_b, depth = recipe
+        return (rows_a, depth), (rows_b, depth)
     return tuple(recipe_a), tuple(recipe_b)
 
 
@@ -91,12 +93,21 @@ def with_scales(
     name: str, plain: ScaledTensor, scales: Any, block: Block, float32: bool | None = None, used: Any = None
 ) -> ScaledTensor:
     """Return a payload with scales of torch float32 or packed int32 words."""
+    block = whole_numbers("recipe", block, 1)
     grid = Scaling(block).grid(plain.shape)
     if scales.dtype == torch.int32:
         return replace(plain, scale=unpacked(f"{name} scales", scales, grid, block), scaling=Scaling(block, UE8M0))
-    why = f"one for each {block[0]}x{block[1]} block of {list(plain.shape)}"
+    why = f"one for each {block[0]}x{block[1]} block of {list(plain.shape)}{_fitting(scales, plain)}"
     check_shape(f"{name} scales", scales, grid, why)
     return with_float_scales(name, plain, scales, block, float32, used)
+
+
+def _fitting(scales: torch.Tensor, plain: ScaledTensor) -> str:
+    """Return the end of a message about scales of a wrong shape: the blocks that they would fit, if there are any."""
+    for rows, columns in KNOWN_BLOCKS:
+        if tuple(scales.shape) == Scaling((rows, columns)).grid(plain.shape):
+            return f"; these fit {rows}x{columns} blocks: say so in the recipe"
+    return ""
 
 
 def with_float_scales(
@@ -114,11 +125,13 @@ def with_float_scales(
 
 def unpacked(subject: str, words: torch.Tensor, grid: tuple[int, ...], block: Block) -> np.ndarray:
     """Return the UE8M0 codes of words [..., rows, ceil(blocks / 4)]."""
+    if words.dtype != torch.int32:
+        raise FormatError(expected(subject, words.dtype, "torch.int32 words of four UE8M0 bytes"))
     if block[0] != 1:
         raise FormatError(expected(subject, f"packed words for {block[0]}x{block[1]} blocks", "one row for each block"))
     check_shape(subject, words, (*grid[:-1], -(-grid[-1] // 4)), f"four of {list(grid)} in each word")
     held = np.ascontiguousarray(to_numpy(words.detach(), subject))
-    return held[..., None].view(np.uint8).reshape(*words.shape[:-1], -1)[..., : grid[-1]]
+    return held[..., None].view(np.uint8).reshape(*words.shape[:-1], 4 * words.shape[-1])[..., : grid[-1]]
 
 
 def exponents(values: np.ndarray, used: Any = None) -> np.ndarray:
@@ -142,7 +155,16 @@ def output_format(name: str, d: torch.Tensor) -> str:
         raise FormatError(expected(name, d.dtype, " or ".join(map(str, OUTPUTS))))
     if d.stride(-1) != 1 and d.shape[-1] > 1:
         raise LayoutError(expected(f"{name} strides", d.stride(), "contiguous columns"))
+    check_writable(name, d)
     return OUTPUTS[d.dtype]
+
+
+def check_writable(name: str, d: torch.Tensor) -> None:
+    """Raise unless an output is on the CPU and every element of it has memory of its own."""
+    if d.device.type != "cpu":
+        raise InputError(expected(name, f"a tensor on {d.device}", "a CPU tensor, or all tensors on one GPU"))
+    if any(stride == 0 and extent > 1 for stride, extent in zip(d.stride(), d.shape, strict=True)):
+        raise LayoutError(expected(f"{name} strides", d.stride(), "memory for each element: this is an expanded view"))
 
 
 def start_values(c: torch.Tensor | None, d: torch.Tensor) -> np.ndarray | None:
@@ -165,9 +187,24 @@ def integers(name: str, tensor: torch.Tensor, shape: tuple[int, ...] | None = No
 
 
 def check_shape(name: str, tensor: torch.Tensor, need: tuple[int, ...], why: str = "") -> None:
-    """Raise unless a tensor has this shape."""
-    if tuple(tensor.shape) != tuple(need):
-        raise ShapeError(expected(f"{name} shape", list(tensor.shape), list(need), why))
+    """Raise unless a tensor has this shape; one that would have it with two axes swapped is said to be transposed."""
+    shape = tuple(tensor.shape)
+    if shape == tuple(need):
+        return
+    if len(shape) > 1 and (*shape[:-2], shape[-1], shape[-2]) == tuple(need):
+        why += f"{'; ' if why else ''}this one is transposed"
+    raise ShapeError(expected(f"{name} shape", list(shape), list(need), why))
+
+
+def check_product(a: ScaledTensor, b: ScaledTensor, d: torch.Tensor | None = None) -> None:
+    """Raise unless a[m, k], b[n, k] and, where given, d[m, n] fit; say so where an operand looks transposed."""
+    (m, k), (n, depth) = a.shape, b.shape
+    if k != depth:
+        turned = "a" if m == depth else "b" if n == k else ""
+        hint = f"{turned} looks transposed: nt, nn, tn and tt are names for that" if turned else ""
+        raise ShapeError(expected("b", f"k = {depth}", f"k = {k}, as in a", hint))
+    if d is not None:
+        check_shape("d", d, (m, n), "[m, n] of a and b")
 
 
 def check_output(d: torch.Tensor, result: np.ndarray) -> None:
@@ -178,12 +215,12 @@ def check_output(d: torch.Tensor, result: np.ndarray) -> None:
 def write(d: torch.Tensor, result: np.ndarray, where: Any = None) -> None:
     """Write a result into an output tensor in place; `where` picks the leading indices that a kernel writes."""
     check_output(d, result)
-    fresh = like(result, d)
+    fresh, held = like(result, d), d.detach()
     if where is None:
-        d.copy_(fresh)
+        held.copy_(fresh)
         return
     chosen = torch.from_numpy(np.asarray(where, bool))
-    d[chosen] = fresh[chosen]
+    held[chosen] = fresh[chosen]
 
 
 def on_gpu(name: str, *tensors: torch.Tensor | None) -> None:

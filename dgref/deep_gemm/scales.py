@@ -7,17 +7,20 @@ from typing import Any
 import torch
 
 from dgref import reference
+from dgref.deep_gemm.arguments import Matrix, Vector, explained
 from dgref.deep_gemm.operands import check_shape, integers
 from dgref.deep_gemm.settings import SETTINGS, is_blackwell
-from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected, whole_numbers
 from dgref.reference.scale_transforms import group_lengths
 
 
+@explained
 def get_tma_aligned_size(x: int, element_size: int) -> int:
     """Return an extent rounded up so that its bytes are a multiple of 16."""
     return reference.tma_aligned_size(x, element_size)
 
 
+@explained
 def get_mn_major_tma_aligned_tensor(sf: torch.Tensor) -> torch.Tensor:
     """Return float32 scales [..., mn, blocks] with mn contiguous and columns padded to 16 bytes; as they are, if so."""
     _check_scales(sf)
@@ -42,9 +45,8 @@ def movable(sf: torch.Tensor) -> torch.Tensor:
     return sf if readable else sf.contiguous()
 
 
-def get_mn_major_tma_aligned_packed_ue8m0_tensor(
-    sf: torch.Tensor, psum_layout: torch.Tensor | None = None
-) -> torch.Tensor:
+@explained
+def get_mn_major_tma_aligned_packed_ue8m0_tensor(sf: torch.Tensor, psum_layout: Vector | None = None) -> torch.Tensor:
     """Return float32 powers of two [..., mn, blocks] as int32 words [..., mn, ceil(blocks / 4)], mn contiguous.
 
     With `psum_layout`, the ends of groups of rows, words of rows between groups are 0.
@@ -55,9 +57,10 @@ def get_mn_major_tma_aligned_packed_ue8m0_tensor(
     return _rows_first(_pack_words(sf, psum_layout), sf.shape[-2])
 
 
+@explained
 def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
-    sf: torch.Tensor,
-    grouped_layout: torch.Tensor,
+    sf: Matrix,
+    grouped_layout: Vector,
     ks_cpu: list[int] | None,
     gran_k: int,
     k_alignment: int,
@@ -70,6 +73,8 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
         raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, unless use_psum_layout"))
     if not sf.is_cuda:
         layout = integers("grouped_layout", grouped_layout)
+        if ks_cpu and not use_psum_layout and list(ks_cpu) != layout.tolist():
+            raise InputError(expected("grouped_layout", layout.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
         options = {"block": gran_k, "psum": use_psum_layout, "alignment": k_alignment}
         return reference.scales_packed_k_grouped(sf, layout, **options)
     from dgref.backends.cuda.scale_layouts import pack
@@ -78,6 +83,7 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
     return pack("packed_ue8m0_k_grouped", sf, extents=[-(-length // gran_k) for length in lengths])
 
 
+@explained
 def transform_sf_into_required_layout(
     sf: torch.Tensor,
     mn: int,
@@ -86,7 +92,7 @@ def transform_sf_into_required_layout(
     num_groups: int | None = None,
     is_sfa: bool | None = None,
     disable_ue8m0_cast: bool = False,
-    psum_layout: torch.Tensor | None = None,
+    psum_layout: Vector | None = None,
 ) -> torch.Tensor:
     """Return scales as the architecture's kernels read them: MN-major float32 on Hopper, packed UE8M0 on Blackwell.
 
@@ -118,7 +124,10 @@ def _block(recipe: tuple[int, ...], is_sfa: bool | None) -> tuple[int, int]:
     if (len(recipe) == 3) != (is_sfa is not None):
         need = "a recipe of three numbers with is_sfa, or of two without"
         raise InputError(expected("recipe", f"{recipe} with is_sfa={is_sfa}", need))
-    return (recipe[0] if is_sfa else recipe[1], recipe[2]) if len(recipe) == 3 else tuple(recipe)
+    if len(recipe) not in (2, 3):
+        raise InputError(expected("recipe", recipe, "two or three integers"))
+    chosen = (recipe[0] if is_sfa else recipe[1], recipe[2]) if len(recipe) == 3 else recipe
+    return whole_numbers("recipe", chosen, 1)
 
 
 def _broadcast(sf: torch.Tensor, mn: int, rows: int) -> torch.Tensor:
@@ -153,7 +162,8 @@ def _pack_floats(sf: torch.Tensor) -> Any:
 
 def _pack_words(sf: torch.Tensor, ends: torch.Tensor | None) -> Any:
     if not sf.is_cuda:
-        return reference.scales_packed(sf, ends=ends, alignment=SETTINGS.alignment)
+        numbers = None if ends is None else integers("psum_layout", ends)
+        return reference.scales_packed(sf, ends=numbers, alignment=SETTINGS.alignment)
     from dgref.backends.cuda.scale_layouts import pack
 
     if ends is None:

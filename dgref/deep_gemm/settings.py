@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
-from dgref.errors import InputError, UnsupportedError, expected, unknown_name
+from dgref.deep_gemm.arguments import explained
+from dgref.errors import InputError, UnsupportedError, expected, unknown_name, whole_number, whole_numbers
 from dgref.reference.arithmetic import Arithmetic, resolve
 
 # What a product of each kind is on each architecture; `fine` has scales for fewer than 128 elements of K.
@@ -28,6 +29,7 @@ _HOPPER = {
     "mqa_logits": "deep_gemm.sm90.mqa_logits",
 }
 ARITHMETIC_OF = {"sm90": _HOPPER, "sm100": _BLACKWELL}
+MOST_SMS = 1 << 16  # far above any GPU: a schedule has a row for each
 _CPU_SMS = 132  # what an H200 has: schedules made on the CPU are then the ones it would run
 
 
@@ -94,7 +96,7 @@ def set_num_sms(new_num_sms: int) -> None:
 
     A product whose K is split to fill the GPU may then be split otherwise; nothing else changes its bits.
     """
-    _within("num_sms", new_num_sms, 0, _multiprocessors())
+    whole_number("num_sms", new_num_sms, 0, _multiprocessors())
     SETTINGS.resources = SETTINGS.resources._replace(multiprocessors=new_num_sms)
 
 
@@ -113,7 +115,7 @@ def _multiprocessors() -> int:
 
 def set_tc_util(new_tc_util: int) -> None:
     """Set the share of tensor-core time to aim at, in percent; results never depend on it."""
-    _within("tc_util", new_tc_util, 0, 100)
+    whole_number("tc_util", new_tc_util, 0, 100)
     SETTINGS.tc_util = new_tc_util
 
 
@@ -139,13 +141,15 @@ def set_ignore_compile_dims(new_value: bool) -> None:
 
 def set_block_size_multiple_of(new_value: int | tuple[int, int]) -> None:
     """Set what block sizes must be multiples of, along M and N; results never depend on it."""
-    SETTINGS.block_multiples = (new_value, new_value) if isinstance(new_value, int) else tuple(new_value)
+    multiples = whole_numbers("new_value", (new_value, new_value) if isinstance(new_value, int) else new_value, 1)
+    if len(multiples) != 2:
+        raise InputError(expected("new_value", new_value, "a number, or one for M and one for N"))
+    SETTINGS.block_multiples = multiples
 
 
 def set_mk_alignment_for_contiguous_layout(new_value: int) -> None:
     """Set the multiple at which groups of rows or of K start."""
-    if new_value < 1:
-        raise InputError(expected("alignment", new_value, "at least 1"))
+    whole_number("alignment", new_value, 1)
     SETTINGS.alignment = new_value
 
 
@@ -154,14 +158,10 @@ def get_mk_alignment_for_contiguous_layout() -> int:
     return SETTINGS.alignment
 
 
+@explained
 def get_theoretical_mk_alignment_for_contiguous_layout(expected_m: int | None = None) -> int:
     """Return the alignment that wastes least: 128, or on Blackwell the tile that covers `expected_m` rows."""
     from dgref.reference import contiguous_alignment
 
     architecture = device_architecture() if device_architecture() != "unknown" else SETTINGS.architecture
     return contiguous_alignment(architecture, expected_m)
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise InputError(expected(name, value, f"{low} to {high}"))

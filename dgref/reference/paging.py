@@ -136,7 +136,7 @@ def split_kv_cache(fused: Any, depth: int, format: str = "float8_e4m3fn") -> Sca
         got = f"{fused.dtype} {list(fused.shape)}"
         raise FormatError(expected("kv_cache", got, f"uint8 [pages, page, 1, {payload + 4}]"))
     pages, page = fused.shape[:2]
-    raw = np.ascontiguousarray(fused).reshape(pages, -1)
+    raw = np.ascontiguousarray(fused).reshape(pages, page * (payload + 4))
     codes = raw[:, : page * payload].reshape(pages, page, payload)
     scale_bytes = np.ascontiguousarray(raw[:, page * payload :]).reshape(pages, page, 4)
     if not packed:

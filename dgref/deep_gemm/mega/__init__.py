@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.operands import BF16, FP4, FP8, UE8M0, check_shape, no_kernel, payload, unpacked
+from dgref.deep_gemm.arguments import Matrix, Recipe, ScaledStack, Stack, Vector, explained
+from dgref.deep_gemm.operands import BF16, FP4, FP8, UE8M0, check_shape, no_kernel, output_format, payload, unpacked
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.deep_gemm.utils.math import align
-from dgref.errors import FormatError, InputError, UnsupportedError, expected, unknown_name
+from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected, unknown_name
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.native import like, to_numpy
 from dgref.formats.scaling import Scaling
@@ -75,6 +76,7 @@ class SymmBuffer:
         self.buffer = self.group = self.x = self.x_sf = self.topk_idx = self.topk_weights = None
 
 
+@explained
 def get_symm_buffer_for_mega_moe(
     group: Any,
     num_experts: int,
@@ -96,7 +98,10 @@ def get_symm_buffer_for_mega_moe(
     return SymmBuffer(group, num_experts, tokens, num_topk, hidden, intermediate_hidden, ring, mma_type, activation)
 
 
-def transform_weights_for_mega_moe(l1_weights: Any, l2_weights: Any, activation: str = "swiglu") -> tuple[Any, Any]:
+@explained
+def transform_weights_for_mega_moe(
+    l1_weights: Stack | ScaledStack, l2_weights: Stack | ScaledStack, activation: str = "swiglu"
+) -> tuple[Any, Any]:
     """Return weights in the kernel's order: gate and up rows in turns of 8, rows of packed scales in UTCCP order."""
     _check_activation(activation)
     if not isinstance(l1_weights, tuple):
@@ -107,13 +112,14 @@ def transform_weights_for_mega_moe(l1_weights: Any, l2_weights: Any, activation:
     return first, (l2_weights[0], _in_order(l2_weights[1], _UTCCP))
 
 
+@explained
 def fp8_fp4_mega_moe(
-    y: torch.Tensor,
-    l1_weights: tuple[torch.Tensor, torch.Tensor],
-    l2_weights: tuple[torch.Tensor, torch.Tensor],
+    y: Matrix,
+    l1_weights: ScaledStack,
+    l2_weights: ScaledStack,
     sym_buffer: SymmBuffer,
-    cumulative_local_expert_recv_stats: torch.Tensor | None = None,
-    recipe: tuple[int, int, int] = (1, 1, 32),
+    cumulative_local_expert_recv_stats: Vector | None = None,
+    recipe: Recipe = (1, 1, 32),
     activation: str = "swiglu",
     activation_clamp: float | None = None,
     fast_math: bool = True,
@@ -134,12 +140,13 @@ def fp8_fp4_mega_moe(
     _layer(y, x, weights, sym_buffer, cumulative_local_expert_recv_stats, _Activation(activation, activation_clamp))
 
 
+@explained
 def bf16_mega_moe(
-    y: torch.Tensor,
-    l1_weights: torch.Tensor,
-    l2_weights: torch.Tensor,
+    y: Matrix,
+    l1_weights: Stack,
+    l2_weights: Stack,
     sym_buffer: SymmBuffer,
-    cumulative_local_expert_recv_stats: torch.Tensor | None = None,
+    cumulative_local_expert_recv_stats: Vector | None = None,
     activation: str = "swiglu",
     activation_clamp: float | None = None,
     fast_math: bool = True,
@@ -183,6 +190,8 @@ def _rows_order(rows: int, steps: tuple[str, ...]) -> torch.Tensor:
     order = np.arange(rows, dtype=np.uint32)[:, None]
     for name in steps:
         order = LAYOUTS[name].pack(order)
+    if order.size != rows:
+        raise ShapeError(expected("weights", f"{rows} rows", f"whole tiles of {steps[-1]}: {order.size} rows"))
     return torch.from_numpy(order.reshape(rows).astype(np.int64))
 
 
@@ -204,6 +213,7 @@ def _layer(y: Any, x: ScaledTensor, weights: list, buffer: SymmBuffer, stats: An
     _check_activation(activation.name)
     tokens = y.shape[0]
     check_shape("y", y, (tokens, buffer.hidden))
+    output_format("y", y)
     result = reference.mega_moe(
         x,
         to_numpy(buffer.topk_idx[None, :tokens]),
@@ -213,6 +223,6 @@ def _layer(y: Any, x: ScaledTensor, weights: list, buffer: SymmBuffer, stats: An
         activation_clamp=activation.clamp,
         arithmetic=SETTINGS.arithmetic_of("bf16" if x.scale is None else "fine"),
     )
-    y.copy_(like(result["y"][0], y))
+    y.detach().copy_(like(result["y"][0], y))
     if stats is not None:
         stats.copy_(like(result["recv_stats"][0], y))

@@ -1,0 +1,144 @@
+"""A spoiled argument gives an error of dgref's that names the function, and leaves the output as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dgref.deep_gemm as deep_gemm
+from dgref.errors import DgrefError, FormatError, InputError, LayoutError, ShapeError, UnsupportedError
+from tests.deep_gemm.calls import CALLS, GROUPS, K, M, N, bf16, fp8, index, turned
+
+# every public function that takes no tensor, an alias, or a name that something else tests
+WITHOUT_A_CALL = {
+    *("configure", "install", "uninstall", "SymmBuffer", "get_symm_buffer_for_mega_moe", "ceil_div", "align"),
+    *("init_dist", "uneven_all_gather"),
+}
+
+OF_ANY_KIND = (
+    *(None, 5, -1, 2**70, 1.5, "abc", True, [], (), {}, [1, 2, 3], (None, None), object(), torch.float32),
+    *(np.ones((2, 2)), torch.tensor(1.0), torch.ones(0), torch.ones(3), torch.ones(2, 3, 4), torch.ones(1, 2, 3, 4)),
+    *(torch.ones(2, 2, dtype=torch.complex64), torch.ones(2, 2, device="meta"), torch.ones(6, 2).to_sparse()),
+)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint8, torch.float8_e5m2)
+
+
+def spoiled_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield a tensor of other types, shapes, strides and values."""
+    yield from (tensor.to(dtype) for dtype in DTYPES)
+    yield from (tensor.to("meta"), tensor[None], tensor[0], tensor[1:], tensor[..., 1:], tensor[:0], tensor[..., :0])
+    yield from (tensor.flatten(), tensor.transpose(0, -1), tensor.transpose(0, -1).contiguous())
+    yield from (tensor.repeat_interleave(2, -1)[..., ::2], tensor[:1].expand(tensor.shape), torch.cat([tensor, tensor]))
+    yield tensor.float().requires_grad_()
+    if tensor.dtype == torch.int32:
+        yield from (torch.full_like(tensor, value) for value in (2**31 - 1, -5, 0))
+
+
+def spoiled(value: Any) -> Iterator[Any]:
+    """Yield what may come in the place of an argument by mistake."""
+    yield from OF_ANY_KIND
+    if isinstance(value, torch.Tensor):
+        yield from spoiled_tensors(value)
+    if isinstance(value, tuple | list):
+        yield from (value[1:], value[::-1], type(value)([*value, value[0]]))
+        for place, member in enumerate(value):
+            yield from (type(value)([*value[:place], other, *value[place + 1 :]]) for other in spoiled(member))
+
+
+def outputs(arguments: dict[str, Any]) -> list[bytes]:
+    """Return the bytes of the tensors that a call writes, as far as they have any."""
+    found = [arguments[name] for name in ("d", "sqr_sum", "y") if isinstance(arguments.get(name), torch.Tensor)]
+    held = [tensor.detach() for tensor in found if tensor.layout == torch.strided and not tensor.is_meta]
+    return [
+        tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"" for tensor in held
+    ]
+
+
+def function(name: str) -> Callable:
+    return reduce(getattr, name.split("."), deep_gemm)
+
+
+def test_every_public_function_has_a_call_to_spoil() -> None:
+    spoiled_ones = {function(name) for name in CALLS}
+    public = {name for name in deep_gemm.__all__ if callable(getattr(deep_gemm, name))}
+    missing = {name for name in public - WITHOUT_A_CALL if getattr(deep_gemm, name) not in spoiled_ones}
+    assert missing <= {name for name in public if name.startswith(("set_", "get_"))}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_call_itself_works(name: str) -> None:
+    function(name)(**CALLS[name]())
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), architecture=st.sampled_from(["sm90", "sm100"]))
+def test_a_spoiled_argument_is_an_error_of_dgrefs_or_none(data: st.DataObject, architecture: str) -> None:
+    deep_gemm.configure(architecture)
+    name = data.draw(st.sampled_from(sorted(CALLS)))
+    arguments = CALLS[name]()
+    parameter = data.draw(st.sampled_from(sorted(arguments)))
+    choices = list(spoiled(arguments[parameter]))
+    arguments[parameter] = choices[data.draw(st.integers(0, len(choices) - 1), parameter)]
+    before = outputs(arguments)
+    try:
+        function(name)(**arguments)
+    except UnsupportedError:
+        pass  # says what it is about by itself
+    except DgrefError as error:
+        assert str(error).startswith(f"{function(name).__name__}: ")
+        assert outputs(arguments) == before
+
+
+def dense(**changes: Any) -> Callable:
+    call = {"a": fp8(M), "b": fp8(N, 128), "d": torch.zeros(M, N)} | changes
+    return lambda: deep_gemm.fp8_gemm_nt(**call)
+
+
+def grouped(**changes: Any) -> Callable:
+    call = {"a": bf16(M, K), "b": bf16(GROUPS, N, K), "d": torch.zeros(M, N), "grouped_layout": index(*[0] * M)}
+    return lambda: deep_gemm.m_grouped_bf16_gemm_nt_contiguous(**call | changes)
+
+
+CODES = fp8(M)[0]
+NEAR_MISSES = [
+    (ShapeError, "a scales shape: got [2, 6]", "this one is transposed", dense(a=(CODES, torch.ones(2, M)))),
+    (ShapeError, "b scales shape: got [8, 2], need [1, 2]", "fit 1x128 blocks: say so in the recipe", dense(b=fp8(N))),
+    (ShapeError, "a scales shape: got [6, 8]", "these fit 1x32 blocks", dense(a=(CODES, torch.ones(M, 8)))),
+    (ShapeError, "b: got k = 8, need k = 256", "b looks transposed", dense(b=turned(fp8(N, 128)))),
+    (ShapeError, "d shape: got [8, 6], need [6, 8]", "this one is transposed", dense(d=torch.zeros(N, M))),
+    (FormatError, "d: got None, need a torch tensor", "", dense(d=None)),
+    (LayoutError, "d strides: got (0, 1)", "an expanded view", dense(d=torch.zeros(1, N).expand(M, N))),
+    (InputError, "d: got a tensor on meta", "", dense(d=torch.zeros(M, N, device="meta"))),
+    (FormatError, "a scales: got None, need a torch tensor", "", dense(a=(CODES, None))),
+    (FormatError, "recipe: got tuple of 2, need 3 integers", "", dense(recipe=(1, 128))),
+    (InputError, "recipe: got 'row', need an integer from 1 up", "", dense(recipe=(1, "row", 128))),
+    (FormatError, "a: got tuple, need a torch tensor alone", "takes no scales", grouped(a=fp8(M))),
+    (FormatError, "grouped_layout: got [0, 0], need a torch tensor", "", grouped(grouped_layout=[0, 0])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "sentence", "hint", "call"), NEAR_MISSES, ids=[row[1] for row in NEAR_MISSES])
+def test_a_near_miss_is_named_with_what_would_be_right(kind: type, sentence: str, hint: str, call: Callable) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    assert sentence in str(caught.value) and hint in str(caught.value)
+
+
+def test_the_function_that_was_called_is_named_not_the_one_inside() -> None:
+    d = torch.zeros(M, N)
+    with pytest.raises(ShapeError, match=r"^m_grouped_bf16_gemm_nn_contiguous: grouped_layout shape"):
+        deep_gemm.m_grouped_bf16_gemm_nn_contiguous(bf16(M, K), bf16(GROUPS, K, N), d, index(0))
+
+
+def test_pythons_own_sentence_stays_for_arguments_too_many_or_unknown() -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'd'"):
+        deep_gemm.bf16_gemm_nt(bf16(M, K), bf16(N, K))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'out'"):
+        deep_gemm.bf16_gemm_nt(bf16(M, K), bf16(N, K), torch.zeros(M, N), out=1)
