@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats import FORMATS, LAYOUTS, RECIPES, ScaledTensor
 from dgref.formats.packing import pack, unpack
 from dgref.suite import Case, OperandChoice
@@ -97,10 +97,17 @@ def tensor_of(
         )
     grid = scaling.grid(shape)
     as_codes = {"codes": True} if scaling.scale_format == "float8_e8m0fnu" else {}
-    scale = LAYOUTS[choice.layout or LINEAR].unpack(arrays[f"{name}.scale"], grid, **as_codes)
+    scale = _unpacked(f"{name}.scale", arrays[f"{name}.scale"], grid, choice.layout or LINEAR, **as_codes)
     if FORMATS[scaling.scale_format].code_dtype.itemsize == scale.dtype.itemsize and scaling.scale_format != "float32":
         scale = scale.view(FORMATS[scaling.scale_format].code_dtype)
     return ScaledTensor(data, recipe.format, scale, scaling, arrays.get(f"{name}.global_scale")).validate(name)
+
+
+def _unpacked(name: str, buffer: np.ndarray, grid: tuple[int, ...], layout: str, **as_codes: bool) -> np.ndarray:
+    try:
+        return LAYOUTS[layout].unpack(buffer, grid, **as_codes)
+    except InputError as error:
+        raise type(error)(f"{name} {error}") from None
 
 
 def _payload(

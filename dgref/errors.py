@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from operator import index
+from typing import Any
 
 
 class DgrefError(Exception):
@@ -90,7 +91,35 @@ def expected(subject: str, got: object, need: object, context: str = "") -> str:
     return f"{subject}: got {got}, need {need}" + (f" [{context}]" if context else "")
 
 
+_LONGEST_SHOWN = 60
 _NAMES_SHOWN = 30
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: what Python writes where that is one short line, else its kind."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN and "\n" not in text else f"a {type(value).__name__}"
+
+
+def instance(subject: str, value: Any, kinds: Any, need: str, error: type[InputError] = InputError) -> Any:
+    """Return a value that is of one of the kinds; any other is an error."""
+    if not isinstance(value, kinds):
+        raise error(expected(subject, shown(value), need))
+    return value
+
+
+def seconds(subject: str, value: Any) -> float:
+    """Return a time as a float; what is no finite number of at least 0 is an error."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise InputError(expected(subject, shown(value), "a finite number of seconds"))
+    return float(value)
+
+
+def flag(subject: str, value: Any) -> bool:
+    """Return a bool, NumPy's too; a text such as "no" would otherwise count as true."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise InputError(expected(subject, shown(value), "True or False"))
+    return bool(value)
 
 
 def _some_of(known: list[str]) -> str:

@@ -10,10 +10,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from dgref.errors import FileError, expected
+from dgref.errors import FileError, expected, shown
 
 CLAIM = ".dgref-lock"
+
+
+def as_path(subject: str, value: Any) -> Path:
+    """Return the path of a text or of anything that names a path; anything else is an error."""
+    try:
+        path = Path(value)
+    except TypeError:
+        raise FileError(expected(subject, shown(value), "a path")) from None
+    if "\0" in str(path):
+        raise FileError(expected(subject, repr(str(path)), "a path without NUL bytes"))
+    return path
 
 
 def write_atomically(path: Path, text: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref.errors import FileError, InputError, expected
-from dgref.files import write_atomically
+from dgref.files import as_path, write_atomically
 from dgref.results import SCHEMA, Result, parse_results
 
 
@@ -23,6 +23,7 @@ class Journal:
         self._file: Any = None
         if path is None:
             return
+        path = as_path("journal", path)
         lines = [json.dumps({"schema": SCHEMA, **header}, sort_keys=True)]
         if resume and path.exists():
             kept = _read(path, lines[0])

@@ -11,8 +11,7 @@ import numpy as np
 
 from dgref.backends.base import Kernel
 from dgref.compare.verdict import same
-from dgref.formats.native import is_torch
-from dgref.formats.native import to_numpy as host_view
+from dgref.formats.native import on_cpu, to_numpy
 
 POISONS = (0xFF, 0x55)  # NaN in every format that has one; then an ordinary number
 REPEAT_SECONDS = 0.25  # for each repeat asked for: no further one once the launches have taken this long in all
@@ -81,7 +80,7 @@ def launch(kernel: Kernel, pattern: int, guards: _Guards) -> Arrays:
 
 def on_host(array: Any) -> np.ndarray:
     """Return a copy of a backend's output as a native NumPy array."""
-    return np.array(host_view(array.detach().cpu() if is_torch(array) else array))
+    return np.array(to_numpy(on_cpu(array, "output"), "output"))
 
 
 def _changes(first: Arrays, now: Arrays, defined: Masks, pattern: int | None, number: int) -> Iterator[str]:

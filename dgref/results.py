@@ -15,7 +15,7 @@ from typing import Any, get_origin, get_type_hints
 import numpy as np
 
 from dgref.errors import FileError, expected
-from dgref.files import write_atomically
+from dgref.files import as_path, write_atomically
 
 SCHEMA = "dgref.results/1"
 
@@ -140,7 +140,7 @@ def plain(value: Any) -> Any:
 
 def load_results(path: str | os.PathLike[str]) -> Results:
     """Return the results in a JSON file, or in `results.json` of a folder."""
-    path = Path(path)
+    path = as_path("results", path)
     path = path / "results.json" if path.is_dir() else path
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from typing import Any
 from dgref import machine, recordings, suite, waivers
 from dgref.backends import backends as all_backends
 from dgref.backends import select
-from dgref.errors import InputError, expected, unknown_name, whole_number
+from dgref.errors import InputError, expected, flag, instance, shown, unknown_name, whole_number
 from dgref.journal import Journal
 from dgref.pool import Task, outcomes
 from dgref.results import Result, Results, load_results
@@ -117,14 +117,19 @@ def _cores() -> int:
 
 def _several(subject: str, value: Any, kind: Any) -> list[Any]:
     """Return one thing, or an iterable of them, as a list; anything else is an error that names it."""
-    rows = [value] if isinstance(value, kind) else value
-    if not isinstance(rows, Iterable):
-        raise InputError(expected(subject, repr(value), "a name, or a list of names"))
-    rows = list(rows)
-    for row in rows:
-        if not isinstance(row, kind):
-            raise InputError(expected(subject, repr(row), "names only"))
-    return rows
+    try:
+        rows = [value] if isinstance(value, kind) else list(value)
+    except TypeError:
+        raise InputError(expected(subject, shown(value), "a name, or a list of names")) from None
+    return [instance(subject, row, kind, "names only") for row in rows]
+
+
+def _check_options(selection: Any, settings: Any, progress: Any, **flags: Any) -> None:
+    instance("selection", selection, Selection, "a Selection")
+    instance("settings", settings, Settings, "a Settings")
+    instance("progress", progress, Callable | None, "a function of (number, total, result), or None")
+    for name, value in flags.items():
+        flag(name, value)
 
 
 def run(
@@ -146,8 +151,10 @@ def run(
     `journal` is a file to which each result is appended as it comes, and from which `resume` goes on. Without
     isolation everything runs in this process, one case after another.
     """
+    _check_options(selection, settings, progress, fail_fast=fail_fast, isolate=isolate, resume=resume)
     suites = _several("suites", suites, str | Path | Suite)
-    chosen = [backend.name for backend in select(_several("backends", backends or default_backends(), str))]
+    asked = [] if backends is None else _several("backends", backends, str)
+    chosen = [backend.name for backend in select(asked or default_backends())]
     loaded = load_suites(suites)
     tasks = selection.pick([case for row in loaded for case in row.cases], chosen)
     jobs = _jobs(jobs, tasks) if isolate else 1

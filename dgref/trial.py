@@ -21,7 +21,7 @@ from dgref.buffers import sha256
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
-from dgref.errors import DgrefError, InputError, UnavailableError, UnsupportedError, expected, whole_number
+from dgref.errors import DgrefError, UnavailableError, UnsupportedError, seconds, whole_number
 from dgref.expectation import Expectation
 from dgref.observation import Observation, observe
 from dgref.ops import OPS
@@ -47,8 +47,7 @@ class Settings:
     def __post_init__(self) -> None:
         whole_number("repeats", self.repeats, 0, MOST_REPEATS)
         whole_number("timed launches", self.timed_launches, 0, MOST_TIMED)
-        if not isinstance(self.timeout, int | float) or not 0 < self.timeout < float("inf"):
-            raise InputError(expected("timeout", repr(self.timeout), "a finite number of seconds above 0"))
+        seconds("timeout", self.timeout)
 
 
 @dataclass

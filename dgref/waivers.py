@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref.errors import FileError, SuiteError, expected
+from dgref.files import as_path
 from dgref.results import Result
 from dgref.suite import folder
 
@@ -39,7 +40,7 @@ def load(path: Path | None = None) -> list[Waiver]:
     shipped = folder() / "waivers" / "waivers.toml"
     if path is None and not shipped.is_file():
         return []
-    path = path or shipped
+    path = shipped if path is None else as_path("waivers", path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -21,6 +21,7 @@ from dgref.suite import Case
 from dgref.trial import Settings, blank, trial
 
 START_SECONDS = 120.0  # importing and compiling on a loaded machine
+_GUARDED = "a process that starts: a script needs its calls under `if __name__ == '__main__':`"
 FIRST_TO_GO = "1000"  # when memory runs out, the kernel ends the worker and not the run
 
 
@@ -87,8 +88,12 @@ class Worker:
             return self._channel
         self._channel, theirs = self._context.Pipe()
         arguments = (theirs, loaded_files(), self._threads)
-        self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        try:
+            process.start()
+        except RuntimeError:  # multiprocessing refuses where the main module is still being imported
+            raise UnavailableError(expected("worker process", "a start while its parent starts", _GUARDED)) from None
+        self._process = process
         theirs.close()
         self._wait_until_ready(self._channel)
         return self._channel
@@ -101,8 +106,7 @@ class Worker:
         except (EOFError, OSError):
             found = self._cause_of_death()[1]
         self.stop()
-        need = "a process that starts: a script needs its calls under `if __name__ == '__main__':`"
-        raise UnavailableError(expected("worker process", found, need))
+        raise UnavailableError(expected("worker process", found, _GUARDED))
 
     def _cause_of_death(self) -> tuple[str, str]:
         process = self._process

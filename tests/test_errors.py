@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from dgref import errors
-from dgref.errors import DgrefError, InputError, ShapeError, UnknownNameError, choice, expected, whole_number
+from dgref.errors import (
+    DgrefError,
+    InputError,
+    ShapeError,
+    UnknownNameError,
+    choice,
+    expected,
+    flag,
+    instance,
+    seconds,
+    shown,
+    whole_number,
+)
 
 ALL = [row for row in vars(errors).values() if isinstance(row, type) and issubclass(row, DgrefError)]
 
@@ -38,3 +50,19 @@ def test_what_only_looks_like_a_whole_number_is_refused(value):
 def test_a_choice_that_is_not_offered_is_refused(name):
     with pytest.raises(InputError, match=r"side: got .*, need .*side"):
         choice("side", name, ("side", "top"))
+
+
+def test_a_flag_is_a_bool_and_a_time_a_finite_number():
+    assert flag("clean", np.True_) is True and seconds("timeout", 3) == 3.0
+    for value in ("no", 1, None, np.zeros(3, bool)):
+        with pytest.raises(InputError, match=r"clean: got .*, need True or False"):
+            flag("clean", value)
+    for value in ("3", True, -1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"timeout: got .*, need a finite number of seconds"):
+            seconds("timeout", value)
+
+
+def test_a_value_of_another_kind_is_shown_in_one_short_line():
+    with pytest.raises(InputError, match=r"^inputs: got a ndarray, need a mapping$"):
+        instance("inputs", np.zeros((40, 40)), dict, "a mapping")
+    assert shown("short") == "'short'"

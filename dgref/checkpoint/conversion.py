@@ -17,6 +17,7 @@ from dgref.checkpoint.source import Reader, Source, open_source
 from dgref.checkpoint.weights import Weight, find_weights
 from dgref.checkpoint.writer import Planned, appearing, write_file
 from dgref.errors import FileError, InputError, expected, unknown_name
+from dgref.files import as_path
 from dgref.formats.layouts import LAYOUTS
 
 Progress = Callable[[int, int, str], None]
@@ -43,14 +44,14 @@ def convert(
     """Write a checkpoint's weights under another convention (`to`) or with scales in another `layout`.
 
     `to` is a row of CONVENTIONS, or `bfloat16`, `float16` or `float32` for plain floats. Every value stays the same,
-    or UnsupportedError says which would not. `out` must not exist, and appears only once it is complete.
+    or InputError says which would not. `out` must not exist, and appears only once it is complete.
     """
     if (to is None) == (layout is None):
         raise InputError(expected("convert", f"to={to!r}, layout={layout!r}", "exactly one of to and layout"))
     if to is not None and to not in CONVENTIONS and to not in FLOATS:
         raise unknown_name("checkpoint convention", to, [*CONVENTIONS, *FLOATS])
     layout = LAYOUTS[layout].name if layout else None
-    source, out = open_source(path), Path(out)
+    source, out = open_source(path), as_path("out", out)
     if source.problems:
         raise FileError(source.problems[0])
     weights, _ = find_weights(source, signatures(source.config, source.quantization))

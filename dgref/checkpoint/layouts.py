@@ -9,7 +9,7 @@ import numpy as np
 from dgref.checkpoint.conventions import Block, Convention
 from dgref.checkpoint.header import Entry
 from dgref.checkpoint.source import Reader
-from dgref.errors import UnsupportedError, expected
+from dgref.errors import InputError, expected
 from dgref.formats.layouts import LAYOUTS, Layout
 
 if TYPE_CHECKING:  # these modules import this one
@@ -57,10 +57,10 @@ def relaid(weight: Weight, layout: str, reader: Reader) -> Planned:
     subject = weight.scale.name if weight.scale else weight.name
     if weight.scale is None or weight.block is None or target.parameters:
         got = f"{target.name}, which needs {target.parameters}" if target.parameters else "scales that do not fit"
-        raise UnsupportedError(expected(subject, got, "a grid of scales and a layout without parameters"))
+        raise InputError(expected(subject, got, "a grid of scales and a layout without parameters"))
     words = target.elements.lanes > 1
     if words and row.scale_format not in ("float32", "float8_e8m0fnu"):
-        raise UnsupportedError(expected(subject, f"{row.scale_format} scales", f"UE8M0, for {target.name}"))
+        raise InputError(expected(subject, f"{row.scale_format} scales", f"UE8M0, for {target.name}"))
     grid = row.scale_shape(weight.shape, weight.block)
     shape = target.buffer_shape(grid)
     dtype = "I32" if words else _unpacked_dtype(weight)
@@ -80,5 +80,5 @@ def _accepted(weight: Weight, reader: Reader, target: Layout) -> np.ndarray:
     """Return the grid in a dtype that a layout takes."""
     grid = scale_grid(weight, reader)
     if "float32" in target.elements.accepts and grid.dtype == np.uint16:
-        raise UnsupportedError(expected(weight.scale.name, weight.scale.dtype, f"F32, for {target.name}"))
+        raise InputError(expected(weight.scale.name, weight.scale.dtype, f"F32, for {target.name}"))
     return grid

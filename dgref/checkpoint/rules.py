@@ -14,16 +14,24 @@ from dgref.checkpoint.layouts import LINEAR
 from dgref.checkpoint.source import CHUNK, Reader
 from dgref.checkpoint.weights import Weight
 from dgref.checkpoint.writer import Planned
-from dgref.errors import UnsupportedError, expected
+from dgref.errors import InputError, expected
 from dgref.formats.layouts.elements import ue8m0_codes
 from dgref.formats.scaling import FULL
 
 FLOATS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
-def refused(subject: str, got: object, need: object) -> UnsupportedError:
+def refused(subject: str, got: object, need: object) -> InputError:
     """Return the error of a conversion that would change values."""
-    return UnsupportedError(expected(subject, got, need, "not lossless"))
+    return InputError(expected(subject, got, need, "not lossless"))
+
+
+def spelled(block: Block) -> str:
+    """Return which part of a weight one scale is for."""
+    rows, columns = block
+    if block == (FULL, FULL):
+        return "one scale for the whole weight"
+    return f"a scale a {'row' if rows == 1 else f'{rows} rows'}" if columns == FULL else f"a scale a {rows}x{columns}"
 
 
 def replanned(weight: Weight, to: Convention, reader: Reader) -> Iterator[Planned]:
@@ -36,7 +44,8 @@ def replanned(weight: Weight, to: Convention, reader: Reader) -> Iterator[Planne
     if here.format != to.format:
         raise refused(weight.name, here.format, f"{to.format}: anything else is requantisation")
     if weight.block not in to.blocks:
-        raise refused(weight.name, f"blocks of {weight.block}", f"{to.name} blocks {' or '.join(map(str, to.blocks))}")
+        need = f"{to.name}: {' or '.join(map(spelled, to.blocks))}"
+        raise refused(weight.name, spelled(weight.block), need)
     yield _payload(weight, to, reader)
     yield _scale(weight, to, reader)
     yield from _scalar(weight, weight.global_scale, here.global_scale, to.global_scale, to, reader)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dgref.checkpoint.header import Entry, Header, read_header, strict_json
 from dgref.errors import FileError, expected
+from dgref.files import as_path
 
 CHUNK = 8 << 20  # bytes mapped and counted at a time: what bounds the memory of an inspection
 _MAX_JSON = 256 << 20
@@ -37,7 +38,7 @@ class Source:
 
 def open_source(path: str | Path) -> Source:
     """Return the tensors at a path; a broken shard of a folder becomes a problem, a broken file an error."""
-    path = Path(path)
+    path = as_path("checkpoint", path)
     if path.is_dir():
         return _open_folder(path)
     if path.name.endswith(".index.json"):

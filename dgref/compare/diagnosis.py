@@ -18,9 +18,10 @@ from dgref.compare.prediction import Agreement
 from dgref.compare.runner_evidence import Finding, findings, lines
 from dgref.compare.search import Ranked, Search
 from dgref.compare.suspects import sentence_of
-from dgref.errors import ShapeError, expected, unknown_name
+from dgref.errors import InputError, ShapeError, expected, instance, seconds, shown, unknown_name
 from dgref.formats.native import to_numpy
 from dgref.ops import OPS
+from dgref.reference.dispatch import resolve
 
 _SHOWN = 8
 _SUSPICION = 0.5  # share of the error that a suspicion must explain
@@ -78,6 +79,7 @@ def diagnose(
     confirmed on as many outputs as the rest of it allows.
     """
     started = time.perf_counter()
+    _check(case, inputs, arithmetic, evidence, budget)
     observed = _named(case, outputs)
     misshapen = _misshapen(case, observed)
     if misshapen is not None:
@@ -87,6 +89,16 @@ def diagnose(
     answer = _from_evidence(shown, search, evidence or {}) if shown else _from_search(search)
     answer.seconds = time.perf_counter() - started
     return answer
+
+
+def _check(case: Any, inputs: Any, arithmetic: Any, evidence: Any, budget: Any) -> None:
+    if not hasattr(case, "op") or case.op not in OPS:
+        raise InputError(expected("case", shown(case), "a Case"))
+    instance("inputs", inputs, Mapping, "a mapping of operands by name")
+    instance("evidence", evidence, Mapping | None, "a mapping, or None")
+    seconds("budget", budget)
+    if arithmetic is not None:
+        resolve(arithmetic)
 
 
 def _named(case: Any, outputs: Any) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dgref.buffers import tensor_of
-from dgref.errors import FileError, InputError, ShapeError, expected, unknown_name
+from dgref.errors import FileError, FormatError, InputError, ShapeError, expected, unknown_name
 from dgref.formats import FORMATS, LAYOUTS, RECIPES, format_of
 from dgref.formats.native import to_numpy
 from dgref.ops import OPS, Op, Operand
@@ -40,7 +40,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise FileError(
             expected(str(path), f"unreadable ({error})", f"a whole {path.suffix} file of arrays")
         ) from error
-    return {name: _bits(to_numpy(array, name)) for name, array in arrays.items()}
+    return {name: _bits(_numbers(to_numpy(array, name), name)) for name, array in arrays.items()}
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -55,6 +55,12 @@ def _load(path: Path) -> Mapping[str, Any]:
         return load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     return {name: array for name, array in loaded.items() if isinstance(array, torch.Tensor)}
+
+
+def _numbers(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind in "bcOSUmM" or array.dtype.names:
+        raise FormatError(expected(name, array.dtype, "floats or integers"))
+    return array
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
@@ -122,7 +128,7 @@ def _tensors(row: Op, arrays: Mapping[str, Any]) -> list[str]:
 def _plain(name: str, array: np.ndarray) -> OperandChoice:
     if array.dtype.kind in "iu":
         raise InputError(expected(name, f"{array.dtype} and no recipe", f"--recipe {name}=RECIPE: bits need a meaning"))
-    return OperandChoice(format_of(array).name)
+    return OperandChoice(format_of(array, name).name)
 
 
 def _logical(name: str, array: np.ndarray, choice: OperandChoice) -> tuple[int, ...]:
@@ -151,7 +157,7 @@ def _extents(row: Op, arrays: Mapping[str, Any], chosen: Mapping[str, OperandCho
 def _out_of(array: np.ndarray, name: str) -> str:
     if array.dtype.kind in "iu":
         raise InputError(expected(name, f"{array.dtype}", "a float dtype, or --out to say what its bits are"))
-    return format_of(array).name
+    return format_of(array, name).name
 
 
 def _input(operand: Operand, arrays: Mapping[str, np.ndarray], problem: Any, chosen: Mapping[str, Any]) -> Any:
@@ -166,6 +172,7 @@ def _input(operand: Operand, arrays: Mapping[str, np.ndarray], problem: Any, cho
 
 
 def _native(array: np.ndarray, format: str) -> np.ndarray:
-    if format not in FORMATS or FORMATS[format].native_dtype is None or array.dtype.kind not in "iu":
+    native = FORMATS[format].native_dtype if format in FORMATS else None
+    if native is None or array.dtype.kind not in "iu" or array.dtype.itemsize != native.itemsize:
         return array
-    return np.ascontiguousarray(array).view(FORMATS[format].native_dtype)
+    return np.ascontiguousarray(array).reshape(array.shape).view(native)

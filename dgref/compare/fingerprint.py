@@ -11,7 +11,8 @@ import numpy as np
 from dgref.compare.fingerprint_problems import Logits, Product, Squares, native
 from dgref.compare.fingerprint_search import search
 from dgref.compare.inference import Inference, named
-from dgref.errors import InputError, UnsupportedError, expected
+from dgref.errors import InputError, UnsupportedError, expected, instance, seconds
+from dgref.ops import OPS
 from dgref.reference.operand import as_scaled
 from dgref.reference.operands import take, take_rows
 
@@ -35,6 +36,10 @@ def infer_arithmetic(
     """
     if not isinstance(case, str) and not hasattr(case, "op"):
         raise InputError(expected("case", repr(case), "a case, or the name of its op"))
+    instance("inputs", inputs, Mapping, "a mapping of operands by name")
+    instance("backend", backend, Callable | None, "a function of (a, b), or None")
+    instance("architecture", architecture, str | None, "an architecture's name, or None")
+    seconds("budget", budget)
     op = case if isinstance(case, str) else case.op
     if backend is not None:
         return _probed(inputs, output, backend, architecture, budget)
@@ -45,6 +50,9 @@ def infer_arithmetic(
         raise InputError(expected("output", "none", "an array, a mapping of arrays, or a backend to call"))
     if op not in _OPS:
         raise UnsupportedError(expected("op", repr(op), " or ".join(_OPS), "its product can be given as a gemm"))
+    missing = [operand.name for operand in OPS[op].inputs if operand.required and operand.name not in inputs]
+    if missing:
+        raise InputError(expected("inputs", ", ".join(map(str, inputs)) or "nothing", " and ".join(missing)))
     return _OPS[op](inputs, arrays, architecture, budget)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, expected, instance
 from dgref.formats.element import FORMATS, Format
 from dgref.formats.native import as_codes, format_of, to_numpy
 
@@ -132,7 +132,7 @@ def ulp_distance(
     NaN against a number is UNRELATED, and so is Inf unless the policy counts it as the next value. -0 and +0 are at
     distance 0. This is the readable definition; `compare` scans with a compiled one that is tested against it.
     """
-    policy = policy or Policy()
+    policy = Policy() if policy is None else instance("policy", policy, Policy, "a Policy")
     left, right = paired_codes(actual, expected_array, format)
     distance = np.abs(ordinals(left) - ordinals(right))
     if left.format is None:

@@ -47,7 +47,8 @@ def conversion_of(
     if convention is not None:
         from dgref.formats.conventions import conversion
 
-        if (rounding, overflow, nan, seed) != ("nearest_even", None, None, None):
+        rules = (rounding, overflow, nan, seed)
+        if not isinstance(rounding, str) or rounding != "nearest_even" or any(rule is not None for rule in rules[1:]):
             given = f"rounding={rounding!r}, overflow={overflow!r}, nan={nan!r}, seed={seed!r}"
             raise FormatError(expected(f"convention {convention!r}", given, "no other rule beside a convention"))
         return conversion(convention, format)

@@ -29,14 +29,14 @@ def formats_by_dtype() -> dict[np.dtype, Format]:
     return {row.native_dtype: row for row in FORMATS.values() if row.native_dtype is not None}
 
 
-def format_of(array: Any) -> Format:
+def format_of(array: Any, subject: str = "dtype") -> Format:
     """Return the format that an array's dtype (or a dtype) names; integers have none by themselves."""
     dtype = array.__name__ if isinstance(array, type) else getattr(array, "dtype", array)
     name = str(dtype).removeprefix("torch.")
     for dtype, row in formats_by_dtype().items():
         if name == str(dtype):
             return row
-    raise FormatError(expected("dtype", name, f"one of {native_names()}"))
+    raise FormatError(expected(subject, name, f"one of {native_names()}"))
 
 
 def native_names() -> str:
@@ -73,6 +73,15 @@ def _plain(array: Any, subject: str) -> np.ndarray:
         return np.asarray(array)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(expected(subject, f"a {type(array).__name__} without one shape", "an array")) from error
+
+
+def on_cpu(array: Any, subject: str) -> Any:
+    """Return an array as it is, or a torch tensor copied to this memory; a tensor that holds no values is an error."""
+    if not is_torch(array):
+        return array
+    if array.device.type == "meta":
+        raise InputError(expected(subject, "a tensor on meta", "a tensor that holds values"))
+    return array.detach().cpu()
 
 
 def strided(tensor: Any, subject: str) -> Any:

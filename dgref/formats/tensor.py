@@ -158,7 +158,10 @@ def _check_global_scale(name: str, tensor: ScaledTensor) -> None:
         raise FormatError(expected(f"{name}.global_scale", got, need, f"global_scale={tensor.scaling.global_scale!r}"))
     if tensor.global_scale is None:
         return
-    shape = np.shape(to_numpy(tensor.global_scale, f"{name}.global_scale"))
+    stored = to_numpy(tensor.global_scale, f"{name}.global_scale")
+    if stored.dtype.kind not in "fiu":
+        raise FormatError(expected(f"{name}.global_scale", stored.dtype, "a number"))
+    shape = stored.shape
     if shape not in ((), tensor.shape[:-2]):
         need = f"a scalar or one per leading index {tensor.shape[:-2]}"
         raise ShapeError(expected(f"{name}.global_scale", f"shape {shape}", need))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected, unknown_name
+from dgref.errors import FormatError, InputError, ShapeError, expected, instance, shown, unknown_name
 from dgref.formats import FORMATS, RECIPES
 from dgref.ops.problem import CaseLike, Constraint, Inputs, Operand, Param, Problem, in_brackets
 from dgref.reference.dispatch import using
@@ -37,6 +37,8 @@ class Op:
 
     def problem(self, case: CaseLike) -> Problem:
         """Return the case's extents and parameters, defaults filled in; an unknown or missing name is an error."""
+        if not all(hasattr(case, name) for name in ("id", "shape", "operands", "params")):
+            raise InputError(expected("case", shown(case), "a Case"))
         extents = self._extents(case.shape, case.id)
         known = {param.name: param for param in self.params}
         for name in case.params:
@@ -115,6 +117,7 @@ class Op:
     def compute(self, case: CaseLike, inputs: Inputs, arithmetic: Any = "exact") -> dict[str, Any]:
         """Return the reference's outputs by name, under an arithmetic or exactly."""
         problem = self.problem(case)
+        self._check_inputs(problem, inputs)
         options = {param.name: problem[param.name] for param in self.params if not param.shapes_inputs_only}
         options |= {axis: problem[axis] for axis in self.extents_as_options}
         if self.takes_arithmetic:
@@ -126,6 +129,14 @@ class Op:
         if isinstance(result, dict):
             return {name: result[name] for name in names}
         return dict(zip(names, result if isinstance(result, tuple) else (result,), strict=True))
+
+    def _check_inputs(self, problem: Problem, inputs: Inputs) -> None:
+        """Raise where operands are not given by name, or one is missing."""
+        subject, need = f"inputs of {self.name}", "a mapping of operands by name"
+        instance(subject, inputs, Mapping, need)
+        missing = [operand.name for operand in self.present(problem) if operand.name not in inputs]
+        if missing:
+            raise InputError(expected(subject, f"no {' and no '.join(missing)}", need))
 
     def bound(self, case: CaseLike, inputs: Inputs, arithmetic: Any) -> dict[str, np.ndarray]:
         """Return, for every output, how far from exact any order of adding on the arithmetic's accumulator may be.

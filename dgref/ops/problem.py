@@ -111,6 +111,10 @@ class Constraint:
     holds: Callable[[Problem], bool]
 
 
+def _always(problem: Problem) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Operand:
     """One input or output. `axes` may depend on the problem, as may whether the operand is there at all.
@@ -126,11 +130,16 @@ class Operand:
     kind: Literal["scaled", "plain", "codes", "index"] = "scaled"
     formats: tuple[str, ...] = ()
     meaning: str = ""
-    when: Callable[[Problem], bool] = lambda p: True
+    when: Callable[[Problem], bool] = _always
     default: Callable[[Problem], str] | None = None  # the recipe of an operand that a case need not describe
     make: Callable[[Problem, Inputs], np.ndarray] | None = None
     fill: Callable[[Problem, str, Inputs], ScaledTensor] | None = None
     touched: Callable[[Problem, Inputs], int] | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether every problem has this operand."""
+        return self.when is _always
 
     def axes_of(self, problem: Problem) -> str:
         """Return the operand's axes in this problem."""

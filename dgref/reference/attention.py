@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected
+from dgref.errors import InputError, ShapeError, expected, flag
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.checks import flag, whole
+from dgref.reference.checks import whole
 from dgref.reference.dispatch import EXACT, allocated, bounding, product, resolve, rounded
 from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
 
@@ -37,7 +37,7 @@ def mqa_logits(
     q, kv, weights = scaled(q, "q"), scaled(kv, "kv"), values(weights, "weights")
     shapes = {"q": ("s h d", q), "kv": ("t d", kv), "weights": ("s h", weights), "starts": ("s", starts)}
     extents = bind({**shapes, "ends": ("s", ends)})
-    if whole(max_seqlen_k, "max_seqlen_k", 0) and flag(clean, "clean"):
+    if whole(max_seqlen_k, "max_seqlen_k", 0) and flag("clean", clean):
         raise InputError(expected("clean", "True with max_seqlen_k", "False: compressed logits are never cleaned"))
     keys = extents["t"]
     spans = key_spans(starts, ends, keys)

@@ -1,4 +1,4 @@
-"""Plain arguments checked: numbers, flags and choices of rows, each refused in a sentence that names it."""
+"""Plain arguments checked: numbers and choices of rows, each refused in a sentence that names it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, expected, shown
 from dgref.formats.element import FORMATS
 
 
-def whole(value: Any, name: str, low: int | None = None) -> int:
-    """Return a whole number of at least `low`; neither a bool nor a float with nothing behind the point is one."""
+def whole(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
+    """Return a whole number in [low, high]; neither a bool nor a float with nothing behind the point is one."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(expected(name, repr(value), "a whole number"))
     if low is not None and value < low:
         raise InputError(expected(name, value, f"at least {low}"))
+    if high is not None and value > high:
+        raise InputError(expected(name, value, f"at most {high}"))
     return int(value)
 
 
@@ -27,19 +29,15 @@ def real(value: Any, name: str) -> float:
     return float(value)
 
 
-def flag(value: Any, name: str) -> bool:
-    """Return a bool; a text such as "no" would otherwise count as true."""
-    if not isinstance(value, bool | np.bool_):
-        raise InputError(expected(name, repr(value), "True or False"))
-    return bool(value)
-
-
 def held(values: Any, format: str, name: str) -> np.ndarray:
     """Return numbers as float32, each finite one a value of the format; TF32 hardware ignores what its words add."""
     try:
-        numbers = np.asarray(values, np.float32)
-    except (TypeError, ValueError):
-        raise FormatError(expected(name, repr(values), "numbers")) from None
+        numbers = np.asarray(values)
+        if numbers.dtype.kind == "c":
+            raise TypeError
+        numbers = numbers.astype(np.float32)
+    except (TypeError, ValueError, RuntimeError):  # torch tensors that are not in this memory raise the last
+        raise FormatError(expected(name, shown(values), "real numbers")) from None
     row = FORMATS[format]
     lost = np.isfinite(numbers) & (row.decode(row.encode(numbers, overflow="saturate")) != numbers)
     if format != "tfloat32" and lost.any():

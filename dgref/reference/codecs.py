@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dgref.errors import instance
 from dgref.formats import FORMATS, quantize
 from dgref.reference.operands import operation, values
 
@@ -13,7 +14,8 @@ from dgref.reference.operands import operation, values
 @operation
 def cast(x: Any, *, out: str, convention: str | None = None, rounding: str = "nearest_even") -> np.ndarray:
     """Return the codes of `x` in a format, rounded once; a convention brings a library's NaN, overflow and ties."""
-    options = {"convention": convention} if convention else {"rounding": rounding}
+    named = instance("convention", convention, str | None, "a convention's name, or None")
+    options = {"convention": named} if named else {"rounding": rounding}
     return FORMATS[out].encode(values(x, "x"), **options)
 
 

@@ -11,12 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, expected, flag
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.checks import flag, whole
+from dgref.reference.checks import whole
 from dgref.reference.dispatch import EXACT, allocated, product
-from dgref.reference.operands import bind, fitting, integers, operation, scaled, take, take_columns, take_rows, values
+from dgref.reference.operands import (
+    bind,
+    fitting,
+    integers,
+    line_of_integers,
+    operation,
+    scaled,
+    take,
+    take_columns,
+    take_rows,
+    values,
+)
 
 
 @operation
@@ -36,7 +47,7 @@ def gemm_grouped_contiguous(
     Padding rows are zero: what a kernel that guarantees zero padding writes there.
     """
     a, b = scaled(a, "a"), scaled(b, "b")
-    axis = "g" if flag(psum, "psum") else "m"
+    axis = "g" if flag("psum", psum) else "m"
     extents = bind({"a": ("m k", a), "b": ("g n k", b), "grouped_layout": (axis, grouped_layout)})
     d = allocated((extents["m"], extents["n"]), out)
     for group, rows in _groups_of_rows(grouped_layout, extents, psum, alignment):
@@ -103,7 +114,7 @@ def _groups_of_rows(layout: Any, extents: dict[str, int], psum: bool, alignment:
 def psum_spans(ends: Any, limit: int, alignment: int) -> Iterator[slice]:
     """Yield the span of each group from its ends: it starts at the aligned end of the group before."""
     stop, alignment = 0, whole(alignment, "alignment", 1)
-    for group, end in enumerate(integers(ends, "grouped_layout", 0, limit)):
+    for group, end in enumerate(line_of_integers(ends, "grouped_layout", 0, limit)):
         start = min(-(-stop // alignment) * alignment, limit)
         if end < start:
             need = f">= {start}, the end of the group before rounded up to {alignment}"
@@ -114,7 +125,7 @@ def psum_spans(ends: Any, limit: int, alignment: int) -> Iterator[slice]:
 
 def k_spans(layout: Any, k: int, psum: bool, alignment: int) -> Iterator[slice]:
     """Yield the span of K that each group covers; lengths must add up to the whole axis."""
-    if flag(psum, "psum"):
+    if flag("psum", psum):
         yield from psum_spans(layout, k, alignment)
         return
     lengths = integers(layout, "grouped_layout", 0)

@@ -75,6 +75,14 @@ def integers(operand: Any, name: str, low: int | None = None, high: int | None =
     return array.astype(np.int64)
 
 
+def line_of_integers(operand: Any, name: str, low: int | None = None, high: int | None = None) -> np.ndarray:
+    """Return an index operand of one axis, checked as `integers` does."""
+    array = integers(operand, name, low, high)
+    if array.ndim != 1:
+        raise ShapeError(expected(f"{name} shape", list(array.shape), "one axis"))
+    return array
+
+
 def _index_array(operand: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(operand)
@@ -95,7 +103,8 @@ def bind(operands: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
     for name, (axes, array) in operands.items():
         if array is None:
             continue
-        shape = tuple(_index_array(array, name).shape if not hasattr(array, "shape") else array.shape)
+        shape = getattr(array, "shape", None)
+        shape = shape if isinstance(shape, tuple) else _index_array(array, name).shape
         if len(shape) != len(axes.split()):
             raise ShapeError(expected(f"{name} shape", list(shape), f"{len(axes.split())} axes [{axes}]"))
         for axis, extent in zip(axes.split(), shape, strict=True):

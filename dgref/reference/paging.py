@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, expected, unknown_name
+from dgref.errors import FormatError, ShapeError, choice, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import FULL, Scaling
 from dgref.formats.tensor import ScaledTensor
@@ -17,6 +17,7 @@ from dgref.reference.checks import whole
 from dgref.reference.operands import integers, operation, scaled
 
 SPLIT_KV = 256  # keys in one unit of work
+MOST_SMS = 1 << 16
 SCHEDULES = ("sm90", "sm100")
 
 
@@ -33,9 +34,8 @@ def paged_mqa_metadata(context_lens: Any, *, num_sms: int, schedule: str = "sm90
         raise ShapeError(
             expected("context_lens shape", list(lengths.shape), "two axes [batch, next_n], next_n at least 1")
         )
-    num_sms = whole(num_sms, "num_sms", 1)
-    if schedule not in SCHEDULES:
-        raise unknown_name("schedule", schedule, SCHEDULES)
+    num_sms = whole(num_sms, "num_sms", 1, MOST_SMS)
+    choice("schedule", schedule, SCHEDULES)
     indices = None if indices is None else _sequence_of_tokens(indices, lengths)
     starts = _sm90_starts if schedule == "sm90" else _sm100_starts
     return np.array(starts(lengths, num_sms, indices), np.int32).reshape(num_sms + 1, 2)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from dgref.arch import ARCHITECTURES
-from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected
+from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected, flag, shown
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.layouts.elements import ue8m0_codes
 from dgref.reference.checks import whole
 from dgref.reference.grouped import psum_spans
-from dgref.reference.operands import integers, operation, values
+from dgref.reference.operands import line_of_integers, operation, values
 
 TMA_BYTES = 16
 WORD_BLOCKS = 4  # scales in one packed word
@@ -89,8 +89,8 @@ def scales_packed_k_grouped(
 
 def group_lengths(layout: Any, psum: bool, alignment: int) -> list[int]:
     """Return the K of each group, from lengths or from running ends."""
-    numbers = integers(layout, "grouped_layout", 0)
-    if not psum:
+    numbers = line_of_integers(layout, "grouped_layout", 0)
+    if not flag("psum", psum):
         return [int(length) for length in numbers]
     whole = -(-int(numbers.max(initial=0)) // alignment) * alignment
     return [span.stop - span.start for span in psum_spans(numbers, whole, alignment)]
@@ -113,9 +113,10 @@ def scales_required(
     Hopper, or `keep_float32`: (1, 128) becomes MN-major, (128, 128) stays. Blackwell: every scale becomes one UE8M0
     byte for each row, packed; int32 words that are packed already pass. Anything else is an error, as it is there.
     """
-    if not np.iterable(block) or len(block) != 2:
-        raise InputError(expected("block", repr(block), "two extents (rows, K)"))
+    if not isinstance(block, Sequence) or len(block) != 2:
+        raise InputError(expected("block", shown(block), "two extents (rows, K)"))
     rows, columns = (whole(extent, "block", 1) for extent in block)
+    keep_float32 = flag("keep_float32", keep_float32)
     mn, k = whole(mn, "mn", 0), whole(k, "k", 0)
     packed = np.asarray(scales).dtype == np.int32
     grid = np.asarray(scales) if packed else _scales(scales)

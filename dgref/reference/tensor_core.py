@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, expected
+from dgref.errors import FormatError, ShapeError, choice, expected, instance
 from dgref.formats.element import FORMATS
 from dgref.reference.checks import check_broadcast, held
 from dgref.registry import Registry
@@ -71,7 +71,7 @@ class TensorCore:
 
     def operand_format(self, format: str | None) -> str:
         """Return the format that the multiplier sees: the operand's own, or this row's where it widens exactly."""
-        if format in (None, self.format) or format in self.mixes:
+        if format is None or choice("operand", format, FORMATS) == self.format or format in self.mixes:
             return format or self.format
         if _widens(format, self.format) or (format, self.format) == ("float32", "tfloat32"):
             return self.format  # TF32 hardware reads float32 words and ignores their low 13 bits
@@ -94,16 +94,20 @@ class TensorCore:
         hold one value for every `scale_block` of K, in the first of `scale_formats` unless `scale_format` names one.
         NaN comes out as 0x7FFFFFFF, an overflow as Inf, an exact zero as +0.
         """
-        if out != "float32" and not (out == "float16" and self.half_output):
+        if choice("out", out, ("float32", "float16")) == "float16" and not self.half_output:
             raise FormatError(expected("out", out, "float32: no model of other results is known", self.name))
-        names = [self.operand_format(name) for name in formats] + [scale_format or self.scale_format]
+        pair = instance("formats", formats, tuple | list, "two formats or None")
+        names = [self.operand_format(name) for name in pair]
+        names += [self.scale_format if scale_format is None else choice("scale_format", scale_format, FORMATS)]
         a, b = held(a, names[0], "a"), held(b, names[1], "b")
         check_broadcast(a.shape, b.shape, "b")
         scale_a, scale_b = self._scales(a, scale_a, names[2], "scale_a"), self._scales(b, scale_b, names[2], "scale_b")
         a, b, scale_a, scale_b = np.broadcast_arrays(a, b, scale_a, scale_b)
         if a.shape[-1] > self.k:
             raise ShapeError(expected("K", a.shape[-1], f"at most {self.k}, the K of one instruction", self.name))
-        total = np.broadcast_to(np.asarray(c, np.float32), np.broadcast_shapes(a.shape[:-1], np.shape(c)))
+        c = held(c, "float32", "c")
+        check_broadcast(a.shape[:-1], c.shape, "c")
+        total = np.broadcast_to(c, np.broadcast_shapes(a.shape[:-1], c.shape))
         for start in range(0, a.shape[-1], self.step):
             part = np.s_[..., start : start + self.step]
             total = self._step((a[part], b[part]), (scale_a[part], scale_b[part]), total, names, out)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import ConformanceError, InputError, expected, unknown_name
+from dgref.errors import ConformanceError, InputError, choice, expected, unknown_name
 
 __all__ = ["assert_backend_conforms", "assert_conforms"]
 
@@ -23,15 +23,16 @@ def assert_conforms(
     format is that of `actual`; operands are ScaledTensors, NumPy arrays or torch tensors of a native dtype.
     """
     from dgref.compare.verdict import LEVELS, judge
-    from dgref.formats.native import is_torch, to_numpy
+    from dgref.formats.native import on_cpu, to_numpy
     from dgref.ops import OPS
+    from dgref.reference.dispatch import resolve
 
-    if expect not in LEVELS[:3]:
-        raise unknown_name("expect", expect, LEVELS[:3])
+    choice("expect", expect, LEVELS[:3])
     row = OPS[op]
     inputs = _inputs(row, operands, params)
-    found = to_numpy(actual.detach().cpu() if is_torch(actual) else actual, "actual")
+    found = to_numpy(on_cpu(actual, "actual"), "actual")
     output = row.outputs[0].name
+    resolve(arithmetic)  # an unknown one is an error before anything is computed
     options = _options(row, found, params)
     claim = arithmetic if row.takes_arithmetic else "exact"
     limited = row.takes_arithmetic and arithmetic != "exact"
@@ -78,7 +79,7 @@ def _inputs(row: Any, operands: tuple[Any, ...], params: dict[str, Any]) -> dict
 
 def _check_operands(row: Any, inputs: dict[str, Any]) -> None:
     """Refuse an operand that is missing, or whose format the op does not take; torch tensors become NumPy arrays."""
-    from dgref.formats.native import is_torch, to_numpy
+    from dgref.formats.native import is_torch, on_cpu, to_numpy
     from dgref.reference.operands import scaled
 
     for operand in row.inputs:
@@ -88,7 +89,7 @@ def _check_operands(row: Any, inputs: dict[str, Any]) -> None:
                 raise InputError(expected(f"operand {name} of {row.name}", "nothing", "a tensor"))
             continue
         if is_torch(inputs[name]):
-            inputs[name] = to_numpy(inputs[name].detach().cpu(), name)
+            inputs[name] = to_numpy(on_cpu(inputs[name], name), name)
         if operand.kind in ("scaled", "plain") and operand.formats:
             format = scaled(inputs[name], name).format
             if format not in operand.formats:

@@ -16,7 +16,7 @@ from dgref.checkpoint.decode import samples, table, unpacked, whole_grid
 from dgref.checkpoint.source import Reader, open_source
 from dgref.checkpoint.statistics import measure, multiplier
 from dgref.checkpoint.weights import find_weights
-from dgref.errors import DgrefError, FileError, InputError, UnknownNameError, UnsupportedError
+from dgref.errors import DgrefError, FileError, InputError, UnknownNameError
 from dgref.formats import LAYOUTS
 from tests.checkpoint.makers import MAKERS, Tensors, modelopt_nvfp4, save, save_folder, structured
 
@@ -64,7 +64,7 @@ def test_conversion_keeps_every_value_or_says_why_it_cannot(tmp_path, here, ther
     path = save(tmp_path / "in.safetensors", MAKERS[here]("layers.0.w", structured(256, 256)))
     out = tmp_path / "out.safetensors"
     if here != there and (here, there) not in LOSSLESS:
-        with pytest.raises(UnsupportedError, match="need"):
+        with pytest.raises(InputError, match="need"):
             convert(path, out, to=there)
         assert [file.name for file in tmp_path.iterdir()] == ["in.safetensors"]
         return
@@ -107,9 +107,17 @@ def test_plain_floats_hold_power_of_two_scales_exactly(tmp_path, name, to):
     np.testing.assert_array_equal(plain, values_of(path)["w"])
 
 
+def test_a_refusal_is_bad_input_and_spells_the_blocks(tmp_path):
+    path = save(tmp_path / "in.safetensors", MAKERS["modelopt_fp8"]("w", structured(256, 256)))
+    words = "w: got one scale for the whole weight, need deepseek_v3_fp8: a scale a 128x128"
+    with pytest.raises(InputError, match=words) as caught:
+        convert(path, tmp_path / "out.safetensors", to="deepseek_v3_fp8")
+    assert caught.value.exit_code == 2
+
+
 def test_plain_floats_that_would_round_are_refused_and_nothing_is_left(tmp_path):
     path = save(tmp_path / "in.safetensors", MAKERS["deepseek_v3_fp8"]("w", structured()))
-    with pytest.raises(UnsupportedError, match="one that float32 holds"):
+    with pytest.raises(InputError, match="one that float32 holds"):
         convert(path, tmp_path / "out.safetensors", to="float32")
     assert [file.name for file in tmp_path.iterdir()] == ["in.safetensors"]
 
@@ -167,7 +175,7 @@ def test_a_folder_converts_whole_with_index_configuration_and_the_rest(tmp_path)
 
 def test_a_checkpoint_of_which_only_a_part_could_follow_is_refused(tmp_path):
     tensors = MAKERS["deepseek_v4_fp4"]("a", structured()) | MAKERS["deepseek_v4_fp8"]("b", structured())
-    with pytest.raises(UnsupportedError, match="1 of 2 weights"):
+    with pytest.raises(InputError, match="1 of 2 weights"):
         convert(save(tmp_path / "in.safetensors", tensors), tmp_path / "out", to="compressed_tensors_mxfp4")
 
 

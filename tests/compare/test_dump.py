@@ -104,3 +104,17 @@ def test_what_does_not_fit_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_bytes(b"not a zip")
     with pytest.raises(FileError, match="unreadable"):
         read_arrays(tmp_path / "broken.npz")
+
+
+@pytest.mark.parametrize("dtype", [complex, bool, "U2", "M8[D]", [("x", "f4")]])
+def test_arrays_that_hold_no_numbers_are_named(tmp_path: Path, dtype: object) -> None:
+    path = write(tmp_path / "dump.npz", {"a": np.zeros((4, 16), np.float32), "b.scale": np.zeros((4, 16), dtype)})
+    with pytest.raises(InputError, match=r"b\.scale: got .*, need floats or integers"):
+        read_arrays(path)
+
+
+def test_an_output_of_another_width_is_diagnosed_by_its_shape_and_not_reinterpreted() -> None:
+    state = mxfp4()
+    arrays = {**arrays_of(state, {}), "d": np.array(7, np.int8)}
+    found = as_case(arrays, choices={name: choice_of("mxfp4:swizzle_128x4", name) for name in "ab"}, out="bfloat16")
+    assert (found.outputs["d"].shape, found.outputs["d"].dtype) == ((), np.int8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dgref.errors import FormatError, InputError
-from dgref.reference.checks import check_broadcast, flag, held, real, selection, whole
+from dgref.reference.checks import check_broadcast, held, real, selection, whole
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_selection_outside_or_of_another_kind_is_refused(chosen, words):
     assert words in str(caught.value)
 
 
-def test_numbers_and_flags_are_taken_as_they_are():
-    assert (whole(np.int32(3), "m", 3), real(np.float32(0.5), "alpha"), flag(np.True_, "clean")) == (3, 0.5, True)
+def test_numbers_are_taken_as_they_are():
+    assert (whole(np.int32(3), "m", 3), real(np.float32(0.5), "alpha")) == (3, 0.5)
     assert held([1.0, np.inf, np.nan], "float8_e4m3fn", "a").dtype == np.float32
     check_broadcast((3, 1), (4,), "b")
 
@@ -58,7 +58,8 @@ def test_numbers_and_flags_are_taken_as_they_are():
         (lambda: whole(True, "m"), "m: got True, need a whole number"),
         (lambda: whole(-1, "m", 0), "m: got -1, need at least 0"),
         (lambda: real("1", "alpha"), "alpha: got '1', need a number"),
-        (lambda: flag("no", "clean"), "clean: got 'no', need True or False"),
+        (lambda: whole(4, "num_sms", 1, 3), "num_sms: got 4, need at most 3"),
+        (lambda: held([1j], "float32", "c"), "c: got [1j], need real numbers"),
         (lambda: check_broadcast((3,), (4,), "b"), "b shape: got [4], need one that broadcasts with [3]"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgref.errors import FormatError, ShapeError
+from dgref.errors import FormatError, ShapeError, UnknownNameError
 from dgref.formats.element import FORMATS
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 from tests.conftest import VECTORS, needs_vectors
@@ -274,10 +274,10 @@ def test_scales_are_refused_where_the_instruction_has_none():
     ("options", "error", "message"),
     [
         ({"a": np.full(32, 1.3)}, FormatError, "a: got 1.29.*, need values of float8_e4m3fn"),
-        ({"a": "x"}, FormatError, "a: got 'x', need numbers"),
+        ({"a": "x"}, FormatError, "a: got 'x', need real numbers"),
         ({"b": np.ones(3)}, ShapeError, r"b shape: got \[3\], need one that broadcasts with \[32\]"),
         ({"scale_a": 1.5}, FormatError, "scale_a: got 1.5, need values of float8_e8m0fnu"),
-        ({"out": "bfloat16"}, FormatError, "out: got bfloat16, need float32"),
+        ({"out": "bfloat16"}, UnknownNameError, "out: got 'bfloat16', need float16 or float32"),
     ],
 )
 def test_operands_that_the_instruction_cannot_read_are_refused(options, error, message):

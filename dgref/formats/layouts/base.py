@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from dgref.errors import FormatError, LayoutError, ShapeError, expected, whole_numbers
+from dgref.errors import FormatError, LayoutError, ShapeError, expected, flag, whole_numbers
 from dgref.formats.layouts.arrays import Array, dtype_name, movable, owned, raw
 from dgref.formats.layouts.elements import ANY, Elements
 
@@ -70,7 +70,7 @@ class Layout:
 
         With `codes`, packed words give their UE8M0 bytes instead of float32 values.
         """
-        shape = self._checked(shape, parameters)
+        shape, codes = self._checked(shape, parameters), flag("codes", codes)
         buffer = movable(buffer, "buffer")
         need = self.buffer_shape(shape, **parameters)
         if prod(buffer.shape) != prod(need):
