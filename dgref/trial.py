@@ -25,6 +25,7 @@ from dgref.errors import DgrefError, UnavailableError, UnsupportedError, seconds
 from dgref.expectation import Expectation
 from dgref.observation import Observation, observe
 from dgref.ops import OPS
+from dgref.ops.typical import published_arithmetics
 from dgref.results import UNJUDGED, Result, plain
 from dgref.suite import Case
 
@@ -200,6 +201,7 @@ def _verdict(attempt: _Attempt) -> Verdict:
         exact=truth.exact,
         model=(lambda: truth.model(claim)) if claim not in (None, "exact") else None,
         bound=(lambda: truth.bound(limits)) if limits not in (None, "exact") else None,
+        peers=lambda: map(truth.model, published_arithmetics(limits)),
         defined=truth.answers.defined(),
     )
 
@@ -261,6 +263,7 @@ def _reason(result: Result, attempt: _Attempt, verdict: Verdict) -> str:
     described = result.outputs[name]
     beyond = verdict.beyond_bound.get(name, 0)
     bound = f"; {beyond} of them beyond the derived bound" if beyond else "; all within the derived bound"
+    bound += f", but {verdict.gains[name].sentence()}" if name in verdict.gains else ""
     return f"{name}: {described['summary']}{bound}; required {result.required}, got {verdict.level}"
 
 

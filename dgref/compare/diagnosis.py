@@ -13,15 +13,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dgref.compare.gain import Gain
 from dgref.compare.hypotheses import HYPOTHESES
 from dgref.compare.prediction import Agreement
 from dgref.compare.runner_evidence import Finding, findings, lines
 from dgref.compare.search import Ranked, Search
+from dgref.compare.separation import advice, as_toml, doubts, rivals, telling_case
 from dgref.compare.suspects import sentence_of
 from dgref.errors import InputError, ShapeError, expected, instance, seconds, shown, unknown_name
 from dgref.formats.native import to_numpy
 from dgref.ops import OPS
 from dgref.reference.dispatch import resolve
+from dgref.suite import Case
 
 _SHOWN = 8
 _SUSPICION = 0.5  # share of the error that a suspicion must explain
@@ -41,6 +44,8 @@ class Diagnosis:
     benign: bool = False  # the outputs are right, by another order or precision
     ranked: list[Ranked] = field(default_factory=list)
     seconds: float = 0.0
+    rivals: list[Ranked] = field(default_factory=list)  # what explains every output just as well
+    separate: Case | None = None  # a case that would tell the answer from its first rival
 
     @property
     def names(self) -> list[str]:
@@ -60,6 +65,8 @@ class Diagnosis:
             "agreed": self.agreed,
             "total": self.total,
             "ranked": [row.to_dict() for row in self.ranked[:_SHOWN]],
+            "rivals": [row.to_dict() for row in self.rivals[:_SHOWN]],
+            "separate": None if self.separate is None else as_toml(self.separate),
             "seconds": round(self.seconds, 3),
         }
 
@@ -134,7 +141,8 @@ def _from_search(search: Search) -> Diagnosis:
         return Diagnosis("nothing is wrong: there is no output that the operation defines", benign=True)
     baseline, tried = search.run()
     if baseline.all:
-        return _nothing_wrong(search, baseline)
+        gain = search.gain()
+        return _nothing_wrong(search, baseline) if gain is None else _gained(gain, baseline)
     if not tried:
         sentence = "no hypothesis was tried: none fits this operation, or the budget ran out first"
         return Diagnosis(sentence, evidence=search.where, total=baseline.total)
@@ -149,29 +157,32 @@ def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
     return Diagnosis(sentence, None, "none", fix, agreed=found.agreed, total=found.total, benign=True)
 
 
+def _gained(gain: Gain, found: Agreement) -> Diagnosis:
+    """Return what a factor means that shows only over all outputs; in parts of them alone it has no name."""
+    if not gain.even:
+        return Diagnosis(f"{gain.sentence()}; parts of the output differ in it", total=found.total)
+    fix = f"look for alpha, or for a scale, of {gain.value:.4g} or {1 / gain.value:.4g}"
+    return Diagnosis(gain.sentence(), "output_gain", "confirmed", fix, agreed=found.agreed, total=found.total)
+
+
 def _concluded(search: Search, tried: list[Ranked], baseline: Agreement) -> Diagnosis:
     best = tried[0]
+    row, others = best.misreading, rivals(tried)
     explained = 1 - best.found.error / baseline.error if baseline.error else 0.0
     status = "confirmed" if best.found.all else "suspicion" if explained > _SUSPICION else "none"
-    name = best.misreading.hypothesis
-    benign = status == "confirmed" and name in HYPOTHESES and HYPOTHESES[name].benign
+    benign = status == "confirmed" and row.hypothesis in HYPOTHESES and HYPOTHESES[row.hypothesis].benign
+    telling = None if benign or not others else telling_case(search.state, row, others[0].misreading)
+    doubt = doubts([other.misreading.cause for other in others], telling)
     return Diagnosis(
-        sentence_of(status, best.misreading, best.found, explained, search.elements, benign),
-        name if status != "none" else None,
+        sentence_of(status, row, best.found, explained, search.elements, benign, doubt),
+        row.hypothesis if status != "none" else None,
         status,
-        best.misreading.fix if status != "none" else "",
-        [*_ties(tried), *search.where, f"{search.tried} recomputations"],
+        row.fix if status != "none" else "",
+        [*advice(telling), *search.where, f"{search.tried} recomputations"],
         best.found.agreed,
         best.found.total,
         benign,
         tried,
+        rivals=others,
+        separate=telling,
     )
-
-
-def _ties(tried: list[Ranked]) -> list[str]:
-    """Return what else explains every output: these inputs cannot tell the two apart."""
-    rivals = [row for row in tried[1:] if tried[0].found.all and row.found.all]
-    if not rivals:
-        return []
-    causes = "; ".join(dict.fromkeys(row.misreading.cause for row in rivals[:3]))
-    return [f"these inputs cannot tell it from: {causes} (inputs of kind coordinate_exponents tell most apart)"]

@@ -14,7 +14,7 @@ from dgref.formats.native import to_numpy
 from dgref.ops import OPS
 from dgref.reference.gemm import split_columns
 from dgref.reference.grouped import psum_spans
-from dgref.reference.limits import around, radius, within
+from dgref.reference.limits import around, distances, within
 from dgref.reference.operands import take_rows
 
 _UNLIKE = 0.05  # an error beyond which no bound is worth computing
@@ -156,9 +156,11 @@ class Observation:
         limits = OPS[self.case.op].bound(state.case, state.inputs, self.limits)
         if not limits:
             return found
-        exact = compute(replace(state, arithmetic="exact"), after, observed)
+        exact = compute(replace(state, arithmetic="exact"), None, observed)
         if after is not None:  # what memory then holds is as near to what it should hold
-            limits = {name: around(exact[name], radius(limits[name])) for name in exact if name in limits}
+            off = {name: distances(array, limits[name]) for name, array in exact.items() if name in limits}
+            exact = dict(after(exact, observed))
+            limits = {name: around(exact[name], distance) for name, distance in off.items()}
         return agree(observed, exact, masks, limits, found.equal)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from dgref.compare.gain import Gain, unexplained
 from dgref.compare.hypotheses import HYPOTHESES, Hypothesis, Misreading, Scene, State
 from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part, agree, compute
 from dgref.compare.suspects import choose_part, projected_places, suspect_places
 from dgref.errors import DgrefError
 from dgref.ops import OPS
-from dgref.ops.typical import limit_arithmetic, operands_of, typical_arithmetic
+from dgref.ops.typical import limit_arithmetic, operands_of, published_arithmetics, typical_arithmetic
 
 SMALL = 1 << 27  # multiply-adds that are recomputed whole before anything else: a tenth of a second
 _STRIP = 1 << 29  # multiply-adds before the first look at the clock
@@ -34,10 +35,16 @@ class Ranked:
     whole: bool = False  # measured on every output, not on a sample
 
     @property
-    def order(self) -> tuple[bool, float, float]:
+    def exact(self) -> bool:
+        """Whether every bit is explained, not only every value within its bound."""
+        return self.found.equal == self.found.total
+
+    @property
+    def order(self) -> tuple[bool, bool, float, float]:
         """The key that puts the best answer first."""
         return (
             not self.found.all,
+            self.found.all and not self.exact,
             -(self.misreading.likelihood or 0.0) if self.found.all else self.found.error,
             -self.found.equal,
         )
@@ -124,18 +131,32 @@ class Search:
         return baseline, tried
 
     def _until_confirmed(self) -> list[Ranked]:
-        """Return every variant measured; where outputs are many, only up to the first that explains them all.
+        """Return every variant measured; where outputs are many, up to the first hypothesis that explains them all.
 
         Likelier hypotheses come first, so that what follows could only tie with it.
         """
-        tried = []
+        tried: list[Ranked] = []
+        confirmed = ""
         for row in self._singles():
+            if confirmed not in ("", row.misreading.hypothesis):
+                break
             tried.append(row)
-            if self.work > SMALL and row.found.all:
+            if self.work > SMALL and row.found.all and not confirmed:
                 self._confirmed([row])
-                if row.found.all:
-                    break
+                confirmed = row.misreading.hypothesis if row.found.all else ""
         return tried
+
+    def gain(self) -> Gain | None:
+        """Return the factor on the outputs that no right ones have, although each is within its bound; or None."""
+        limits = self.observation.limits
+        if limits is None:
+            return None
+        part = None if self.correct is not None else self.part
+        observed, masks = self.observation.sample(self.state, part)
+        cut = self.state if part is None else SAMPLERS[self.state.case.op].cut(self.state, part)
+        peers = (compute(replace(cut, arithmetic=peer), None, observed) for peer in published_arithmetics(limits))
+        exact = compute(replace(cut, arithmetic="exact"), None, observed)
+        return next(iter(unexplained(observed, exact, masks, peers).values()), None)
 
     def measure(self, misreading: Misreading, part: Part | None) -> Agreement:
         """Return how far one misreading explains the observed outputs."""
@@ -194,9 +215,11 @@ class Search:
 
     def _confirmed(self, tried: list[Ranked]) -> list[Ranked]:
         """Measure what agrees on the sample on everything, best first; what then fails falls back."""
-        tried = sorted(tried, key=lambda row: row.order)
+        tried = sorted(tried, key=lambda row: (row.order, not row.whole))
         for row in tried:
             if row.found.all and not row.whole:
+                if self.work > SMALL and tried[0].whole:
+                    continue  # a rival of what explains everything: the sample is enough
                 row.found, row.whole = self._everywhere(row.misreading, row.found), True
         return sorted(tried, key=lambda row: row.order)
 

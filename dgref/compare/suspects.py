@@ -91,8 +91,10 @@ def _spread(extent: int, count: int) -> np.ndarray:
     return np.unique(np.append(np.clip(places, 0, extent - 1), [0, extent - 1]))
 
 
-def sentence_of(status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool) -> str:
-    """Return the one sentence of a diagnosis."""
+def sentence_of(
+    status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool, doubt: str = ""
+) -> str:
+    """Return the one sentence of a diagnosis; `doubt` follows the cause where others explain the outputs as well."""
     if status == "none":
         return f"no hypothesis explains it; the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
     if status == "suspicion":
@@ -101,7 +103,7 @@ def sentence_of(status: str, row: Misreading, found: Agreement, explained: float
     result = _agreement(found, elements)
     if benign:
         return f"nothing is wrong: the outputs follow another valid arithmetic ({row.cause}), which {result}"
-    return f"{row.cause}; {row.remedy} {result}"
+    return f"{row.cause}{doubt}; {row.remedy} {result}"
 
 
 def _agreement(found: Agreement, elements: int) -> str:

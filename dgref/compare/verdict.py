@@ -1,16 +1,17 @@
 """The one verdict: the strongest level of agreement that holds, output by output.
 
-`exact`, `model` and `bound` come as functions, because each may be costly and not every verdict needs all of them.
+`exact`, `model`, `bound` and `peers` come as functions, because each may be costly and few verdicts need them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from dgref.compare.gain import Gain, unexplained
 from dgref.reference.limits import within
 
 LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
@@ -28,6 +29,7 @@ class Verdict:
     against: str  # "exact" or "model"
     differing: dict[str, int] = field(default_factory=dict)  # output -> elements that differ from `expected`
     beyond_bound: dict[str, int] = field(default_factory=dict)
+    gains: dict[str, Gain] = field(default_factory=dict)  # of outputs that are off by a factor, within the bound
 
     def reaches(self, required: str) -> bool:
         """Whether the level is at least the required one."""
@@ -40,9 +42,14 @@ def judge(
     exact: Callable[[], Arrays],
     model: Callable[[], Arrays] | None = None,
     bound: Callable[[], Arrays] | None = None,
+    peers: Callable[[], Iterable[Arrays]] = tuple,
     defined: Mapping[str, np.ndarray | None] | None = None,
 ) -> Verdict:
-    """Return the strongest level that holds for every output."""
+    """Return the strongest level that holds for every output.
+
+    An output that is within its bound is still wrong where a factor on all of it shows that no right one has; `peers`
+    are right ones, by the accumulators that are published.
+    """
     defined = defined or {}
     truth = exact()
     off_exact = _counts(actual, truth, defined, nan_equal=True)
@@ -57,8 +64,10 @@ def judge(
     else:
         truth_or_model, against, off = truth, "exact", off_exact
     beyond = _beyond(actual, truth, bound() if bound else {}, defined)
-    level = "bounded" if bound and not any(beyond.values()) else "wrong"
-    return Verdict(level, actual, defined, truth_or_model, against, off, beyond)
+    inside = bound is not None and not any(beyond.values())
+    gains = unexplained(actual, truth, defined, peers()) if inside else {}
+    level = "bounded" if inside and not gains else "wrong"
+    return Verdict(level, actual, defined, truth_or_model, against, off, beyond, gains)
 
 
 def bits(array: np.ndarray) -> np.ndarray:

@@ -88,8 +88,10 @@ recomputing the outputs that way makes the observed bits agree with the declared
 declared, puts every output within the derived bound). Hypotheses are tried on a sample of rows and columns, most of
 them where something differs, likeliest first; what agrees there is then confirmed on everything, as far as the budget
 goes, and the sentence says on how many outputs. If no single one explains all, pairs are tried. What explains more
-than half of the error is a *suspicion*; less is *none*. Where several explain every bit, the likeliest is named and
-the rivals are listed: these inputs cannot tell them apart.
+than half of the error is a *suspicion*; less is *none*. Where several explain every output equally well, the sentence
+names them together, and names inputs that would tell them apart where such were found (`separate` in the JSON is the
+case to run). Where nothing is declared and every element is within its bound, a factor on the whole output is still
+wrong (docs/bound.md, 6): it is named `output_gain` if all parts of the output share it.
 
 Races, uninitialised memory, stale caches and silent fallbacks leave nothing to recompute. They are named from what a
 run shows: outputs that change between launches over two poison patterns and repeats, overwritten guard bytes, and

@@ -8,6 +8,7 @@ from dgref.formats import RECIPES, Scaling
 from dgref.ops import OPS
 from dgref.ops.problem import CaseLike
 from dgref.reference.arithmetic import ARITHMETICS, Arithmetic
+from dgref.reference.tensor_core import NARROW, TENSOR_CORES, TensorCore
 
 _BY_OP = {
     "hc_prenorm": "deep_gemm.sm90.hc_prenorm",
@@ -42,6 +43,18 @@ def typical_arithmetic(op: str, operands: Sequence[Operand]) -> Arithmetic:
     if narrow:
         return ARITHMETICS["dgref.sm90.fp8_fp4"].but(interval=finest.block[1])
     return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if finest.block[1] == 128 else "cublaslt.fp8_promote128"]
+
+
+def published_arithmetics(limits: Arithmetic) -> list[Arithmetic]:
+    """Return what published accumulators of the width of a limit do: how much each truncates toward zero."""
+    kind = _kind(limits.tensor_core)
+    rows = {(row.step, row.fraction_bits): row.name for row in TENSOR_CORES.values() if _kind(row) == kind}
+    intervals = (0, 128) if limits.scales in ("none", "epilogue") else (limits.interval,)
+    return [limits.but(core=name, interval=interval) for name in rows.values() for interval in intervals]
+
+
+def _kind(core: TensorCore) -> tuple[str, int, bool]:
+    return core.format, core.scale_block, core.fraction_bits < NARROW
 
 
 def limit_arithmetic(op: str, operands: Sequence[Operand], narrow: bool) -> Arithmetic:

@@ -27,7 +27,6 @@ from dgref.reference.limits import INFLATION, LIMITS
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 
 ROW_TILE, COLUMN_TILE = 512, 2048
-NARROW = 23  # fraction bits: accumulators of fewer exist inside tensor cores only
 _FP32 = "sm100.tcgen05.bfloat16"  # truncates more than any sum in fp32 rounds
 
 
@@ -36,10 +35,20 @@ def derived_bound(a: ScaledTensor, b: ScaledTensor, arithmetic: str | Arithmetic
 
     Arguments are those of `derived_limits`. Inf where an overflow cannot be excluded, NaN where exact is NaN.
     """
-    return limits_of.radius(derived_limits(a, b, arithmetic, *args, **options))
+    return limits_of.distances(*_bounded(a, b, arithmetic, *args, **options))
 
 
-def derived_limits(
+def derived_limits(a: ScaledTensor, b: ScaledTensor, arithmetic: str | Arithmetic, *args: Any, **options: Any) -> Any:
+    """Return what an implementation may give in place of `contract_exact`, as LIMITS.
+
+    Arguments are (a, b, arithmetic, c, out, alpha, rows, columns, core, order). The implementation has the chains,
+    promotions, splits and scale products of `arithmetic`, and the accumulator of its tensor core or of `core`. Within
+    a chain it takes K in `order`: "ascending", or "cut" into further chains as well, anywhere, or in "any" order.
+    """
+    return _bounded(a, b, arithmetic, *args, **options)[1]
+
+
+def _bounded(
     a: ScaledTensor,
     b: ScaledTensor,
     arithmetic: str | Arithmetic,
@@ -50,13 +59,8 @@ def derived_limits(
     columns: np.ndarray | slice | None = None,
     core: TensorCore | None = None,
     order: Order = "ascending",
-) -> np.ndarray:
-    """Return what an implementation may give in place of `contract_exact`, as LIMITS.
-
-    The implementation has the chains, promotions, splits and scale products of `arithmetic`, and the accumulator of
-    its tensor core or of `core`. Within a chain it takes K in `order`: ascending, or cut into further chains as well,
-    anywhere, or in any order.
-    """
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exact results and their limits."""
     arithmetic = resolve(arithmetic)
     plan = Plan(arithmetic, core or arithmetic.tensor_core, order)
     a, b = as_tensor(a, "a"), as_tensor(b, "b")
@@ -71,7 +75,7 @@ def derived_limits(
             part = None if addend is None else addend[batch][np.ix_(m[tile[0]], n[tile[1]])].astype(np.float64)
             sides = left.take(tile[0]), right.take(tile[1])
             result[batch][tile] = _rounded(*sides, plan, part, alpha, exact[batch][tile], out)
-    return result
+    return exact, result
 
 
 def _rounded(
@@ -83,7 +87,9 @@ def _rounded(
     came_in = ~(a.unmixed()[:, None] & b.unmixed() & np.isfinite(alpha))
     came_in |= False if c is None else ~np.isfinite(c)
     exact = exact.astype(np.float64)
-    own = limits_of.stored(exact, found.total, found.error, found.reach, out, found.undefined)
+    if plan.arithmetic.output_rounding != "nearest_even":
+        found.error += engine.ulps(np.abs(found.total) + found.error, FORMATS[out].mantissa_bits)
+    own = limits_of.stored(found.total, found.error, found.reach, out, found.undefined)
     return np.where(came_in, limits_of.carried(exact, found.reach, found.undefined), own)
 
 

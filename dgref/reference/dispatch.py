@@ -101,8 +101,9 @@ def _limits(a: Any, b: Any, c: Any, model: Any, out: str, alpha: float, rows: An
     A sum in fp32 may be taken in any order. A narrower accumulator exists in tensor cores only, whose kernels walk
     along K and begin a new chain wherever they like.
     """
-    from dgref.reference.bound import NARROW, derived_limits, one_at_a_time
+    from dgref.reference.bound import derived_limits, one_at_a_time
     from dgref.reference.limits import around
+    from dgref.reference.tensor_core import NARROW
 
     if 0 in (*a.shape, *b.shape):
         none = np.zeros(_result_shape(a, b, rows, columns)) if c is None else _chosen(c, rows, columns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgref.reference.exact_target import target
+from dgref.formats.element import FORMATS
 
 LIMITS = np.dtype([("low", np.float64), ("high", np.float64), ("besides", np.uint8)])
 PLUS, MINUS, NAN = (np.uint8(flag) for flag in (1, 2, 4))  # besides the interval: +Inf, -Inf, NaN
@@ -37,37 +37,50 @@ def within(actual: np.ndarray, limits: np.ndarray) -> np.ndarray:
     return inside | (~np.isfinite(values) & (limits["besides"] & special != 0))
 
 
-def radius(limits: np.ndarray) -> np.ndarray:
-    """Return how far from exact a result may be: Inf where it may overflow, NaN where exact is NaN."""
+def distances(exact: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Return how far from `exact` a result may be: Inf where it may overflow, NaN where exact is NaN."""
+    exact = np.asarray(exact, np.float64)
+    with np.errstate(invalid="ignore"):
+        farther = np.maximum(limits["high"] - exact, exact - limits["low"])
+    farther = np.where((limits["low"] == exact) & (limits["high"] == exact), 0.0, farther)
+    return np.where(np.isnan(exact), np.nan, np.where(limits["besides"] != 0, np.inf, farther))
+
+
+def half_widths(limits: np.ndarray) -> np.ndarray:
+    """Return half the width of each interval: Inf where a result may overflow, NaN where it is NaN."""
     with np.errstate(invalid="ignore"):
         half = np.where(limits["low"] == limits["high"], 0.0, (limits["high"] - limits["low"]) / 2)
     return np.where((limits["besides"] != 0) & ~np.isnan(half), np.inf, half)
 
 
 def stored(
-    exact: np.ndarray,
     total: np.ndarray,
     error: np.ndarray,
     reach: tuple[np.ndarray, np.ndarray],
     out: str,
     undefined: np.ndarray | bool = False,
 ) -> np.ndarray:
-    """Return the limits of results that are computed within `error` of `total` and then rounded to `out`.
+    """Return the limits of results that are computed within `error` of `total` and then rounded to nearest in `out`.
 
-    `exact` is the total rounded once. `reach` says how far up and how far down, both as magnitudes, anything that is
-    rounded to fp32 on the way may get. Both results may move by half an ulp in their last rounding.
+    Rounding is monotone: what is stored lies between what both ends of the interval are stored as. `reach` says how
+    far up and how far down, both as magnitudes, anything that is rounded to fp32 on the way may get.
     """
-    goal = target(out)
-    exact = np.asarray(exact, np.float64)
-    size = np.where(np.isfinite(exact), np.abs(exact), np.abs(total)) + error
-    ulp = np.ldexp(1.0, np.frexp(np.clip(size, 2.0**goal.emin, goal.largest))[1] - goal.precision)
-    brink = goal.largest + np.ldexp(1.0, np.frexp(goal.largest)[1] - goal.precision - 1)
-    limits = around(np.where(np.isinf(exact), total, exact), (error + ulp) * INFLATION)
+    limits = np.zeros(total.shape, LIMITS)
+    limits["low"], limits["high"] = rounded(total - error, out), rounded(total + error, out)
     up, down = (side >= OVERFLOW for side in reach)
-    limits["besides"] |= np.where(up | (total + error * INFLATION >= brink), PLUS, 0)
-    limits["besides"] |= np.where(down | (total - error * INFLATION <= -brink), MINUS, 0)
+    limits["besides"] = np.where(up, PLUS, 0) | np.where(down, MINUS, 0)
     limits["besides"] |= np.where((up & down) | undefined, NAN, 0)
     return limits
+
+
+def rounded(values: np.ndarray, out: str) -> np.ndarray:
+    """Return float64 values as they are once rounded to nearest even in a format."""
+    if out == "float64":
+        return values
+    with np.errstate(over="ignore"):
+        if out == "float32":
+            return values.astype(np.float32).astype(np.float64)
+        return FORMATS[out].decode(FORMATS[out].encode(values)).astype(np.float64)
 
 
 def carried(exact: np.ndarray, reach: tuple[np.ndarray, np.ndarray], undefined: np.ndarray | bool) -> np.ndarray:

@@ -18,7 +18,7 @@ from dgref.formats.quantize import dequantize
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.activation import clamped, requantize, swiglu
 from dgref.reference.dispatch import EXACT, product, rounded, using
-from dgref.reference.limits import INFLATION, around, radius
+from dgref.reference.limits import INFLATION, around, distances, half_widths
 from dgref.reference.moe import combine
 from dgref.reference.operands import scaled, take, take_rows
 from dgref.reference.reduction_bounds import growth
@@ -57,7 +57,7 @@ def _hidden_limits(x: ScaledTensor, weight: ScaledTensor, arithmetic: Any) -> tu
     with using("fast"):
         stored = product(x, weight, arithmetic=EXACT, out="bfloat16")
         near = product(x, weight, arithmetic=EXACT, out="float32").astype(np.float64)
-    limit = radius(product(x, weight, arithmetic=arithmetic, out="float32")) + np.abs(near) * UNIT
+    limit = distances(near, product(x, weight, arithmetic=arithmetic, out="float32")) + np.abs(near) * UNIT
     return stored, np.abs(_bf16_ends(near, limit) - stored.astype(np.float64)).max(axis=0)
 
 
@@ -138,7 +138,8 @@ def _linear_limits(
     known = np.isfinite(limit).all(axis=1, keepdims=True)
     carried = np.where(known, limit, 0.0) @ np.abs(dequantize(weight).astype(np.float64)).T
     carried = np.where(known, carried, np.inf)
-    lost = radius(product(largest, _magnitudes(weight), arithmetic=arithmetic, out="float32"))
+    sums = product(largest, _magnitudes(weight), arithmetic=arithmetic, out="float32")
+    lost = half_widths(sums) + np.abs(sums["high"]) * UNIT
     total = carried + lost + np.abs(near) * UNIT
     return stored, np.abs(_bf16_ends(near, total * INFLATION) - stored).max(axis=0)
 

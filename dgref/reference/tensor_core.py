@@ -19,6 +19,7 @@ from dgref.reference.checks import check_broadcast, held
 from dgref.registry import Registry
 
 OUTPUT_MANTISSA = {"float32": 23, "e8m13": 13}
+NARROW = 23  # fraction bits: accumulators of fewer exist inside tensor cores only
 CANONICAL_NAN = np.uint32(0x7FFFFFFF).view(np.float32)
 _FLOAT32_EMIN, _FLOAT32_LIMIT = -126, 2.0**128
 _NOTHING = -(1 << 20)  # the exponent of a term that is zero: below every real one

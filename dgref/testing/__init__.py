@@ -18,13 +18,14 @@ def assert_conforms(
     """Raise ConformanceError unless `actual` is what `op` computes from the operands; return the level that held.
 
     With `arithmetic` every bit must follow it, or be exact (or, with `expect="bounded"`, stay within the derived
-    bound); without, the output is held to the bound of a narrow accumulator in any order, which is wide: declare the
+    bound); without, the output is held to the bound of a published narrow accumulator, which is wide: declare the
     arithmetic, or find it with `dgref.infer_arithmetic`. `expect="exact"` asks for the infinitely precise result. The
     format is that of `actual`; operands are ScaledTensors, NumPy arrays or torch tensors of a native dtype.
     """
     from dgref.compare.verdict import LEVELS, judge
     from dgref.formats.native import on_cpu, to_numpy
     from dgref.ops import OPS
+    from dgref.ops.typical import published_arithmetics
     from dgref.reference.dispatch import resolve
 
     choice("expect", expect, LEVELS[:3])
@@ -35,12 +36,13 @@ def assert_conforms(
     resolve(arithmetic)  # an unknown one is an error before anything is computed
     options = _options(row, found, params)
     claim = arithmetic if row.takes_arithmetic else "exact"
-    limited = row.takes_arithmetic and arithmetic != "exact"
+    limits = _limit_arithmetic(row, inputs, arithmetic) if row.takes_arithmetic and arithmetic != "exact" else None
     verdict = judge(
         {output: found},
         exact=lambda: {output: _first(row, inputs, options, "exact")},
         model=None if claim in (None, "exact") else lambda: {output: _first(row, inputs, options, claim)},
-        bound=(lambda: {output: _limits(row, inputs, options, arithmetic)}) if limited else None,
+        bound=(lambda: {output: _limits(row, inputs, options, limits)}) if limits is not None else None,
+        peers=lambda: ({output: _first(row, inputs, options, peer)} for peer in published_arithmetics(limits)),
         defined={output: _defined(row, inputs, params)},
     )
     required = _required(claim, expect)
@@ -127,22 +129,31 @@ def _first(row: Any, inputs: dict[str, Any], options: dict[str, Any], arithmetic
     return made[row.outputs[0].name] if isinstance(made, dict) else made[0] if isinstance(made, tuple) else made
 
 
-def _limits(row: Any, inputs: dict[str, Any], options: dict[str, Any], arithmetic: Any) -> np.ndarray:
-    """Return how far from exact the output may be: on the declared arithmetic's accumulator, or a narrow one."""
+def _limit_arithmetic(row: Any, inputs: dict[str, Any], arithmetic: Any) -> Any:
+    """Return what bounds the output: the declared arithmetic, or one with a narrow accumulator."""
     from dgref.ops.typical import limit_arithmetic
-    from dgref.reference.dispatch import using
+    from dgref.reference.arithmetic import resolve
     from dgref.reference.operands import scaled
 
+    if arithmetic is not None:
+        return resolve(arithmetic)
     names = [operand.name for operand in row.inputs if operand.kind != "index" and operand.name in inputs]
     operands = [(tensor.format, tensor.scaling) for tensor in (scaled(inputs[name], name) for name in names)]
+    return limit_arithmetic(row.name, operands, narrow=True)
+
+
+def _limits(row: Any, inputs: dict[str, Any], options: dict[str, Any], arithmetic: Any) -> np.ndarray:
+    from dgref.reference.dispatch import using
+
     with using("bound"):
-        return _first(row, inputs, options, arithmetic or limit_arithmetic(row.name, operands, narrow=True))
+        return _first(row, inputs, options, arithmetic)
 
 
 def _message(op: str, actual: np.ndarray, verdict: Any, required: str) -> str:
     from dgref.compare.comparison import compare
 
     summary = compare(actual, next(iter(verdict.expected.values()))).summary()
+    summary += "".join(f"; {gain.sentence()}" for gain in verdict.gains.values())
     return f"{op}: got {verdict.level}, need {required} [against {verdict.against}]: {summary}"
 
 

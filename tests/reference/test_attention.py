@@ -15,7 +15,7 @@ from dgref import reference
 from dgref.errors import FormatError, InputError, ShapeError
 from dgref.formats import FULL, ScaledTensor, Scaling, quantize
 from dgref.reference.dispatch import using
-from dgref.reference.limits import radius, within
+from dgref.reference.limits import half_widths, within
 from dgref.reference.rational import round_once
 from tests.conftest import VECTORS, needs_vectors
 from tests.reference import plain
@@ -183,7 +183,7 @@ def test_fp4_on_blackwell_adds_the_scale_exponents_inside_the_core(depth):
     with using("bound"):
         limits = reference.mqa_logits(*arguments, arithmetic="deep_gemm.sm100.mqa_logits_fp4")
     assert within(model, limits).all() and within(exact, limits).all()
-    assert (radius(limits) < np.abs(exact).max() * 2.0**-10).all()
+    assert (half_widths(limits) < np.abs(exact).max() * 2.0**-10).all()
 
 
 @pytest.mark.parametrize("out", ["float32", "bfloat16"])

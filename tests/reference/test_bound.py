@@ -50,7 +50,8 @@ def excess(arithmetic, a, b, c=None, out="float32", **options):
     exact = contract_exact(a, b, c, out=out).astype(np.float64)
     actual = finish(contract(a, b, arithmetic), c, out).astype(np.float64)
     limit = derived_bound(a, b, arithmetic, c, out, **options)
-    return np.abs(actual - exact) / limit
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(np.abs(actual - exact) / limit)  # 0 of 0 is inside
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,9 +110,9 @@ def test_what_an_h200_computed_stays_inside_in_known_and_in_free_order(file, nam
         assert np.all(distance <= derived_bound(a, b, name, out=out, order=order))
 
 
-def test_no_k_leaves_only_the_smallest_rounding():
+def test_no_k_leaves_nothing_to_lose():
     nothing = np.ones((2, 0), np.float32)
-    assert 0 < derived_bound(nothing, nothing, "deep_gemm.sm90.bf16").max() <= 2.0**-132
+    assert derived_bound(nothing, nothing, "deep_gemm.sm90.bf16").max() == 0
 
 
 @pytest.mark.parametrize("changes", [{"splits": 3}, {"splits": 4, "reduction": "tree"}, {"interval": 32}])
@@ -156,7 +157,7 @@ def test_a_limit_is_infinite_where_overflow_is_possible_and_nan_where_exact_is()
     a = np.array([[2.0**127, 1.0], [np.nan, 1.0], [np.inf, 1.0], [0.0, 0.0]], np.float32)
     b = np.array([[1.999, 0.0]], np.float32)
     limit = derived_bound(a, b, ARITHMETICS["deep_gemm.sm90.hc_prenorm"].but(round_b=None))[:, 0]
-    assert limit[0] == np.inf and np.isnan(limit[1]) and limit[2] == 0 and 0 < limit[3] < 1e-37
+    assert limit[0] == np.inf and np.isnan(limit[1]) and limit[2] == 0 and limit[3] < 1e-37
 
 
 def test_selected_outputs_have_the_same_limits():

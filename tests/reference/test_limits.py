@@ -15,7 +15,7 @@ from dgref.reference.arithmetic import ARITHMETICS
 from dgref.reference.bound import derived_limits
 from dgref.reference.contraction import contract, finish
 from dgref.reference.dispatch import product, using
-from dgref.reference.limits import MINUS, NAN, PLUS, around, radius, within
+from dgref.reference.limits import MINUS, NAN, PLUS, around, half_widths, within
 
 BF16 = "deep_gemm.sm90.bf16"
 SCALINGS = {"product": (Scaling((1, 32)),) * 2, "each": (Scaling((1, 32)),) * 2, "epilogue": (Scaling((1, FULL)),) * 2}
@@ -109,7 +109,7 @@ def test_an_infinity_that_came_in_stays_unless_one_of_the_other_sign_can_arise()
 
 def test_nan_allows_only_nan():
     limits = limits_of([np.nan, 1.0], [1, 1])
-    assert held(limits, np.nan, np.inf, 0.0) == [True, False, False] and np.isnan(radius(limits)).all()
+    assert held(limits, np.nan, np.inf, 0.0) == [True, False, False] and np.isnan(half_widths(limits)).all()
 
 
 def test_a_format_that_ends_earlier_overflows_earlier():

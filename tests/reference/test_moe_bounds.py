@@ -10,7 +10,7 @@ from dgref import reference
 from dgref.formats import dequantize
 from dgref.reference import activation, moe_bounds
 from dgref.reference.dispatch import using
-from dgref.reference.limits import radius
+from dgref.reference.limits import half_widths
 from tests.reference.test_moe import MODEL, layer
 
 HOPPER = "dgref.sm90.fp8_fp4"  # promotes every 32 of K, so that it takes scales of 1x32 blocks
@@ -18,7 +18,7 @@ HOPPER = "dgref.sm90.fp8_fp4"  # promotes every 32 of K, so that it takes scales
 
 def limits(*inputs, arithmetic=MODEL, **options) -> np.ndarray:
     with using("bound"):
-        return radius(reference.mega_moe(*inputs, arithmetic=arithmetic, **options)["y"])
+        return half_widths(reference.mega_moe(*inputs, arithmetic=arithmetic, **options)["y"])
 
 
 def distance(inputs, arithmetic, **options) -> np.ndarray:

@@ -1,0 +1,88 @@
+"""A factor on every output, measured over all of them together, where each by itself is within its bound.
+
+Rounding errors of different elements are independent, so that the mean ratio to exact of n elements is known sqrt(n)
+times better than the ratio of one: a gain of one percent over ten thousand elements cannot be chance. What is no chance
+and no fault either is truncation, which is biased toward zero: the published accumulators say how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+_ENOUGH = 256  # different large elements; fewer may share one rounding error
+_SURE = 8.0  # standard errors
+_ROUNDED = 2.0**-8  # what rounding both operands to bf16 in the same direction could give
+_UNLIKE_PEERS = 1.5  # times the bias of a published accumulator
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The mean ratio of an output to the exact one, over `count` large elements, and its standard error."""
+
+    value: float
+    error: float
+    count: int
+    even: bool = True  # whether every part of the output has it
+
+    @property
+    def margin(self) -> float:
+        """How far the ratio may be from that of a right output."""
+        return _ROUNDED + _SURE * self.error
+
+    def sentence(self) -> str:
+        """Return what it means."""
+        size, sign = abs(self.value - 1), "large" if self.value > 1 else "small"
+        return (
+            f"the outputs are {size:.2%} too {sign} on average: their mean ratio to exact is {self.value:.5f} +- "
+            f"{self.error:.5f} over {self.count:,} large elements, which no published accumulator explains"
+        )
+
+
+def measured(actual: np.ndarray, exact: np.ndarray, mask: np.ndarray | None = None) -> Gain | None:
+    """Return the gain of an output; None where too few different elements are large enough to tell."""
+    if exact.dtype.kind in "iub" or actual.shape != exact.shape or exact.dtype.itemsize < 2:
+        return None
+    observed, truth = (np.atleast_2d(side.astype(np.float64)) for side in (actual, exact))
+    usable = np.isfinite(observed) & np.isfinite(truth) & (truth != 0)
+    usable &= True if mask is None else np.atleast_2d(mask)
+    if np.count_nonzero(usable) < _ENOUGH:
+        return None
+    usable &= np.abs(truth) >= np.median(np.abs(truth[usable]))
+    ratios = observed[usable] / truth[usable]
+    if np.unique(truth[usable]).size < max(_ENOUGH, ratios.size // 16):
+        return None
+    value, error = float(ratios.mean()), float(ratios.std() / np.sqrt(ratios.size))
+    return Gain(value, error, ratios.size, _even(ratios, np.nonzero(usable), value))
+
+
+def _even(ratios: np.ndarray, places: tuple[np.ndarray, ...], value: float) -> bool:
+    """Return whether the halves of the output along every axis have the gain of the whole."""
+    halves = [ratios[(axis > np.median(axis)) == side] for axis in places for side in (False, True)]
+    parts = [part for part in halves if part.size >= _ENOUGH // 8]
+    return all(abs(part.mean() - value) <= abs(value - 1) / 4 + 4 * part.std() / np.sqrt(part.size) for part in parts)
+
+
+def unexplained(
+    actual: Arrays, exact: Arrays, masks: Mapping[str, np.ndarray | None], peers: Iterable[Arrays]
+) -> dict[str, Gain]:
+    """Return the gain of each output that has one, unless one of the `peers`, outputs that are right, has it too."""
+    found = {name: measured(actual[name], truth, masks.get(name)) for name, truth in exact.items() if name in actual}
+    odd = {name: gain for name, gain in found.items() if gain and abs(gain.value - 1) > gain.margin}
+    if not odd:
+        return {}
+    for peer in peers:
+        odd = {name: gain for name, gain in odd.items() if not _shared(gain, peer[name], exact[name], masks.get(name))}
+    return odd
+
+
+def _shared(gain: Gain, peer: np.ndarray, exact: np.ndarray, mask: np.ndarray | None) -> bool:
+    own = measured(peer, exact, mask)
+    if own is None:
+        return True
+    likewise = (own.value - 1) * (gain.value - 1) > 0
+    return likewise and abs(gain.value - 1) <= _UNLIKE_PEERS * abs(own.value - 1) + gain.margin

@@ -1,0 +1,82 @@
+"""A factor on a whole output is wrong although every element is within its bound; truncation is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dgref.compare.diagnosis import diagnose
+from dgref.compare.gain import measured, unexplained
+from dgref.compare.prediction import compute
+from dgref.compare.verdict import judge
+from dgref.ops import OPS
+from dgref.ops.typical import limit_arithmetic, operands_of, published_arithmetics
+from dgref.reference.limits import around
+from tests.compare.test_diagnosis import gemm
+
+
+def undeclared(state, outputs):
+    limits, op = limit_arithmetic("gemm", operands_of(state.case), True), OPS["gemm"]
+    return judge(
+        outputs,
+        exact=lambda: op.compute(state.case, state.inputs, "exact"),
+        bound=lambda: op.bound(state.case, state.inputs, limits),
+        peers=lambda: (op.compute(state.case, state.inputs, row) for row in published_arithmetics(limits)),
+    )
+
+
+@pytest.fixture(scope="module")
+def rowwise():
+    return gemm("per_row_fp8", shape={"m": 72, "n": 80, "k": 1024}, out="float32")
+
+
+def exact_times(state, factor):
+    exact = compute(replace(state, arithmetic="exact"))["d"]
+    return {"d": (exact * factor).astype(exact.dtype)}
+
+
+@pytest.mark.parametrize("factor", [1.01, 0.99])
+def test_a_gain_of_a_percent_is_wrong_where_nothing_is_declared(rowwise, factor):
+    wrong = exact_times(rowwise, np.float32(factor))
+    verdict = undeclared(rowwise, wrong)
+    assert (verdict.level, verdict.beyond_bound) == ("wrong", {"d": 0})
+    assert abs(verdict.gains["d"].value - factor) < 1e-5
+    found = diagnose(rowwise.case, rowwise.inputs, wrong)
+    assert (found.hypothesis, found.status, found.benign) == ("output_gain", "confirmed", False)
+    assert f"1.00% too {'large' if factor > 1 else 'small'} on average" in found.sentence
+
+
+@pytest.mark.parametrize("core", ["sm89.mma", "sm90.wgmma", "sm100.mma"])
+@pytest.mark.parametrize("interval", [0, 64, 128])
+def test_the_bias_of_a_published_accumulator_is_no_gain(rowwise, core, interval):
+    arithmetic = rowwise.arithmetic.but(core=f"{core}.float8_e4m3fn", interval=interval)
+    outputs = compute(replace(rowwise, arithmetic=arithmetic))
+    assert undeclared(rowwise, outputs).level == "bounded"
+    assert diagnose(rowwise.case, rowwise.inputs, outputs).benign
+
+
+def test_a_bias_that_a_right_output_shares_is_no_gain():
+    exact = {"d": np.random.default_rng(0).standard_normal((40, 40))}
+    biased = {"d": exact["d"] * 0.98}
+    assert unexplained(biased, exact, {}, [])
+    assert not unexplained(biased, exact, {}, [exact, {"d": exact["d"] * 0.985}])
+    assert unexplained(biased, exact, {}, [{"d": exact["d"] * 1.02}])
+
+
+def test_a_gain_of_one_group_is_uneven_and_gets_no_name(rowwise):
+    wrong = exact_times(rowwise, np.float32(1.0))
+    wrong["d"][36:] *= np.float32(1.02)
+    gain = undeclared(rowwise, wrong).gains["d"]
+    assert not gain.even
+    found = diagnose(rowwise.case, rowwise.inputs, wrong)
+    assert (found.hypothesis, found.status) == (None, "none") and "parts of the output differ" in found.sentence
+
+
+def test_few_or_equal_elements_tell_nothing():
+    ones = np.ones((64, 64), np.float32)
+    assert measured(ones * np.float32(1.1), ones) is None
+    few = np.arange(1.0, 200.0)
+    assert measured(few * 1.1, few) is None
+    assert judge({"d": few * 1.1}, exact=lambda: {"d": few}, bound=lambda: {"d": around(few, 99.0)}).level == "bounded"
