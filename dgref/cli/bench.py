@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+
+from dgref.cli._tables import print_rows
 
 PARTS = {
     "codecs": "conversions between formats, against torch and ml_dtypes",
@@ -44,7 +45,7 @@ def command(context: click.Context, subject: str, as_json: bool, **options: Any)
     """
     if subject in PARTS:
         _refuse_options_of_suites(context, subject, options)
-        show(list(import_module(f"dgref.bench.{subject}").rows()), as_json)
+        _print(list(import_module(f"dgref.bench.{subject}").rows()), as_json)
         return 0
     return _bench_suite(subject, as_json, **options)
 
@@ -54,6 +55,12 @@ def _refuse_options_of_suites(context: click.Context, subject: str, options: Map
     names = [parameter.opts[-1] for parameter in context.command.params if parameter.name in given]
     if names:
         raise click.UsageError(f"{' and '.join(names)}: got {subject}, a part of dgref itself, need a suite's name")
+
+
+def _print(rows: list[Mapping[str, Any]], as_json: bool) -> None:
+    """Print measurements, on a terminal with the four digits that mean something."""
+    short = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    print_rows(rows if as_json else short, as_json)
 
 
 def _bench_suite(
@@ -74,31 +81,7 @@ def _bench_suite(
             [subject], list(backends) or None, selection=selection, settings=settings, progress=progress
         )
         page = write_bundle(results, output) if output else None
-    show([{"case": row.case, "backend": row.backend, **row.throughput} for row in results if row.throughput], as_json)
+    _print([{"case": row.case, "backend": row.backend, **row.throughput} for row in results if row.throughput], as_json)
     if page:
         click.echo(f"report: {page}", err=as_json)
     return results.exit_code
-
-
-def show(rows: list[Mapping[str, Any]], as_json: bool) -> None:
-    """Print rows as a table, numbers with four digits, or as JSON."""
-    if as_json:
-        click.echo(json.dumps(rows, indent=1, default=str))
-        return
-    from rich.table import Table
-
-    from dgref.report.terminal import console
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*names, header_style="bold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in names))
-    console().print(table)
-
-
-def _cell(value: Any) -> str:
-    from rich.markup import escape
-
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+
+from dgref.cli._tables import print_rows
 
 Row = dict[str, Any]
 
@@ -159,25 +160,4 @@ def command(table: str, as_json: bool, show: str | None) -> None:
 
         console().print(LAYOUTS[show].picture())
         return
-    rows = list(TABLES[table]())
-    click.echo(json.dumps(rows, indent=1, default=str)) if as_json else _print(rows)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    return "" if value is None else str(value)
-
-
-def _print(rows: list[Row]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from dgref.report.terminal import console
-
-    table = Table(header_style="bold")
-    for number, name in enumerate(rows[0]):
-        table.add_column(name, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*(escape(_shown(value)) for value in row.values()))
-    console().print(table)
+    print_rows(list(TABLES[table]()), as_json)

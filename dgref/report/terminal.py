@@ -1,4 +1,4 @@
-"""Results in a terminal: a progress bar with the time left, a summary table, and what failed with its reproduction."""
+"""Results in a terminal: a progress bar with the time left, a summary table, and what failed by its cause."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from dgref.results import BAD, GOOD, STATUSES, Result, Results
+from dgref.report.causes import Cause, causes
+from dgref.report.tables import shorten, table
+from dgref.results import BAD, STATUSES, Result, Results
 
 PLAIN_EVERY = 25  # lines between progress reports where there is no terminal
-SHOWN_FAILURES = 20
-_STYLES = {**dict.fromkeys(GOOD, "green"), **dict.fromkeys(BAD, "bold red")}
+BAR_WIDTH = 60  # of a progress bar's bar, numbers and time
+COUNTS_WIDTH = 50  # of the columns beside a backend's name
+SHOWN_CAUSES = 12
+SHOWN_OF_A_CAUSE = 2  # in full
+SHOWN_IDS = 6  # of the others
 
 
 def console() -> Console:
@@ -69,59 +73,88 @@ class Progress:
     def _show_bar(self, number: int, total: int, result: Result) -> None:
         if self._task is None:
             self._task = self._bar.add_task("", total=total)
-        self._bar.update(self._task, completed=number, total=total, description=f"{result.backend} {result.case}")
+        self._bar.update(
+            self._task,
+            completed=number,
+            total=total,
+            description=shorten(f"{result.case} on {result.backend}", max(self._console.width - BAR_WIDTH, 12)),
+        )
 
 
 def summary(results: Results) -> None:
-    """Print one row a backend, then what is wrong, then one closing sentence."""
+    """Print one row a backend and why cases did not run, then what is wrong by its cause, then one closing sentence."""
     out = console()
-    out.print(_table(results))
-    for result in [row for row in results if row.bad][:SHOWN_FAILURES]:
-        out.print(failure(result))
-    hidden = sum(row.bad for row in results) - SHOWN_FAILURES
-    if hidden > 0:
-        out.print(f"… and {hidden} more", markup=False)
-    out.print(closing(results), style="bold red" if results.exit_code == 1 else "bold")
+    backends = {row.backend: [other for other in results if other.backend == row.backend] for row in results}
+    out.print(table([_counts(name, rows, out.width) for name, rows in backends.items()], out.width))
+    for name, rows in backends.items():
+        _print(out, _not_run(name, rows))
+    found = causes(results)
+    for cause in found[:SHOWN_CAUSES]:
+        _print(out, _cause(cause, out.width))
+    hidden = sum(len(cause.rows) for cause in found[SHOWN_CAUSES:])
+    if hidden:
+        _print(out, Text(f"\n… and {hidden} more, of {len(found) - SHOWN_CAUSES} other causes"))
+    _print(out, Text(f"\n{closing(results)}", style="bold red" if results.exit_code == 1 else "bold"))
 
 
-def _table(results: Results) -> Table:
-    table = Table(title="conformance", title_justify="left", header_style="bold")
-    for name in ("backend", "exact", "model", "bounded", "wrong", "not run", "why not run"):
-        table.add_column(name, justify="left" if name in ("backend", "why not run") else "right", overflow="fold")
-    for backend in dict.fromkeys(row.backend for row in results):
-        table.add_row(*_cells(backend, [row for row in results if row.backend == backend]))
-    return table
+def _print(out: Console, text: Text) -> None:
+    """Print text unwrapped: the terminal wraps it, so that a command can be copied."""
+    if text:
+        out.print(text, soft_wrap=True)
 
 
-def _cells(backend: str, rows: list[Result]) -> list[Text | str]:
+def _counts(backend: str, rows: list[Result], width: int) -> dict[str, Any]:
+    """Return how many results of a backend hold at each level; a zero is left blank."""
     held = Counter(row.level for row in rows if row.ran and not row.bad)
-    bad = sum(row.bad for row in rows)
-    idle = [row for row in rows if not row.ran]
-    why = Counter(row.reason for row in idle).most_common(1)
-    return [
-        backend,
-        *(str(held[level] or "") for level in ("exact", "model", "bounded")),
-        Text(str(bad) if bad else "", style="bold red"),
-        str(len(idle) or ""),
-        f"{why[0][0]}"
-        + (
-            f" (+{len({row.reason for row in idle}) - 1} other reasons)"
-            if len({row.reason for row in idle}) > 1
-            else ""
-        )
-        if why
-        else "",
-    ]
+    missing = sum(row.bad and not row.wrong for row in rows)
+    counts = {level: held[level] or None for level in ("exact", "model", "bounded")}
+    counts |= {"wrong": sum(row.wrong for row in rows) or None, "not run": sum(not row.ran for row in rows) or None}
+    return {
+        "backend": shorten(backend, max(width - COUNTS_WIDTH, 12)),
+        **counts,
+        **({"missing": missing} if missing else {}),
+    }
 
 
-def failure(result: Result) -> Text:
-    """Return the few lines that say what is wrong and how to see it again."""
+def _not_run(backend: str, rows: list[Result]) -> Text:
+    """Return the commonest reason why cases of a backend did not run; nothing where all ran."""
+    why = Counter(row.reason for row in rows if not row.ran).most_common()
+    others = f" (and {len(why) - 1} other reason{'s' * (len(why) > 2)})" if len(why) > 1 else ""
+    return Text(f"not run: {backend}: {why[0][0]}{others}" if why else "", style="dim")
+
+
+def _cause(cause: Cause, width: int) -> Text:
+    """Return a cause with how often it was met, its first results in full, and the ids of some others."""
     text = Text()
-    text.append(f"{result.status.replace('_', ' ')}  ", style=_STYLES.get(result.status, ""))
-    text.append(f"{result.case} on {result.backend}\n", style="bold")
+    text.append(f"\n{len(cause.rows)} x {cause.name}\n", style="bold red")
+    for row in cause.rows[:SHOWN_OF_A_CAUSE]:
+        text.append(failure(row, width))
+    others = cause.rows[SHOWN_OF_A_CAUSE:]
+    for row in others[:SHOWN_IDS]:
+        text.append(f"{_title(row, width)}\n")
+    if len(others) > SHOWN_IDS:
+        text.append(f"… and {len(others) - SHOWN_IDS} more\n")
+    text.rstrip()
+    return text
+
+
+def _title(row: Result, width: int) -> str:
+    """Return verdict, case and backend in one line; ids are shortened where they would not fit, the verdict never."""
+    status = row.status.replace("_", " ")
+    room = max(width - len(status) - len("  ") - len(" on "), 24)
+    backend = shorten(row.backend, max(room - len(row.case), room // 2))
+    return f"{status}  {shorten(row.case, room - len(backend))} on {backend}"
+
+
+def failure(result: Result, width: int) -> Text:
+    """Return the few lines that say what is wrong and how to see it again."""
+    diagnosis = result.diagnosis or {}
+    text = Text()
+    text.append(f"{_title(result, width)}\n", style="bold")
     text.append(f"  {result.reason}\n")
-    if result.diagnosis and result.diagnosis.get("sentence"):
-        text.append(f"  cause: {result.diagnosis['sentence']}\n")
+    for word, key in (("cause", "sentence"), ("fix", "fix")):
+        if diagnosis.get(key):
+            text.append(f"  {word}: {diagnosis[key]}\n")
     text.append(f"  again: {result.reproduce}\n", style="dim")
     return text
 
@@ -130,7 +163,8 @@ def closing(results: Results) -> str:
     """Return the one sentence that a reader takes away."""
     counts = results.counts
     parts = [f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES if counts[status]]
-    verdict = {0: "all that ran conform", 1: "something is wrong", 3: "nothing could run"}[results.exit_code]
+    bad = "something is wrong" if any(row.wrong for row in results) else "outputs are missing"
+    verdict = {0: "all that ran conform", 1: bad, 3: "nothing could run"}[results.exit_code]
     return f"{len(results)} results: {', '.join(parts) or 'none'} — {verdict}"
 
 

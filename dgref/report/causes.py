@@ -1,0 +1,40 @@
+"""What is wrong in a run, grouped by why: the diagnosed fault, or the way in which a result came to be bad."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dgref.results import Result
+
+UNKNOWN = "no cause found"
+_RAISED = re.compile(r"(\w+(?:Error|Exception)): ")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Bad results of one cause, in the order of the run."""
+
+    name: str
+    rows: tuple[Result, ...]
+
+
+def causes(results: Iterable[Result]) -> list[Cause]:
+    """Return every cause of bad results, the most frequent first; among equals the one that was met first."""
+    groups: dict[str, list[Result]] = {}
+    for row in results:
+        if row.bad:
+            groups.setdefault(cause_of(row), []).append(row)
+    found = [Cause(name, tuple(rows)) for name, rows in groups.items()]
+    return sorted(found, key=lambda cause: -len(cause.rows))
+
+
+def cause_of(row: Result) -> str:
+    """Return the name of the diagnosed fault; where there is none, how the result came to be bad."""
+    diagnosis = row.diagnosis or {}
+    if diagnosis.get("hypothesis") and diagnosis.get("status") != "none":
+        return str(diagnosis["hypothesis"]).replace("_", " ")
+    raised = _RAISED.match(row.reason) if row.status == "error" else None
+    status = row.status.replace("_", " ")
+    return f"error: {raised[1]}" if raised else UNKNOWN if row.status == "fail" else status

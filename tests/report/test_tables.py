@@ -1,0 +1,88 @@
+"""Tables fit the terminal they are printed on; where words would break, each row becomes a record."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from dgref.cli.list import TABLES
+from dgref.report import terminal
+from dgref.report.causes import causes
+from dgref.report.tables import shorten, table
+from dgref.results import Result, Results
+from tests import samples
+
+
+def printed(renderable: object, width: int) -> list[str]:
+    out = Console(width=width, highlight=False)
+    with out.capture() as captured:
+        out.print(renderable)
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize("name", TABLES)
+def test_every_list_fits_and_no_word_of_it_breaks(name: str, width: int) -> None:
+    rows = list(TABLES[name]())
+    lines = printed(table(rows, width), width)
+    assert max(map(len, lines)) <= width
+    words = set(" ".join(lines).replace(";", " ").split())
+    assert {str(row["name"]) for row in rows} <= words
+
+
+def test_a_narrow_terminal_gets_records_that_leave_out_what_is_empty() -> None:
+    rows = [{"name": "one", "bits": 8, "source": "x" * 40, "note": None}]
+    assert printed(table(rows, 30), 30)[0].strip() == "one"
+    assert "note" not in " ".join(printed(table(rows, 30), 30))
+    assert "note" in printed(table(rows, 80), 80)[0]
+
+
+@pytest.mark.parametrize(("width", "text"), [(9, "abcdefghi"), (8, "abcd…ghi"), (5, "ab…hi")])
+def test_a_long_id_loses_its_middle(width: int, text: str) -> None:
+    assert shorten("abcdefghi", width) == text
+
+
+def wrong(case: str, status: str = "fail", reason: str = "", diagnosis: dict | None = None) -> Result:
+    return Result(case, "recorded/" + "x" * 90, status, reason, diagnosis=diagnosis)
+
+
+def swapped(status: str) -> dict:
+    return {"hypothesis": "nibble_order", "status": status, "sentence": "nibbles are swapped", "fix": "swap them"}
+
+
+FOUND = [
+    wrong("s/" + "y" * 90, diagnosis=swapped("confirmed")),
+    wrong("s/1", "error", "KeyError: 'a'"),
+    wrong("s/2", diagnosis=swapped("suspicion")),
+    wrong("s/3", diagnosis=swapped("none")),
+    wrong("s/4", "error", "KeyError: 'b'"),
+    wrong("s/5", "error", "KeyError: 'b'"),
+    wrong("s/6", "out_of_memory"),
+    Result("s/7", "x", "pass"),
+]
+
+
+def test_causes_are_counted_the_most_frequent_first() -> None:
+    names = [(cause.name, len(cause.rows)) for cause in causes(FOUND)]
+    assert names == [("error: KeyError", 3), ("nibble order", 2), ("no cause found", 1), ("out of memory", 1)]
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_summary_keeps_verdicts_whole_and_ids_short(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    out = Console(width=width, highlight=False)
+    monkeypatch.setattr(terminal, "console", lambda: out)
+    with out.capture() as captured:
+        terminal.summary(Results(FOUND))
+    lines = captured.get().splitlines()
+    assert "2 x nibble order" in lines and "3 x error: KeyError" in lines
+    assert max(len(line) for line in lines if line.startswith(("fail", "error", "recorded"))) <= width
+    assert any(line.startswith("out of memory  s/6 on recorded/") for line in lines)
+    assert "  fix: swap them" in lines
+
+
+def test_missing_outputs_have_a_column_and_a_verdict_of_their_own() -> None:
+    results = Results([Result("s/1", "files/x", "missing"), Result("s/2", "files/x", "pass", level="exact")])
+    assert terminal.closing(results).endswith("outputs are missing")
+    assert terminal._counts("files/x", results.results, 80)["missing"] == 1
+    assert terminal._counts("files/x", results.results, 80)["wrong"] is None
+    assert "missing" not in terminal._counts("mine", samples.results().results, 80)
