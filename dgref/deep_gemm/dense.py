@@ -12,6 +12,7 @@ from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, explained
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
+    FP8,
     blocks,
     check_product,
     check_shape,
@@ -80,7 +81,10 @@ def _cublaslt_gemm(layout: str) -> Callable:
     flip_a, flip_b, _ = TRANSPOSES[layout]
 
     def cublaslt_gemm(a: Matrix, b: Matrix, d: Matrix, c: Matrix | None = None) -> None:
-        plain_gemm(a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b, d, c)
+        if d.is_cuda and a.dtype is torch.float8_e4m3fn:
+            raise no_kernel("cublaslt_gemm", "BF16: cuBLASLt is not called, and no kernel of dgref's takes bare FP8")
+        left, right = a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b
+        plain_gemm(left, right, d, c, (BF16, FP8))
 
     return _named(cublaslt_gemm, "cublaslt_gemm", layout)
 
@@ -93,17 +97,19 @@ def _named(function: Callable, family: str, layout: str) -> Callable:
     return explained(function)
 
 
-def plain_gemm(a: Any, b: Any, d: Any, c: Any = None) -> None:
-    """Write a[m, k] @ b[n, k].T, both BF16, into d, plus c where given."""
+def plain_gemm(a: Any, b: Any, d: Any, c: Any = None, formats: tuple[str, ...] = (BF16,)) -> None:
+    """Write a[m, k] @ b[n, k].T, both of one format, into d, plus c where given."""
     if d.is_cuda:
         if not (a.is_cuda and b.is_cuda and (c is None or c.is_cuda)):
             on_gpu("a, b, d and c", a, b, c)
         kernels().bf16_gemm(a, b, d, c, resources=SETTINGS.resources)
         return
-    left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,))
+    left = payload("a", a, formats)
+    right = payload("b", b, (left.format,))
     check_product(left, right, d)
     out, start = output_format("d", d), start_values(c, d)
-    write(d, reference.gemm(left, right, start, arithmetic=SETTINGS.arithmetic_of("bf16"), out=out))
+    arithmetic = SETTINGS.arithmetic_of(product_kind(left, right))
+    write(d, reference.gemm(left, right, start, arithmetic=arithmetic, out=out))
 
 
 def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32=False) -> None:

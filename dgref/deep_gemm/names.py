@@ -37,7 +37,7 @@ FAMILIES = (
     Family("bf16_gemm_nt bf16_gemm_nn bf16_gemm_tn bf16_gemm_tt", _GEMM, "BF16 kernel"),
     Family(
         "cublaslt_gemm_nt cublaslt_gemm_nn cublaslt_gemm_tn cublaslt_gemm_tt",
-        _GEMM,
+        f"{_GEMM}, BF16 or bare FP8",
         "BF16 kernel of dgref's: cuBLASLt is not called",
     ),
     Family(

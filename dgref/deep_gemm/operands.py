@@ -145,7 +145,7 @@ def exponents(values: np.ndarray, used: Any = None) -> np.ndarray:
 def product_kind(*operands: ScaledTensor) -> str:
     """Return the kind of product whose arithmetic these operands are added under."""
     if all(operand.scale is None for operand in operands):
-        return "bf16"
+        return "bf16" if operands[0].format == BF16 else "bare_fp8"
     return "fp8" if all(operand.scaling.block[1] % 128 == 0 for operand in operands) else "fine"
 
 

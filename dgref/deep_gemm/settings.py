@@ -25,6 +25,7 @@ _HOPPER = {
     "fp8": "deep_gemm.sm90.fp8_1d2d",
     "fine": "dgref.sm90.fp8_fp4",  # DeepGEMM has no such kernel for Hopper
     "bf16": "deep_gemm.sm90.bf16",
+    "bare_fp8": "cublaslt.fp8_promote128",  # without scales DeepGEMM calls cuBLASLt, and not its fast accumulation
     "hc_prenorm": "deep_gemm.sm90.hc_prenorm",
     "mqa_logits": "deep_gemm.sm90.mqa_logits",
 }
@@ -51,7 +52,8 @@ class Settings:
             return self.arithmetic
         found = ARITHMETIC_OF[self.architecture].get(kind)
         if found is None:
-            need = "sm100: dgref.deep_gemm.configure(architecture='sm100'), or an arithmetic of your own"
+            known = " or ".join(name for name, kinds in ARITHMETIC_OF.items() if kind in kinds)
+            need = f"{known}: dgref.deep_gemm.configure('{known}'), or an arithmetic of your own"
             raise UnsupportedError(expected(kind, self.architecture, need))
         return found
 

@@ -8,7 +8,7 @@ import torch
 import dgref.deep_gemm as deep_gemm
 from dgref import reference
 from dgref.deep_gemm.testing import assert_bitwise_equal, calc_diff
-from dgref.errors import FormatError, InputError, LayoutError, ShapeError
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError
 from dgref.formats import quantize
 
 M, N, K = 37, 136, 320
@@ -50,6 +50,19 @@ def test_bf16_in_every_layout_has_the_bits_of_the_reference(layout: str, library
     given = (a if layout[0] == "n" else transposed(a), b if layout[1] == "t" else transposed(b))
     getattr(deep_gemm, f"{library}_gemm_{layout}")(*given, d)
     assert_bitwise_equal(d, reference.gemm(a, b, arithmetic="deep_gemm.sm90.bf16", out="float32"))
+
+
+def test_cublaslt_takes_fp8_without_scales() -> None:
+    a, b = (tensor.to(torch.float8_e4m3fn) for tensor in operands())
+    d = torch.empty(M, N)
+    deep_gemm.cublaslt_gemm_nn(a, transposed(b), d)
+    assert_bitwise_equal(d, reference.gemm(a, b, arithmetic="cublaslt.fp8_promote128", out="float32"))
+    assert calc_diff(d, a.float() @ b.float().t()) < 1e-5
+    with pytest.raises(FormatError, match=r"b: got torch\.bfloat16, need torch\.float8_e4m3fn"):
+        deep_gemm.cublaslt_gemm_nt(a, b.bfloat16(), d)
+    deep_gemm.configure("sm100")
+    with pytest.raises(UnsupportedError, match="bare_fp8: got sm100, need sm90"):
+        deep_gemm.cublaslt_gemm_nt(a, b, d)
 
 
 def test_c_is_added_in_place_and_beside() -> None:
