@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, gcd
 
-from dgref.backends.cuda.sm90.costs import H200, Costs, block_clocks, device_bytes, store_clocks
+from dgref.backends.cuda.sm90.costs import block_clocks, costs_of, device_bytes, store_clocks
 from dgref.errors import UnsupportedError, expected
 
 SHARED_LIMIT = 232_448  # bytes one block may have (CUDA C++ Programming Guide, compute capability 9.0)
@@ -36,7 +36,13 @@ class Shape:
 
     @property
     def block_k(self) -> int:
-        return 128 if self.element == "E4M3" else 64
+        """Return how many elements a stage holds of each row: 128 bytes of B."""
+        return {"E4M3": 128, "BF16": 64}[self.element] * self.parts
+
+    @property
+    def parts(self) -> int:
+        """Return how many scales of A that takes along K, where there are any."""
+        return 2 if self.weights == "E2M1" else 1
 
     @property
     def blocks_of_k(self) -> int:
@@ -64,6 +70,7 @@ class Tile:
 
     @property
     def slabs(self) -> int:
+        """Return how many times 64 rows of A a warpgroup multiplies; packed weights have one slab of B instead."""
         return self.block_m // (64 * self.math_groups)
 
 
@@ -102,9 +109,8 @@ class Configuration:
 
     @property
     def threads(self) -> int:
-        """Return the threads of a block: copying, multiplying, and widening warpgroups."""
-        widening = 256 // self.tile.math_groups if self.shape.weights == "E2M1" else 0
-        return 128 + 128 * self.tile.math_groups + widening
+        """Return the threads of a block: a copying warpgroup, and those that multiply."""
+        return 128 + 128 * self.tile.math_groups
 
     @property
     def shared_bytes(self) -> int:
@@ -127,10 +133,11 @@ def ceil_div(a: int, b: int) -> int:
 
 def stage_bytes(shape: Shape, tile: Tile) -> int:
     """Return the shared memory of one stage: a block of A, of B, and their scales, as `Plan` in mainloop.cuh has it."""
-    scale_a = 0 if shape.scaling == "NONE" else ceil_div(tile.rows_copied * 4, 128) * 128
-    scale_b = {"NONE": 0, "BLOCK": 16, "VECTOR": tile.block_n * 4, "VECTOR_32": tile.block_n * 16}[shape.scaling]
-    packed = tile.block_n * 64 + 8 if shape.weights == "E2M1" else 0
-    return (tile.rows_copied + tile.block_n) * 128 + packed + scale_a + scale_b + 16  # 16: two barriers
+    parts, rows = shape.parts, tile.rows_copied
+    scale_a = 0 if shape.scaling == "NONE" else ceil_div(parts * rows * 4, 128) * 128
+    per_column = {"NONE": 0, "BLOCK": 0, "VECTOR": 4, "VECTOR_32": 16}[shape.scaling] * parts
+    scale_b = 16 if shape.scaling == "BLOCK" else per_column * tile.block_n
+    return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
 
 
 def fixed_bytes(tile: Tile) -> int:
@@ -151,6 +158,9 @@ def units_of(shape: Shape, tile: Tile) -> int:
 
 def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
     """Yield (block_m, block_n, math_groups) that fit the registers: found by compiling each for spills."""
+    if shape.weights == "E2M1":  # 64 weights to a warpgroup, and all of the block's rows of A
+        yield from ((m, 64 * groups, groups) for m in (16, 32, 64, 128) for groups in (1, 2))
+        return
     widest = {
         "NONE": {64: 256, 128: 256, 256: 128},
         "BLOCK": {64: 128, 128: 192, 256: 128},
@@ -167,7 +177,7 @@ def tiles_of(shape: Shape) -> Iterator[Tile]:
     """Yield every tile that is legal for a shape."""
     for block_m, block_n, math_groups in block_sizes(shape):
         for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2)):
-            for load_m in (16, 32, 0) if block_m == 64 else (0,):
+            for load_m in (16, 32, 0) if block_m == 64 and shape.weights == "AS_A" else (0,):
                 tile = Tile(block_m, block_n, math_groups, cluster_m, cluster_n, load_m)
                 if is_legal(shape, tile):
                     yield tile
@@ -186,9 +196,9 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         tile.cluster_m == 1 or shape.schedule in ("DENSE", "K_SIZES", "K_PREFIX_SUM"),
         shape.schedule not in ("LABELLED", "PREFIX_SUM") or shape.alignment % tile.block_m == 0,
         # a lone warpgroup hides nothing of its promotion: only for few rows, or where the groups' alignment asks for it
-        tile.block_m > 64 or shape.m <= 512 or shape.alignment % 128 != 0,
+        tile.block_m > 64 or shape.m <= 512 or shape.alignment % 128 != 0 or shape.weights == "E2M1",
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
-        shape.weights == "AS_A" or tile.cluster == 1,  # each block widens its own weights
+        shape.weights == "AS_A" or tile.cluster == 1,
         stage_count(shape, tile) >= 3,
     )
     return all(rules)
@@ -240,9 +250,9 @@ def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
     return min(range(1, min(rows, 32) + 1), key=lambda band: band * height + ceil_div(units, band) * width)
 
 
-def estimate(candidate: Configuration, multiprocessors: int, costs: Costs = H200) -> float:
+def estimate(candidate: Configuration, multiprocessors: int) -> float:
     """Return a launch's estimated clocks."""
-    shape, tile = candidate.shape, candidate.tile
+    shape, tile, costs = candidate.shape, candidate.tile, costs_of(candidate.shape)
     units = shape.groups * expected_units(shape, tile) * candidate.splits
     turns = units / max(1, min(units, multiprocessors // tile.cluster))
     turns = max(1.0, turns + 0.25) if rows_vary(shape) else ceil(turns)

@@ -25,7 +25,6 @@ class Costs:
     shared: float = 1.13  # times 128 bytes per clock of shared memory
     l2: float = 60  # bytes per clock and multiprocessor
     power: float = 0.1  # of the time of a copy through L2: what it takes from the tensor cores' clock
-    widened: float = 8  # of each row of packed weights
     stream: float = 32  # bytes of B per clock and multiprocessor
     device: float = 1751  # bytes per clock of the whole card
     overlap: float = 0.25  # of the shorter of computing and streaming that is not hidden
@@ -36,22 +35,52 @@ class Costs:
     reduced: float = 171  # bytes per clock
 
 
+@dataclass(frozen=True)
+class PackedCosts(Costs):
+    """Likewise where weights are packed, fitted to 1100 launches: a block of K is 256 elements here."""
+
+    launch: float = 10_300
+    block: float = 450
+    slab: float = 115  # of 64 weights, widened
+    promoted: float = 6.1  # of a slab, for each row of A
+    promoted_32: float = 13.6  # likewise, with scales of 1 x 32
+    device: float = 1391
+    overlap: float = 0.1
+    store: float = 1010
+    stored: float = 9.6
+    reduction: float = 2360
+    arrival: float = 264
+    reduced: float = 42
+
+
 H200 = Costs()
+H200_PACKED = PackedCosts()
+
+
+def costs_of(shape: Shape) -> Costs:
+    """Return the constants that were fitted to launches like this one."""
+    return H200_PACKED if shape.weights == "E2M1" else H200
+
+
+def packed_block_clocks(shape: Shape, tile: Tile, costs: PackedCosts) -> float:
+    """Return the clocks of a block of K whose weights are widened in registers by the warpgroups that multiply them."""
+    promoted = costs.promoted_32 if shape.scaling == "VECTOR_32" else costs.promoted
+    return costs.block + tile.math_groups * (costs.slab + promoted * tile.block_m)
 
 
 def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
     """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device."""
+    if isinstance(costs, PackedCosts):
+        return packed_block_clocks(shape, tile, costs)
     copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
     extra = {"NONE": 0, "BLOCK": 0, "VECTOR": costs.scale, "VECTOR_32": 4 * costs.scale}[shape.scaling]
     waits = 4 if shape.scaling == "VECTOR_32" else 1
-    widened = tile.block_n if shape.weights == "E2M1" else 0
     return max(
-        costs.widened * widened * tile.math_groups,
         tile.slabs * (costs.block * waits + (costs.column + extra) * tile.block_n),
         tensor_factor(shape, tile, costs) * tile.block_m * tile.block_n / 32 + costs.power * copied,
         costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
         copied,
-        (tile.block_n * 128 - widened * 64) / costs.stream,
+        tile.block_n * 128 / costs.stream,
     )
 
 
@@ -76,6 +105,7 @@ def store_clocks(shape: Shape, tile: Tile, splits: int = 1, costs: Costs = H200)
 
 
 def device_bytes(shape: Shape) -> float:
-    """Return the bytes of operands that must cross the memory bus."""
-    columns = shape.n / 2 if shape.weights == "E2M1" else shape.n
+    """Return the bytes of operands that must cross the memory bus; scales per 32 are a quarter of packed weights."""
+    packed = 0.625 if shape.scaling == "VECTOR_32" else 0.53
+    columns = shape.n * (packed if shape.weights == "E2M1" else 1)
     return shape.groups * (shape.m + columns) * shape.k * (1 if shape.element == "E4M3" else 2)

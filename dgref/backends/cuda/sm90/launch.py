@@ -34,8 +34,8 @@ class Operands:
     row_stride: int
     group_stride: int
     map_d: TensorMap | None = None  # None: D's alignment or its heads rule bulk stores out
-    scale_a: Callable[[int], TensorMap] | None = None  # of the rows one box holds
-    scale_b: Callable[[int], TensorMap] | None = None
+    scale_a: Callable[[int, int], TensorMap] | None = None  # of the rows that one box holds, and of its 128s of K
+    scale_b: Callable[[int, int], TensorMap] | None = None
     block_scale: BlockScale = NO_BLOCK_SCALE
     layout: int = 0  # labels, ends or counts of the groups
     group_maps: Any = 0  # a tensor of maps, where the groups of K lie in matrices of their own
@@ -78,10 +78,10 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
         partials = workspace.partial_sums(device, stream, configuration.partial_bytes)
         arrivals = workspace.arrivals(device, stream, configuration.tiles * tile.math_groups)
     return [
-        operands.a.tensor_map(tile.rows_copied // tile.cluster_n, shape.block_k),
+        operands.a.tensor_map(tile.rows_copied // tile.cluster_n, shape.block_k // shape.parts),
         operands.b.tensor_map(tile.block_n // tile.cluster_m, shape.block_k),
-        operands.scale_a(tile.rows_copied) if operands.scale_a else NO_MAP,
-        operands.scale_b(tile.block_n) if operands.scale_b else NO_MAP,
+        operands.scale_a(tile.rows_copied, shape.parts) if operands.scale_a else NO_MAP,
+        operands.scale_b(tile.block_n, shape.parts) if operands.scale_b else NO_MAP,
         operands.map_d or NO_MAP,
         operands.group_maps,
         scale.pointer,

@@ -33,7 +33,7 @@ class Matrix:
         """Return the map whose box is one block: rows by K, or 64 rows by K where rows are contiguous."""
         if self.element == "E2M1":
             shape, box = (self.k // 2, self.groups * self.rows), (block_k // 2, block_rows)
-            return TensorMap.tiled(self.pointer, "uint8", shape, (self.stride,), box, 0)
+            return TensorMap.tiled(self.pointer, "uint8", shape, (self.stride,), box, 128)
         dtype = "uint8" if self.element == "E4M3" else "bfloat16"
         if self.major == "K":
             shape, box = (self.k, self.groups * self.rows), (block_k, block_rows)

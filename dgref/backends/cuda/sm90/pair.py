@@ -62,7 +62,7 @@ def scales_of(a: Matrix, b: Matrix, a_scale: Any, b_scale: Any, scaling: str, li
     a_scale, before = mn_major("a_scale", a_scale)
     lines_a = lines or -(-a.k // 128) * a.groups
     weights, before_b = _weight_scales(b_scale, b, scaling, lines)
-    map_a = lambda box: read.vector_scale_map("a_scale", a_scale, lines_a, a.rows, box)  # noqa: E731
+    map_a = lambda box, parts: read.vector_scale_map("a_scale", a_scale, lines_a, a.rows, box, parts)  # noqa: E731
     return {"scale_a": map_a, **weights}, [*before, *before_b]
 
 
@@ -72,9 +72,11 @@ def _weight_scales(b_scale: Any, b: Matrix, scaling: str, lines: int | None) -> 
         if b.element == "E2M1":
             raise FormatError(expected("b_block", (128, 128), "(1, 32) or (1, 128) where b is packed"))
         return {"block_scale": read.block_scale("b_scale", b_scale, b)}, []
-    granule, box_lines = (32, 4) if scaling == "VECTOR_32" else (128, 1)
+    granule = 32 if scaling == "VECTOR_32" else 128
     if granule == 32 and b.groups > 1 and b.k % 128:
         raise ShapeError(expected("b", f"K = {b.k}", "a multiple of 128 where groups have scales per 32"))
     lines = lines or -(-b.k // granule) * b.groups
     b_scale, before = mn_major("b_scale", b_scale)
-    return {"scale_b": lambda box: read.vector_scale_map("b_scale", b_scale, lines, b.rows, box, box_lines)}, before
+    each = 128 // granule
+    map_b = lambda box, parts: read.vector_scale_map("b_scale", b_scale, lines, b.rows, box, parts * each)  # noqa: E731
+    return {"scale_b": map_b}, before

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from dgref.backends.cuda.disassembly import disassemble
 from dgref.backends.cuda.jit import compile_only, load_or_compile, request_for
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, Tile, configuration, configure, tiles_of
+from tests.backends.cuda.test_disassembly import has_cuobjdump
 
 WIDE = [  # the most registers of each kind
     configure(Shape(4096, 4096, 4096), Tile(256, 128, 2, cluster_n=2), 1, 132),
@@ -20,7 +24,8 @@ WIDE = [  # the most registers of each kind
     ),
     configure(Shape(512, 512, 512, groups=4, schedule="MASKED"), Tile(256, 128, 2, cluster_n=2), 1, 132),
     configure(Shape(512, 512, 512, schedule="LABELLED"), Tile(128, 192, 2, cluster_n=2), 1, 132),
-    configure(Shape(512, 512, 512, scaling="VECTOR_32", weights="E2M1"), Tile(128, 128, 2), 1, 132),
+    configure(Shape(512, 512, 512, scaling="VECTOR_32", weights="E2M1"), Tile(64, 128, 2), 1, 132),
+    configure(Shape(512, 512, 512, scaling="VECTOR", weights="E2M1"), Tile(128, 128, 2), 1, 132),
 ]
 
 
@@ -31,6 +36,41 @@ def spilled(found: Configuration) -> int:
 @pytest.mark.parametrize("found", WIDE, ids=lambda found: f"{found.shape.schedule}-{found.tile}")
 def test_the_widest_tiles_keep_everything_in_registers(found):
     assert spilled(found) == 0
+
+
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\d+ )?(.*?);", re.MULTILINE)
+
+
+def overwritten(machine_code: str) -> list[str]:
+    """Return what writes a register from which a wgmma reads its rows, before that is waited for."""
+    reading, found = set(), []
+    for text in INSTRUCTION.findall(machine_code):
+        multiply = re.match(r"QGMMA\S*\s+R\d+, R(\d+), gdesc", text)
+        target = re.match(r"(?!ST|SYNCS|R2UR|UTMA)\S+\s+(?:P\d+, )?R(\d+)\b", text)
+        if multiply:
+            reading |= {int(multiply[1]) + i for i in range(4)}
+        elif text.startswith("WARPGROUP.DEPBAR"):
+            reading = set()
+        elif target and int(target[1]) in reading:
+            found.append(text)
+    return found
+
+
+def test_overwritten_rows_are_found():
+    code = "        /*0010*/    QGMMA.64x16x32.F32.E4M3.E4M3 R24, R32, gdesc[UR4], RZ ;\n"
+    late, early = ("        /*0030*/    WARPGROUP.DEPBAR.LE gsb0, 0x0 ;\n", "        /*0020*/    LDS.U16 R33, [R2] ;\n")
+    assert overwritten(code + early + late) == ["LDS.U16 R33, [R2] "]
+    assert overwritten(code + late + early) == []
+
+
+@pytest.mark.skipif(not has_cuobjdump(), reason="no cuobjdump on this machine")
+@pytest.mark.parametrize("scaling", ["VECTOR", "VECTOR_32"])
+@pytest.mark.parametrize("rows", [16, 128])
+def test_no_register_that_wgmma_reads_is_written_before_it_is_done(rows, scaling):
+    found = configure(Shape(rows, 2112, 2048, scaling=scaling, weights="E2M1"), Tile(rows, 128, 2), 1, 132)
+    code = disassemble(load_or_compile(request_for("sm90/gemm.cu", "dgref::gemm", found.constants)).cubin)
+    assert code.count("QGMMA") >= 8
+    assert overwritten(code) == []
 
 
 def everything() -> list[Configuration]:

@@ -127,6 +127,19 @@ def test_few_tiles_are_split_along_k():
     assert configuration(Shape(1, 2112, 7168), 132).splits > 1
 
 
+@pytest.mark.parametrize("scaling", ["VECTOR", "VECTOR_32"])
+def test_packed_weights_are_rows_of_wgmma_and_few_tokens_its_columns(scaling):
+    kind = {"scaling": scaling, "weights": "E2M1"}
+    few, many = (configuration(Shape(m, 7168, 16384, **kind), 132).tile for m in (1, 4096))
+    assert (few.block_m, many.block_m) == (16, 128)
+    assert all(tile.block_n == 64 * tile.math_groups for tile in tiles_of(Shape(64, 256, 512, **kind)))
+
+
+def test_splits_of_packed_weights_begin_at_whole_stages():
+    bounds = arithmetic_of(configure(Shape(1, 256, 1280, scaling="VECTOR", weights="E2M1"), Tile(16, 64, 1), 2, 132))
+    assert bounds["split_boundaries"] == (0, 512, 1280)
+
+
 def test_many_tiles_are_not_split():
     assert configuration(Shape(4096, 7168, 16384), 132).splits == 1
 

@@ -224,28 +224,6 @@ def test_masked_rows_are_the_dense_product_and_others_are_untouched(torch):
         assert (d[group, count:] == 7.0).all()
 
 
-@pytest.mark.parametrize("granule", [32, 128])
-@pytest.mark.parametrize("rows", [1, 40, 200])
-def test_packed_weights_give_the_bits_of_their_widened_codes(torch, granule, rows):
-    from dgref.backends.cuda.sm90.gemm import fp8_gemm
-
-    n, k = 264, 1152
-    a, a_scale, _, _ = fp8_inputs(torch, rows, n, k, "VECTOR")
-    codes = torch.randint(0, 16, (n, k), device="cuda")
-    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], device="cuda")[codes % 8] * torch.where(codes < 8, 1.0, -1.0)
-    scale = mn_major(torch, torch.rand(n, k // granule, device="cuda") + 0.5)
-    packed = (codes[:, ::2] | codes[:, 1::2] << 4).to(torch.uint8)
-    want, d = (torch.empty(rows, n, device="cuda") for _ in range(2))
-    fp8_gemm(a, a_scale, values.to(torch.float8_e4m3fn), scale, want, b_block=(1, granule))
-    kind = {"scaling": "VECTOR" if granule == 128 else "VECTOR_32", "weights": "E2M1", "output": "F32"}
-    for tile in tiles_of(shape := Shape(rows, n, k, **kind)):
-        forced = configure(shape, tile, 1, 132)
-        fp8_gemm(a, a_scale, packed, scale, d.fill_(float("nan")), b_block=(1, granule), packed=True, forced=forced)
-        assert torch.equal(d, want), tile
-    exact = (a.float() * a_scale.repeat_interleave(128, 1)) @ (values * scale.repeat_interleave(granule, 1)).T
-    assert torch.allclose(want, exact, rtol=2e-2, atol=2.0)
-
-
 def test_a_thousand_launches_of_a_split_give_the_same_bits(torch):
     from dgref.backends.cuda.sm90.gemm import fp8_gemm
 

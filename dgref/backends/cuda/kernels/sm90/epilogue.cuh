@@ -32,7 +32,8 @@ __device__ bool reduce_splits(float (&total)[P::SLABS][P::ACCUMULATORS], const T
   float4* const first = reduction.partials + (i64(tile.slot) * splits * P::MATH_GROUPS + group) * CHUNKS * 128 + thread;
   const i64 between = i64(P::MATH_GROUPS) * CHUNKS * 128;
   const int top = group * P::SLABS * 64 + thread / 32 * 16 + thread % 32 / 4;  // this thread's first row in the tile
-  const bool wanted = top < tile.rows;  // an accumulator quad also covers row + 8: the upper row decides
+  // An accumulator quad also covers row + 8: the upper row decides. Where weights are rows, D's rows are columns here.
+  const auto wanted = [&](int chunk) { return (P::PACKED ? chunk % (P::ACCUMULATORS / 4) * 8 : top) < tile.rows; };
   float* const flat = &total[0][0];
   float4* const mine = first + tile.split * between;
 #pragma unroll
@@ -40,7 +41,7 @@ __device__ bool reduce_splits(float (&total)[P::SLABS][P::ACCUMULATORS], const T
     // Swapped in pairs, so that the totals get registers of the other parity than the sums that are added to them:
     // an FMA that finds both in one bank of the register file takes longer (2.5% of a large product).
     const float4 value = {flat[4 * i + 1], flat[4 * i], flat[4 * i + 3], flat[4 * i + 2]};
-    if (wanted) __stcg(mine + i * 128, value);
+    if (wanted(i)) __stcg(mine + i * 128, value);
   }
   __threadfence();
   ptx::named_barrier(1 + group, 128);
@@ -61,7 +62,7 @@ __device__ bool reduce_splits(float (&total)[P::SLABS][P::ACCUMULATORS], const T
 #pragma unroll
       for (int i = run; i < run + 8 && i < CHUNKS; ++i) {
         float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (wanted) value = __ldcg(first + split * between + i * 128);
+        if (wanted(i)) value = __ldcg(first + split * between + i * 128);
         const float parts[4] = {value.y, value.x, value.w, value.z};
 #pragma unroll
         for (int j = 0; j < 4; ++j) flat[4 * i + j] = split == 0 ? parts[j] : __fadd_rn(flat[4 * i + j], parts[j]);
@@ -90,6 +91,26 @@ __device__ __forceinline__ void store_d(void* d, i64 index, float value) {
 template <Output OUTPUT, bool ACCUMULATE>
 __device__ __forceinline__ void store_element(const Destination& to, i64 index, float value) {
   store_d<OUTPUT>(to.d, index, ACCUMULATE ? __fadd_rn(load_c<OUTPUT>(to.c, index), value) : value);
+}
+
+// Eight columns of one row of D, of which the first `wanted` are stored; in one piece where the copy engine could, too.
+template <Output OUTPUT, bool ACCUMULATE>
+__device__ __forceinline__ void store_eight(const Destination& to, i64 row_start, int column, int wanted,
+                                            const float (&values)[8]) {
+  if (ACCUMULATE || !to.bulk_stores || wanted < 8) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i < wanted) store_element<OUTPUT, ACCUMULATE>(to, row_start + to.column(column + i), values[i]);
+    }
+  } else if constexpr (OUTPUT == Output::F32) {
+    float4* const place = reinterpret_cast<float4*>(static_cast<float*>(to.d) + row_start + column);
+    place[0] = {values[0], values[1], values[2], values[3]};
+    place[1] = {values[4], values[5], values[6], values[7]};
+  } else {
+    uint4* const place = reinterpret_cast<uint4*>(static_cast<u16*>(to.d) + row_start + column);
+    *place = {ptx::pack_bfloat16(values[0], values[1]), ptx::pack_bfloat16(values[2], values[3]),
+              ptx::pack_bfloat16(values[4], values[5]), ptx::pack_bfloat16(values[6], values[7])};
+  }
 }
 
 // Any rows, any columns, any alignment: 16 columns at a time through the staging buffer, then element by element.

@@ -1,8 +1,8 @@
-// D = A * B^T (+ C) on SM90: one copying warp, two or three multiplying warpgroups, persistent blocks.
+// D = A * B^T (+ C) on SM90: one copying warp, one or two multiplying warpgroups, persistent blocks.
 // Arithmetic, FP8: per 128 of K four wgmma from zero, then total = fma(scale_a * scale_b, sum, total); BF16: one chain.
 // Splits of K are added in ascending order, then C, then one rounding to nearest even.
 #include "sm90/epilogue.cuh"
-#include "sm90/widen.cuh"
+#include "sm90/weights.cuh"
 
 namespace dgref {
 
@@ -145,8 +145,10 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 #pragma unroll
       for (int i = 0; i < P::ACCUMULATORS; ++i) total[slab][i] = 0.0f;
     }
-    if (int(group) * P::SLABS * 64 >= tile.valid) {
+    if (P::PACKED ? tile.valid <= 0 : int(group) * P::SLABS * 64 >= tile.valid) {
       skip_tile<P>(ring, cursor, tile, lane);
+    } else if constexpr (P::PACKED) {
+      accumulate_weights<P>(total, ring, cursor, tile, group, thread);
     } else if constexpr (P::SCALED) {
       // The first column of the tile that the second block of scales covers: known at compile time where that is cheap.
       if constexpr (P::BLOCK_N != 192 || P::SCALING != Scaling::BLOCK) {
@@ -164,6 +166,11 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
     }
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
+      if constexpr (P::PACKED) {
+        const int left = tile.column + int(group * P::SLABS + slab) * 64 + int(warp) * 16;
+        store_transposed<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, left, staging, lane);
+        continue;
+      }
       const int top = (group * P::SLABS + slab) * 64 + warp * 16;
       store_slab<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, slab, top, staging, lane);
     }
@@ -183,7 +190,7 @@ __device__ __forceinline__ void leave_cluster() {
 template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int STAGES, int MATH_GROUPS,
           int CLUSTER_M, int CLUSTER_N, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Weights WEIGHTS, Output OUTPUT,
           bool ACCUMULATE>
-__global__ void __launch_bounds__(128 + 128 * MATH_GROUPS + (WEIGHTS == Weights::E2M1 ? 256 / MATH_GROUPS : 0), 1)
+__global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
          const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b,
          const __grid_constant__ TensorMap map_d, const TensorMap* group_maps, const float* scale_b,
@@ -196,7 +203,10 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS + (WEIGHTS == Weights:
   const Ring<P> ring{ptx::kept(ptx::shared_address(shared))};
   const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};
   const u32 rank = P::CLUSTER > 1 ? ptx::cluster_rank() : 0;
-  if (threadIdx.x == 0) ring.initialise();
+  if (threadIdx.x == 0) {
+    ring.initialise();
+    if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
+  }
   if (threadIdx.x == 32) {
     ptx::prefetch_map(&map_a);
     ptx::prefetch_map(&map_b);
@@ -219,9 +229,6 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS + (WEIGHTS == Weights:
     }
     __syncwarp();
     leave_cluster<P>();
-  } else if (P::WIDENED && threadIdx.x >= 128 + 128 * MATH_GROUPS) {
-    if constexpr (P::MOVES_REGISTERS) ptx::registers_release<P::COPY_REGISTERS>();
-    widen_all<P>(ring, problem, rank, threadIdx.x / 32 - 4 - 4 * MATH_GROUPS, threadIdx.x % 32);
   } else {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_claim<P::MATH_REGISTERS>();
     multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {&map_d, d, c, row_stride, group_stride, left, middle, right, bulk_stores != 0}, {partials, arrivals}, rank);

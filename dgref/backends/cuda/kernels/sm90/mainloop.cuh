@@ -7,7 +7,8 @@ namespace dgref {
 
 // Of B: none at all, per 128 x 128, per 1 x 128, per 1 x 32. Scales of A are per 1 x 128.
 enum class Scaling { NONE, BLOCK, VECTOR, VECTOR_32 };
-enum class Weights { AS_A, E2M1 };  // B has A's format, or holds packed 4-bit codes that are widened on the way
+// B has A's format; or it holds packed 4-bit codes, and is then the operand of 64 rows: see weights.cuh.
+enum class Weights { AS_A, E2M1 };
 enum class Major { K, MN };
 
 // Everything that is fixed at compile time, and the shared memory that follows from it.
@@ -21,50 +22,53 @@ struct Plan {
   static constexpr int CLUSTER_M = CLUSTER_M_, CLUSTER_N = CLUSTER_N_, CLUSTER = CLUSTER_M * CLUSTER_N;
   static constexpr int LOAD_M = LOAD_M_;  // rows of A that are copied; the rows above it hold leftovers and are not stored
   static constexpr Major MAJOR_A = MAJOR_A_, MAJOR_B = MAJOR_B_;
-  static constexpr bool WIDENED = WEIGHTS_ == Weights::E2M1;
-  static constexpr int WIDEN_GROUPS = MATH_GROUPS_ == 1 ? 2 : 1, WIDENERS = 4 * WIDEN_GROUPS;  // warpgroups, warps
+  static constexpr bool PACKED = WEIGHTS_ == Weights::E2M1;
   // Registers of a thread by role: together at most 65536, the rest of what a launch hands out evenly.
-  static constexpr bool MOVES_REGISTERS = MATH_GROUPS > 1 || WIDENED;
-  static constexpr int COPY_REGISTERS = WIDENED ? 40 : (is_k_grouped(SCHEDULE) ? 72 : 56);
-  static constexpr int MATH_REGISTERS = MATH_GROUPS == 1 ? 240 : (WIDENED ? 208 : (is_k_grouped(SCHEDULE) ? 216 : 224));
+  static constexpr bool MOVES_REGISTERS = MATH_GROUPS > 1;
+  static constexpr int COPY_REGISTERS = is_k_grouped(SCHEDULE) ? 72 : 56;
+  static constexpr int MATH_REGISTERS = is_k_grouped(SCHEDULE) ? 216 : 224;
   static constexpr bool SCALED = SCALING != Scaling::NONE;
-  static constexpr int BLOCK_K = ELEMENT == Element::E4M3 ? 128 : 64;  // 128 bytes: one swizzle atom
+  // 128 bytes of B: one swizzle atom. Of A that may be several, PARTS, one behind the other.
+  static constexpr int BLOCK_K = PACKED ? 256 : (ELEMENT == Element::E4M3 ? 128 : 64);
+  static constexpr int PARTS = PACKED ? 2 : 1;
   static constexpr int STEPS = 4;                                      // wgmma per block of K
-  static constexpr int SLABS = BLOCK_M / (64 * MATH_GROUPS);           // 64-row slabs of one warpgroup
-  static constexpr int ACCUMULATORS = BLOCK_N / 2;
+  static constexpr int ROWS = PACKED ? BLOCK_N : BLOCK_M;              // of a tile, along the 64 rows of wgmma
+  static constexpr int SLABS = ROWS / (64 * MATH_GROUPS);              // 64-row slabs of one warpgroup
+  static constexpr int ACCUMULATORS = (PACKED ? BLOCK_M : BLOCK_N) / 2;
 
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
   static constexpr int UNROLL =
-      SCALING == Scaling::BLOCK && 128 % BLOCK_N == 0 ? 4 : (SCALING == Scaling::VECTOR && !WIDENED ? 2 : 1);
+      SCALING == Scaling::BLOCK && 128 % BLOCK_N == 0 ? 4 : (SCALING == Scaling::VECTOR ? 2 : 1);
 
-  static constexpr int A_BYTES = LOAD_M * 128, B_BYTES = BLOCK_N * 128;
-  static constexpr int SCALE_A_BYTES = SCALED ? (LOAD_M * 4 + 127) / 128 * 128 : 0;
-  static constexpr int SCALES_B = SCALING == Scaling::VECTOR_32 ? 4 : (SCALING == Scaling::VECTOR ? 1 : 0);  // per column
+  static constexpr int A_BYTES = PARTS * LOAD_M * 128, B_BYTES = BLOCK_N * 128;
+  static constexpr int SCALE_A_BYTES = SCALED ? (PARTS * LOAD_M * 4 + 127) / 128 * 128 : 0;
+  // Of a column, in a stage.
+  static constexpr int SCALES_B = PARTS * (SCALING == Scaling::VECTOR_32 ? 4 : (SCALING == Scaling::VECTOR ? 1 : 0));
   static constexpr int SCALE_B_BYTES = SCALING == Scaling::BLOCK ? 16 : SCALES_B * BLOCK_N * 4;
   static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
-  // Arrivals that fill a stage: the bulk copies', the block scales', the widening warps'.
-  static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0) + (WIDENED ? WIDENERS : 0);
-  static constexpr int PACKED_BYTES = WIDENED ? BLOCK_N * 64 : 0;
-  static constexpr int COPIED_BYTES = A_BYTES + (WIDENED ? 0 : B_BYTES) + (SCALED ? LOAD_M * 4 : 0) + SCALES_B * BLOCK_N * 4;
+  // Arrivals that fill a stage: the bulk copies', the block scales'.
+  static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
+  static constexpr int COPIED_BYTES = A_BYTES + B_BYTES + (SCALED ? PARTS * LOAD_M * 4 : 0) + SCALES_B * BLOCK_N * 4;
   static constexpr int STAGING_BUFFERS = 3;                       // of one warp: 16 rows of 64 bytes each
   static constexpr int STAGING_BYTES = STAGING_BUFFERS * 1024;
   static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
   static constexpr int A_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
-  static constexpr int PACKED_OFFSET = B_OFFSET + STAGES * B_BYTES;
-  static constexpr int SCALE_A_OFFSET = PACKED_OFFSET + STAGES * PACKED_BYTES;
+  static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
   static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
-  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * (WIDENED ? 24 : 16);
+  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * 16;
+  static constexpr int TABLES_OFFSET = COUNTS_OFFSET + 8;  // of widening
   static constexpr int SHARED_BYTES = COUNTS_OFFSET + 16;
 
-  static_assert(BLOCK_M % (64 * MATH_GROUPS) == 0, "a warpgroup multiplies whole slabs of 64 rows");
+  static_assert(ROWS % (64 * MATH_GROUPS) == 0, "a warpgroup multiplies whole slabs of 64 rows");
+  static_assert(LOAD_M == BLOCK_M || !PACKED, "columns of wgmma are as many as asked for");
   static_assert(LOAD_M == BLOCK_M || (BLOCK_M == 64 && MAJOR_A == Major::K && CLUSTER_N == 1), "only one slab may be short");
   static_assert(BLOCK_N % 32 == 0, "bulk stores take 32 columns of BF16");
   static_assert(LOAD_M % 8 == 0, "a swizzle atom is eight rows");
-  static_assert(A_BYTES >= 8192 || STAGES * B_BYTES + A_BYTES >= 8192, "a slab stays in bounds");
+  static_assert(PACKED || A_BYTES >= 8192 || STAGES * B_BYTES + A_BYTES >= 8192, "a slab stays in bounds");
   static_assert(!is_k_grouped(SCHEDULE) || MAJOR_A == MAJOR_B, "groups of K lie the same way in both operands");
-  static_assert(!WIDENED || (CLUSTER == 1 && ELEMENT == Element::E4M3 && SCALES_B > 0), "packed weights have vector scales");
+  static_assert(!PACKED || (CLUSTER == 1 && ELEMENT == Element::E4M3 && SCALES_B > 0), "packed weights have vector scales");
   static_assert(CLUSTER <= 2, "multicast between two blocks");
   static_assert(MAJOR_A == Major::K || (ELEMENT == Element::BF16 && BLOCK_M % 64 == 0), "8-bit operands are K-major");
   static_assert(MAJOR_B == Major::K || (ELEMENT == Element::BF16 && BLOCK_N % 64 == 0), "8-bit operands are K-major");
@@ -91,8 +95,6 @@ struct Ring {
 
   __device__ u32 full(u32 stage) const { return base + P::BARRIER_OFFSET + stage * 8; }
   __device__ u32 empty(u32 stage) const { return base + P::BARRIER_OFFSET + (P::STAGES + stage) * 8; }
-  __device__ u32 packed_full(u32 stage) const { return base + P::BARRIER_OFFSET + (2 * P::STAGES + stage) * 8; }
-  __device__ u32 packed(u32 stage) const { return base + P::PACKED_OFFSET + stage * P::PACKED_BYTES; }
   __device__ u32 a(u32 stage) const { return base + P::A_OFFSET + stage * P::A_BYTES; }
   __device__ u32 b(u32 stage) const { return base + P::B_OFFSET + stage * P::B_BYTES; }
   __device__ u32 scale_a(u32 stage) const { return base + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES; }
@@ -101,7 +103,6 @@ struct Ring {
   __device__ void initialise() const {
     for (int stage = 0; stage < P::STAGES; ++stage) {
       ptx::barrier_init(full(stage), P::FILLS);
-      if constexpr (P::WIDENED) ptx::barrier_init(packed_full(stage), 1);
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
     }
     ptx::barrier_init_fence();
@@ -203,21 +204,20 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
     const int k = block * P::BLOCK_K;
     const int a_k = k + (P::MAJOR_A == Major::K ? first_k : group_k);
     const int b_k = k + (P::MAJOR_B == Major::K ? first_k : group_k);
-    copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage), map_a, full, a_row, a_k, rank, ptx::EVICT_NORMAL);
-    if constexpr (P::WIDENED) {
-      const u32 packed_full = ring.packed_full(stage);
-      ptx::barrier_expect(packed_full, P::PACKED_BYTES);
-      ptx::load_tile(ring.packed(stage), map_b, packed_full, b_k / 2, b_row, ptx::EVICT_NORMAL);
-    } else {
-      copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, b_k, rank, ptx::EVICT_NORMAL);
+#pragma unroll
+    for (int part = 0; part < P::PARTS; ++part) {
+      copy_operand<P::MAJOR_A, P::LOAD_M, P::CLUSTER_N>(ring.a(stage) + part * P::LOAD_M * 128, map_a, full, a_row,
+                                                        a_k + part * 128, rank, ptx::EVICT_NORMAL);
     }
+    copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, P::PACKED ? b_k / 2 : b_k, rank,
+                                                       ptx::EVICT_NORMAL);
     if constexpr (P::SCALED) {
-      const int row = tile.scale_a_row + block;
+      const int row = tile.scale_a_row + block * P::PARTS;
       ptx::load_tile(ring.scale_a(stage), from.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
     }
     if constexpr (P::SCALING == Scaling::BLOCK) scales.copy(block, ring.scale_b(stage), full);
     if constexpr (P::SCALES_B > 0) {
-      const int row = (tile.scale_b_row + block) * P::SCALES_B;
+      const int row = tile.scale_b_row * (P::SCALES_B / P::PARTS) + block * P::SCALES_B;
       ptx::load_tile(ring.scale_b(stage), from.scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
     }
   }

@@ -179,14 +179,16 @@ __device__ __forceinline__ void store_shared_2(u32 address, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
 }
 
-__device__ __forceinline__ uint2 load_shared_8_bytes(u32 address) {
-  uint2 value;
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "r"(address) : "memory");
+__device__ __forceinline__ u32 load_shared_word(u32 address) {
+  u32 value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
 
-__device__ __forceinline__ void store_shared_16_bytes(u32 address, u32 a, u32 b, u32 c, u32 d) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+__device__ __forceinline__ u32 load_shared_2_bytes(u32 address) {
+  u32 value;
+  asm volatile("{ .reg .u16 h; ld.shared.u16 h, [%1]; cvt.u32.u16 %0, h; }" : "=r"(value) : "r"(address) : "memory");
+  return value;
 }
 
 template <u32 COUNT>

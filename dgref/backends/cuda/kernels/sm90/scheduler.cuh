@@ -18,6 +18,8 @@ __host__ __device__ constexpr bool is_k_grouped(Schedule schedule) {
 
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+constexpr int SCALE_K = 128;  // elements of K that one scale of A covers
+
 // What every block of a launch knows; sizes are per group where the schedule has groups.
 struct Problem {
   int m, n, k;
@@ -88,7 +90,7 @@ class Scheduler {
     if constexpr (SCHEDULE == Schedule::PREFIX_SUM) origin_ = aligned(origin_ + size_);
     if constexpr (SCHEDULE == Schedule::K_SIZES) origin_ += size_;
     if constexpr (SCHEDULE == Schedule::K_PREFIX_SUM) origin_ = aligned(origin_ + size_);
-    if constexpr (is_k_grouped(SCHEDULE)) scale_row_ += ceil_div(size_, BLOCK_K);
+    if constexpr (is_k_grouped(SCHEDULE)) scale_row_ += ceil_div(size_, SCALE_K);
   }
 
   __device__ void enter_group(int group) {
@@ -134,7 +136,7 @@ class Scheduler {
     tile.valid = label < 0 ? 0 : tile.rows;
     if (label < 0) tile.k_size = 0;
     set_coordinates(tile, tile.row, tile.group * problem_.n + tile.column);
-    tile.scale_b_row = tile.group * ceil_div(problem_.k, BLOCK_K);
+    tile.scale_b_row = tile.group * ceil_div(problem_.k, SCALE_K);
   }
 
   __device__ void place_grouped(Tile& tile) const {
@@ -150,12 +152,12 @@ class Scheduler {
       tile.valid = max(min(tile.rows, size_ - tile.row), 0);
       tile.row += origin_;
       set_coordinates(tile, tile.row, group_ * problem_.n + tile.column);
-      tile.scale_b_row = group_ * ceil_div(problem_.k, BLOCK_K);
+      tile.scale_b_row = group_ * ceil_div(problem_.k, SCALE_K);
     } else {
       tile.rows = tile.valid = min(BLOCK_M, (SCHEDULE == Schedule::MASKED ? size_ : problem_.m) - tile.row);
       set_coordinates(tile, group_ * problem_.m + tile.row, group_ * problem_.n + tile.column);
       tile.scale_a_column = tile.row;
-      tile.scale_a_row = tile.scale_b_row = group_ * ceil_div(problem_.k, BLOCK_K);
+      tile.scale_a_row = tile.scale_b_row = group_ * ceil_div(problem_.k, SCALE_K);
     }
   }
 

@@ -1,0 +1,231 @@
+// Packed weights as the 64-row operand of wgmma, from registers: each thread widens the codes that its own lane feeds.
+// Rows of the product are then columns of D, and the accumulators hold D transposed.
+#pragma once
+#include "sm90/epilogue.cuh"
+#include "sm90/widen.cuh"
+
+namespace dgref {
+
+// wgmma with its 64 rows of A in registers; b is the lower word of B's descriptor.
+template <int N>
+struct WgmmaRows;
+
+// A0 to A3, B, S and H number the operands that follow the N/2 accumulators.
+#define DEFINE_WGMMA_ROWS(N, A0, A1, A2, A3, B, S, H)                                                                   \
+  template <>                                                                                                         \
+  struct WgmmaRows<N> {                                                                                               \
+    static __device__ __forceinline__ void issue(float (&d)[N / 2], const u32 (&a)[4], u32 b, int keep) {             \
+      asm volatile("{ .reg .pred p; .reg .b64 b; setp.ne.b32 p, %" #S ", 0; mov.b64 b, {%" #B ", %" #H "};"           \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k32.f32.e4m3.e4m3 {" REGISTERS_##N "}, "                   \
+                   "{%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, b, p, 1, 1; }"                                          \
+                   : OUTPUTS_##N                                                                                      \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(keep), "r"(DESCRIPTOR_UPPER));           \
+    }                                                                                                                 \
+  };
+
+DEFINE_WGMMA_ROWS(16, 8, 9, 10, 11, 12, 13, 14)
+DEFINE_WGMMA_ROWS(32, 16, 17, 18, 19, 20, 21, 22)
+DEFINE_WGMMA_ROWS(64, 32, 33, 34, 35, 36, 37, 38)
+DEFINE_WGMMA_ROWS(128, 64, 65, 66, 67, 68, 69, 70)
+
+#undef DEFINE_WGMMA_ROWS
+
+// Where one thread's codes of a slab lie: rows lane/4 and 8 below it of its warp's 16; of every 32 of K the elements
+// 4q to 4q+3 and 16+4q to 16+4q+3, q = lane%4 (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk32").
+struct CodePlaces {
+  u32 offset[8];  // of each step of 32 in a stage, in the 128-byte swizzle of the copy engine
+
+  __device__ __forceinline__ CodePlaces(u32 first_row, u32 lane) {
+    const u32 row = first_row + lane / 4;
+#pragma unroll
+    for (u32 step = 0; step < 8; ++step) offset[step] = row * 128 + (step ^ row % 8) * 16 + lane % 4 * 2;
+  }
+};
+
+// One thread's weights of one slab and 128 of K, as wgmma reads them.
+struct Fragments {
+  u32 words[4][4];
+
+  __device__ __forceinline__ void load(u32 packed, int part, const CodePlaces& places, const Widening& widen) {
+    u32 codes[4][4];
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      const u32 place = packed + places.offset[part * 4 + step];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) codes[step][i] = ptx::load_shared_2_bytes(place + i % 2 * 1024 + i / 2 * 8);
+    }
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) words[step][i] = widen(codes[step][i]);
+    }
+  }
+
+  // wgmma reads these registers until it is waited for, which the compiler does not know: called after the wait, this
+  // keeps it from giving them to other values before.
+  __device__ __forceinline__ void keep() {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) asm volatile("" : "+r"(words[i / 4][i % 4])::"memory");
+  }
+};
+
+// The scales that one thread's accumulators meet in 128 of K: two of every eight columns, and two rows.
+template <class P>
+struct WeightScales {
+  static constexpr int CHAINS = P::SCALES_B / P::PARTS;
+  float2 columns[P::ACCUMULATORS / 4];
+  float rows[CHAINS][2];
+
+  __device__ __forceinline__ void load_rows(const Ring<P>& ring, u32 stage, int part, u32 row, u32 lane) {
+    const u32 scale_b = ring.scale_b(stage) + (part * CHAINS * P::BLOCK_N + row + lane / 4) * 4;
+#pragma unroll
+    for (int i = 0; i < CHAINS; ++i) {
+      rows[i][0] = ptx::load_shared(scale_b + i * P::BLOCK_N * 4);
+      rows[i][1] = ptx::load_shared(scale_b + i * P::BLOCK_N * 4 + 32);
+    }
+  }
+
+  __device__ __forceinline__ void load_columns(const Ring<P>& ring, u32 stage, int part, u32 lane) {
+    const u32 scale_a = ring.scale_a(stage) + part * P::LOAD_M * 4 + lane % 4 * 8;
+#pragma unroll
+    for (int i = 0; i < P::ACCUMULATORS / 4; ++i) columns[i] = ptx::load_shared_2(scale_a + i * 32);
+  }
+};
+
+// total = fma(scale_a * scale_b, chain, total), element by element.
+template <class P>
+__device__ __forceinline__ void promote_weights(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
+                                                const WeightScales<P>& scales, int chain) {
+#pragma unroll
+  for (int i = 0; i < P::ACCUMULATORS; ++i) {
+    const float2 pair = scales.columns[i / 4];
+    total[i] = __fmaf_rn(__fmul_rn(i % 2 ? pair.y : pair.x, scales.rows[chain][i / 2 % 2]), sum[i], total[i]);
+  }
+}
+
+template <int CHAINS, int COUNT>
+__device__ __forceinline__ void pin_chains(float (&sums)[CHAINS][COUNT]) {
+#pragma unroll
+  for (int chain = 0; chain < CHAINS; ++chain) pin_all(sums[chain]);
+}
+
+// One warpgroup's way through the stages of a tile.
+template <class P>
+struct WeightSlab {
+  static constexpr int CHAINS = WeightScales<P>::CHAINS, STEPS = 4 / CHAINS;
+  static constexpr int TOGETHER = CHAINS * P::ACCUMULATORS <= 64 ? CHAINS : 64 / P::ACCUMULATORS;  // as registers allow
+  static constexpr bool EARLY = P::BLOCK_M <= 64;  // registers suffice to prepare while wgmma runs
+  const Ring<P>& ring;
+  const u32 lane, row, tokens;
+  const CodePlaces places;
+  const Widening widen;
+
+  __device__ __forceinline__ WeightSlab(const Ring<P>& ring, u32 group, u32 thread)
+      : ring(ring),
+        lane(thread % 32),
+        row(group * 64 + thread / 32 * 16),
+        tokens(__shfl_sync(0xFFFFFFFF, descriptor_lower(ring.a(0)), 0)),
+        places(row, lane),
+        widen(ring.base + P::TABLES_OFFSET) {}
+
+  __device__ __forceinline__ void load(Fragments& weights, u32 stage, int part) const {
+    weights.load(ring.b(stage), part, places, widen);
+  }
+
+  // Per 128 of K one chain of four wgmma, or per 32 of K a chain of each. `prepare` runs beside the last of them.
+  template <class Prepare>
+  __device__ __forceinline__ void multiply(float (&total)[P::ACCUMULATORS], Fragments& weights, u32 stage, int part,
+                                           Prepare prepare) const {
+    float sum[TOGETHER][P::ACCUMULATORS];
+    WeightScales<P> scales;
+    scales.load_rows(ring, stage, part, row, lane);
+    if constexpr (EARLY) scales.load_columns(ring, stage, part, lane);
+    const u32 place = tokens + stage * (P::A_BYTES / 16) + part * (P::LOAD_M * 128 / 16);
+#pragma unroll
+    for (int chain = 0; chain < CHAINS; chain += TOGETHER) {
+      pin_chains(sum);
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < TOGETHER * STEPS; ++i) {
+        const int step = chain * STEPS + i;
+        WgmmaRows<P::BLOCK_M>::issue(sum[i / STEPS], weights.words[step], place + step * 2, i % STEPS > 0);
+      }
+      wgmma_commit();
+      if (EARLY && chain + TOGETHER == CHAINS) prepare();
+      pin_chains(sum);
+      wgmma_wait<0>();
+      pin_chains(sum);
+      weights.keep();
+      if (!EARLY && chain == 0) scales.load_columns(ring, stage, part, lane);
+      if (part + 1 == P::PARTS && chain + TOGETHER == CHAINS) ring.release(stage, lane);
+#pragma unroll
+      for (int i = 0; i < TOGETHER; ++i) promote_weights<P>(total, sum[i], scales, chain + i);
+    }
+    if constexpr (!EARLY) prepare();
+  }
+};
+
+// A stage's two halves take turns: while one is multiplied, the codes of the other, or of the next stage, are widened.
+template <class P>
+__device__ __forceinline__ void accumulate_weights(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
+                                                   Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
+  static_assert(P::SLABS == 1 && P::PARTS == 2, "a warpgroup holds one slab of weights, a stage two blocks of scales");
+  if (tile.block_begin == tile.block_end) return;
+  const WeightSlab<P> slab(ring, group, thread);
+  Fragments first, second;
+  ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+  slab.load(first, cursor.stage, 0);
+#pragma unroll 1
+  for (int block = tile.block_begin; block < tile.block_end; ++block) {
+    const u32 stage = cursor.stage;
+    cursor.advance();
+    slab.multiply(total[0], first, stage, 0, [&] { slab.load(second, stage, 1); });
+    // Beyond the end of K a stage may hold the scales of another group.
+    if (block * P::BLOCK_K + SCALE_K >= tile.k_size) {
+      ring.release(stage, thread % 32);
+      break;
+    }
+    slab.multiply(total[0], second, stage, 1, [&] {
+      if (block + 1 == tile.block_end) return;
+      ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+      slab.load(first, cursor.stage, 0);
+    });
+  }
+}
+
+// Stores one warp's 16 columns of D, `left` the first of them: 16 rows at a time through the staging buffer, from which
+// each lane takes half a row, in one piece where D is aligned and all of it is wanted.
+template <class P, Output OUTPUT, bool ACCUMULATE>
+__device__ __forceinline__ void store_transposed(const float (&total)[P::ACCUMULATORS], const Tile& tile,
+                                                 const Problem& problem, const Destination& to, int left, u32 staging,
+                                                 u32 lane) {
+  constexpr bool SHARED_ROWS = P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM;
+  constexpr u32 PITCH = 80;  // bytes from row to row: 16 floats and a gap that spreads the writes over the banks
+  const i64 group_start = SHARED_ROWS ? 0 : i64(tile.group) * to.group_stride;
+  const int column = left + int(lane) % 2 * 8, wanted = min(8, problem.n - column);
+#pragma unroll
+  for (int chunk = 0; chunk < P::BLOCK_M / 16; ++chunk) {
+    if (chunk * 16 >= tile.rows) return;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const u32 row = i / 4 * 8 + lane % 4 * 2 + i % 2, place = lane / 4 + i / 2 % 2 * 8;
+      ptx::store_shared(staging + row * PITCH + place * 4, __float_as_uint(total[chunk * 8 + i]));
+    }
+    __syncwarp();
+    const int row = chunk * 16 + int(lane) / 2;
+    bool zero = row >= tile.valid;
+    if (row >= tile.rows || wanted <= 0) continue;
+    if constexpr (P::SCHEDULE == Schedule::LABELLED) zero |= __ldg(problem.layout + tile.row + row) < 0;
+    if (zero && !problem.zero_padding) continue;
+    float values[8];
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+      const float2 pair = ptx::load_shared_2(staging + lane / 2 * PITCH + lane % 2 * 32 + i * 4);
+      values[i] = zero ? 0.0f : pair.x, values[i + 1] = zero ? 0.0f : pair.y;
+    }
+    store_eight<OUTPUT, ACCUMULATE>(to, group_start + i64(tile.row + row) * to.row_stride, column, wanted, values);
+  }
+}
+
+}  // namespace dgref
