@@ -235,6 +235,22 @@ def test_a_thousand_launches_of_a_split_give_the_same_bits(torch):
     assert torch.equal(d, want)
 
 
+def test_a_stage_is_not_filled_again_before_its_scales_have_arrived(torch):
+    from dgref.backends.cuda.sm90.grouped import gemm_grouped_k
+
+    sizes, m, n = [640, 384] * 32, 1024, 768  # odd numbers of blocks end in a loop of their own
+    torch.manual_seed(0)
+    a, b = (torch.randn(rows * sum(sizes), device="cuda").to(torch.float8_e4m3fn) for rows in (m, n))
+    a_scale, b_scale = (torch.rand(sum(sizes) // 128, rows, device="cuda") + 0.5 for rows in (m, n))
+    layout = torch.tensor(sizes, dtype=torch.int32, device="cuda")
+    d = torch.empty(len(sizes), m, n, device="cuda")
+    sums = []
+    for _ in range(500):
+        gemm_grouped_k(a, b, d, layout, None, a_scale, b_scale, sizes=sizes)
+        sums.append(d.view(torch.int32).sum(dtype=torch.int64))
+    assert len(torch.stack(sums).unique()) == 1
+
+
 @needs_vectors
 @pytest.mark.parametrize("name", ["deep_gemm_fp8_1d2d", "deep_gemm_fp8_1d1d", "deep_gemm_bf16"])
 def test_an_unsplit_launch_has_the_bits_that_deep_gemm_recorded(torch, name):

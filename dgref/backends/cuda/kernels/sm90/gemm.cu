@@ -31,6 +31,7 @@ __device__ __forceinline__ void promote_each_step(float (&total)[P::ACCUMULATORS
     pin_all(sum);
     wgmma_wait<0>();
     scales.pin_all();
+    if (step + 1 == P::STEPS) ptx::wait_for_load(scales.touched() | touched(scale_a));
     promote_vector<P>(total, sum, scale_a, scales);
   }
 }
@@ -78,7 +79,10 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       if constexpr (P::SCALING == Scaling::VECTOR) columns.pin_all();
       // A first look at the next stage, whose answer arrives during the promotion.
       if (slab + 1 == P::SLABS) ready = ptx::barrier_test(ring.full(cursor.stage), cursor.phase);
-      if (slab + 1 == P::SLABS) ring.release(stage, lane);
+      if (slab + 1 == P::SLABS) {
+        const u32 loaded = P::SCALING == Scaling::BLOCK ? touched(scale_b) : columns.touched();
+        ring.release(stage, lane, loaded | touched(scale_a));
+      }
       if constexpr (P::SCALING == Scaling::BLOCK) {
         promote_block<P>(total[slab], sum, BlockProducts<P>(scale_a, scale_b), boundary);
       } else {

@@ -108,6 +108,12 @@ struct Ring {
     ptx::barrier_init_fence();
   }
 
+  // As below, after reads into registers: `loaded` takes a bit of each.
+  __device__ __forceinline__ void release(u32 stage, u32 lane, u32 loaded) const {
+    ptx::wait_for_load(loaded);
+    release(stage, lane);
+  }
+
   // Tells every block that writes into this stage that the calling warp has read it.
   __device__ __forceinline__ void release(u32 stage, u32 lane) const {
     __syncwarp();
@@ -267,6 +273,23 @@ __device__ __forceinline__ void promote_block(float (&total)[P::ACCUMULATORS], c
   }
 }
 
+// A word that takes a bit of each load, so that whoever needs it waits for all of them.
+template <int COUNT>
+__device__ __forceinline__ u32 touched(const float (&loaded)[COUNT]) {
+  u32 all = 0;
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) all |= __float_as_uint(loaded[i]);
+  return all;
+}
+
+template <int COUNT>
+__device__ __forceinline__ u32 touched(const float2 (&loaded)[COUNT]) {
+  u32 all = 0;
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) all |= __float_as_uint(loaded[i].x);
+  return all;
+}
+
 // A thread's share of the scales of B's columns: two of every eight.
 template <class P>
 struct ColumnScales {
@@ -281,6 +304,8 @@ struct ColumnScales {
 #pragma unroll
     for (int i = 0; i < P::ACCUMULATORS / 4; ++i) pin(pairs[i].x), pin(pairs[i].y);
   }
+
+  __device__ __forceinline__ u32 touched() const { return ::dgref::touched(pairs); }
 };
 
 template <class P>

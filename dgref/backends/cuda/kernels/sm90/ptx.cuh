@@ -38,6 +38,12 @@ __device__ __forceinline__ float2 load_shared_2(u32 address) {
   return value;
 }
 
+// Waits until a value has been loaded: a branch needs it, which practically never sleeps.
+// An arrival at a barrier does not wait for loads from shared memory that are on their way, though it releases them.
+__device__ __forceinline__ void wait_for_load(u32 bits) {
+  asm volatile("{ .reg .pred p;\n setp.eq.u32 p, %0, 0xFFFFDEAD;\n @p nanosleep.u32 0; }" ::"r"(bits) : "memory");
+}
+
 __device__ __forceinline__ u32 cluster_rank() {
   u32 rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

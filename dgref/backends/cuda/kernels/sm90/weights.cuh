@@ -85,6 +85,13 @@ struct WeightScales {
     }
   }
 
+  __device__ __forceinline__ u32 touched() const {
+    u32 all = ::dgref::touched(columns);
+#pragma unroll
+    for (int i = 0; i < CHAINS; ++i) all |= ::dgref::touched(rows[i]);
+    return all;
+  }
+
   __device__ __forceinline__ void load_columns(const Ring<P>& ring, u32 stage, int part, u32 lane) {
     const u32 scale_a = ring.scale_a(stage) + part * P::LOAD_M * 4 + lane % 4 * 8;
 #pragma unroll
@@ -157,7 +164,7 @@ struct WeightSlab {
       pin_chains(sum);
       weights.keep();
       if (!EARLY && chain == 0) scales.load_columns(ring, stage, part, lane);
-      if (part + 1 == P::PARTS && chain + TOGETHER == CHAINS) ring.release(stage, lane);
+      if (part + 1 == P::PARTS && chain + TOGETHER == CHAINS) ring.release(stage, lane, scales.touched());
 #pragma unroll
       for (int i = 0; i < TOGETHER; ++i) promote_weights<P>(total, sum[i], scales, chain + i);
     }
@@ -182,7 +189,7 @@ __device__ __forceinline__ void accumulate_weights(float (&total)[P::SLABS][P::A
     slab.multiply(total[0], first, stage, 0, [&] { slab.load(second, stage, 1); });
     // Beyond the end of K a stage may hold the scales of another group.
     if (block * P::BLOCK_K + SCALE_K >= tile.k_size) {
-      ring.release(stage, thread % 32);
+      ring.release(stage, thread % 32, touched(total[0]));
       break;
     }
     slab.multiply(total[0], second, stage, 1, [&] {
