@@ -171,8 +171,9 @@ def _k_refuses(case: Case) -> str | None:
         return operands
     if operands.scaling not in ("VECTOR", "NONE") or operands.packed:
         return "groups of K are scaled per 1x128 on both sides"
-    if operands.element == "E4M3" and case.params.get("psum"):
-        return "FP8 groups of K come with their lengths, each a matrix of its own"
+    problem, block = OPS[case.op].problem(case), 128 if operands.b_block else 64
+    if problem["alignment"] % block:
+        return f"groups of K start at multiples of {block}, not of {problem['alignment']}"
     return None if case.out == "float32" else f"groups of K are added up in float32, not {case.out}"
 
 
@@ -182,13 +183,11 @@ def _k_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     d = outputs["d"]
     start = on_device(native(inputs["c"])).to(d.dtype) if "c" in inputs else None
     options: dict[str, Any] = {"prefix_sum": problem["psum"], "alignment": problem["alignment"]}
-    if inputs["a"].scale is None:
-        operands = [payload(inputs[name], "mn").t() for name in "ab"]
-        scales: list[Any] = []
-    else:
+    operands = [payload(inputs[name], case.operands[name].major).t() for name in "ab"]
+    scales = [] if inputs["a"].scale is None else [vector_scale(inputs[name].scale).t() for name in "ab"]
+    if scales and not problem["psum"] and {case.operands[name].major for name in "ab"} == {"k"}:
         options |= {"sizes": [int(size) for size in layout]}
         operands = [_flat(inputs[name], layout) for name in "ab"]
-        scales = [vector_scale(inputs[name].scale).t() for name in "ab"]
     ends = on_device(layout)
     return BufferKernel(lambda: grouped.gemm_grouped_k(*operands, d, ends, start, *scales, **options), outputs)
 
