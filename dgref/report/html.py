@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from importlib.resources import files
 from typing import Any
 
 from markupsafe import Markup
 
+from dgref.report.causes import Cause, causes
 from dgref.report.pictures import pictures
 from dgref.results import STATUSES, Result, Results
 from dgref.version import VERSION
 
-TONES = ("exact", "model", "bounded", "bad", "idle")
+TONES = ("exact", "model", "bounded", "bad", "missing", "idle")
 _TILES = {
     "exact": "equal to the infinitely precise result",
     "model": "every bit as the declared arithmetic says",
     "bounded": "within the derived bound",
     "bad": "must be looked at",
+    "missing": "the program wrote no output",
     "idle": "unsupported or unavailable here",
 }
 _LABELS = {"bad": "wrong", "idle": "not run"}
-SHOWN_FAILURES = 50
+SHOWN_CAUSES = 16
+SHOWN_OF_A_CAUSE = 3  # in full
+SHOWN_IDS = 12  # of the others
 SHOWN_WORST = 4
 
 
@@ -33,6 +38,7 @@ def render(results: Results) -> str:
     environment = Environment(
         loader=PackageLoader("dgref.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["breakable"] = breakable
     template = environment.get_template("report.html.j2")
     return template.render(page=_page(results), style=_asset("style.css"), script=_asset("script.js"))
 
@@ -41,23 +47,29 @@ def _asset(name: str) -> Markup:
     return Markup((files("dgref.report") / "templates" / name).read_text(encoding="utf-8"))
 
 
+def breakable(text: str) -> Markup:
+    """Return a name that a narrow column may break behind its slashes, underscores and signs, never inside a word."""
+    return Markup("<wbr>").join(re.findall(r"[^/_@-]+[/_@-]*|[/_@-]+", text))
+
+
 def tone(result: Result) -> str:
     """Return the colour group of a result."""
     if result.bad:
-        return "bad"
+        return "bad" if result.wrong else "missing"
     return (result.level or "bounded") if result.ran else "idle"
 
 
 def _page(results: Results) -> dict[str, Any]:
     backends = list(dict.fromkeys(row.backend for row in results))
-    bad = [row for row in results if row.bad]
+    found = causes(results)
     return {
         "title": f"dgref conformance: {device_name(results.machine)}",
         "headline": _headline(results),
         "subline": _subline(results),
         "tiles": _tiles(results),
-        "failures": [_failure(row) for row in bad[:SHOWN_FAILURES]],
-        "hidden": max(len(bad) - SHOWN_FAILURES, 0),
+        "causes": [_cause(cause) for cause in found[:SHOWN_CAUSES]],
+        "missing": any(row.bad and not row.wrong for row in results),
+        "hidden": sum(len(cause.rows) for cause in found[SHOWN_CAUSES:]),
         "backends": backends,
         "matrix": _matrix(results, backends),
         "speed": [_speed(row) for row in results if row.throughput],
@@ -74,11 +86,13 @@ def device_name(machine: dict[str, Any]) -> str:
 
 
 def _headline(results: Results) -> str:
-    bad = sum(row.bad for row in results)
-    ran = sum(row.ran for row in results)
+    wrong, ran = sum(row.wrong for row in results), sum(row.ran for row in results)
+    missing = sum(row.bad for row in results) - wrong
     if not ran:
         return "Nothing could run"
-    return f"{bad} of {ran} results are wrong" if bad else f"All {ran} results conform"
+    parts = [f"{wrong} of {ran} results are wrong"] if wrong else []
+    parts += [f"{missing} of {ran} outputs are missing"] if missing else []
+    return ", ".join(parts) or f"All {ran} results conform"
 
 
 def _subline(results: Results) -> str:
@@ -93,7 +107,21 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
     return [
         {"tone": name, "count": counts[name], "label": _LABELS.get(name, name), "meaning": _TILES[name]}
         for name in TONES
+        if counts[name] or name != "missing"
     ]
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    """Return a cause with its first results in full and the names of some others."""
+    others = cause.rows[SHOWN_OF_A_CAUSE:]
+    return {
+        "name": cause.name,
+        "tone": tone(cause.rows[0]),
+        "count": len(cause.rows),
+        "failures": [_failure(row) for row in cause.rows[:SHOWN_OF_A_CAUSE]],
+        "others": [f"{row.case} on {row.backend}" for row in others[:SHOWN_IDS]],
+        "hidden": max(len(others) - SHOWN_IDS, 0),
+    }
 
 
 def _failure(row: Result) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tests import samples
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
+    "--window-size=500,900",
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -71,7 +72,7 @@ def test_text_of_a_kernel_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_the_page_names_no_other_host() -> None:
     page = html.render(samples.results())
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)|@import|url\(|https?://(?!www\.w3\.org)""", page)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)|@import|url\(|https?://(?!www\.w3\.org)""", page)
 
 
 def test_two_thousand_results_stay_under_three_megabytes() -> None:
@@ -86,8 +87,50 @@ def test_what_is_wrong_comes_first_with_cause_fix_and_reproduction() -> None:
         assert words in wrong
 
 
-def test_more_failures_than_are_shown_are_counted() -> None:
-    assert f"and {60 - html.SHOWN_FAILURES} more" in html.render(samples.results(60, wrong=60))
+def diagnosed(name: str | None, count: int) -> list[Result]:
+    cause = {"hypothesis": name, "status": "confirmed", "sentence": f"{name} it is"} if name else None
+    return [Result(f"s/{name}-{i}", "mine", "fail", "d differs", diagnosis=cause) for i in range(count)]
+
+
+def test_failures_are_grouped_by_cause_the_most_frequent_first() -> None:
+    page = html.render(Results([*diagnosed("nibble_order", 2), *diagnosed(None, 1), *diagnosed("scale_swizzle", 30)]))
+    titles = re.findall(r'<h3 class="why" id="cause-\d+">(.*?)</h3>', page)
+    assert titles == ["30 × scale swizzle", "2 × nibble order", "1 × no cause found"]
+    assert re.findall(r'href="#(cause-\d+)"><b>(\d+)', page) == [("cause-1", "30"), ("cause-2", "2"), ("cause-3", "1")]
+    assert page.count("scale_swizzle it is") == html.SHOWN_OF_A_CAUSE
+    assert f"and {30 - html.SHOWN_OF_A_CAUSE - html.SHOWN_IDS} more" in page
+
+
+def test_more_causes_than_are_shown_are_counted() -> None:
+    rows = [row for number in range(html.SHOWN_CAUSES + 2) for row in diagnosed(f"fault_{number}", 1)]
+    assert "and 2 more of other causes" in html.render(Results(rows))
+
+
+def test_missing_outputs_are_neither_wrong_nor_conforming() -> None:
+    page = html.render(Results([Result("s/1", "files/x", "missing"), Result("s/2", "files/x", "pass", level="exact")]))
+    assert "<h1>1 of 2 outputs are missing</h1>" in page
+    assert '<div class="tile missing"><b>1</b>' in page
+    assert '<div class="tile bad"><b>0</b>' in page
+
+
+@needs_chromium
+def test_a_wide_matrix_scrolls_inside_its_box_and_keeps_its_first_column(tmp_path: Path) -> None:
+    names = [f"recorded/nvidia-h200/library-{number}/fast" for number in range(9)]
+    rows = [Result("s/1", name, "pass", level="exact", op="gemm_grouped_contiguous") for name in names]
+    script = """
+      const box = document.querySelector(".matrix-box"), first = document.querySelector(".matrix tbody th");
+      const [page, inner] = [document.documentElement.scrollWidth <= innerWidth, box.scrollWidth > box.clientWidth];
+      box.scrollLeft = 200;
+      const stays = Math.abs(first.getBoundingClientRect().left - box.getBoundingClientRect().left) < 3;
+      document.title = `${page} ${inner} ${stays} ${first.offsetWidth < innerWidth / 2}`;
+    """
+    document, _ = opened(html.render(Results(rows)), tmp_path, script)
+    assert "<title>true true true true</title>" in document
+
+
+def test_a_name_breaks_behind_its_signs_only() -> None:
+    assert html.breakable("torch/cuda_fast<") == "torch/<wbr>cuda_<wbr>fast&lt;"
+    assert html.breakable("") == ""
 
 
 @pytest.mark.parametrize("status", STATUSES)
