@@ -12,10 +12,12 @@ import pytest
 from dgref import runner, suite_documentation
 from dgref.backends import load_file
 from dgref.cli import group
+from dgref.report.causes import cause_of
 from dgref.results import STATUSES
 from dgref.suite import load_file as load_suite
 
 DOCS = Path(__file__).parents[1] / "docs"
+READ_ROW_BY_ROW = "scale.array.reshape(-1)[: np.prod(scale.shape)].reshape(scale.shape)"
 GUIDES = ("write-a-backend.md", "ci.md", "reports.md", "suites.md")
 
 
@@ -49,6 +51,34 @@ def test_the_example_backend_conforms(tmp_path: Path) -> None:
     results = runner.run(["smoke", "gemm"], ["mine"], isolate=False, settings=runner.Settings(diagnose=False))
     assert results.counts["pass"] >= 2
     assert results.exit_code == 0
+
+
+def test_the_quantised_example_conforms_on_every_case_it_serves(tmp_path: Path) -> None:
+    path = tmp_path / "my_fp4_backend.py"
+    path.write_text(blocks("write-a-backend.md", "python")[1], encoding="utf-8")
+    assert load_file(path) == ["mine/fp4"]
+    suites, settings = ["smoke", "gemm", "edges", "fingerprint"], runner.Settings(diagnose=False)
+    results = runner.run(suites, ["mine/fp4"], isolate=False, settings=settings)
+    assert (results.counts["pass"], results.exit_code) == (9, 0)
+    assert all(row.evidence["guards"] == [] for row in results if row.ran)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "cause"),
+    [
+        ("LAYOUTS[scale.layout].unpack(scale.array, scale.shape)", READ_ROW_BY_ROW, "scale swizzle"),
+        ("BIAS, NAN = 127", "BIAS, NAN = 126", "scale exponent offset"),
+        ("axis=-1).reshape(rows, -1)", "axis=-1)[..., :: 1 if name == 'b' else -1].reshape(rows, -1)", "nibble order"),
+    ],
+)
+def test_the_quantised_example_broken_is_named_for_it(tmp_path: Path, right: str, wrong: str, cause: str) -> None:
+    text = blocks("write-a-backend.md", "python")[1]
+    assert text.count(right) == 1
+    path = tmp_path / "broken.py"
+    path.write_text(text.replace(right, wrong).replace("mine/fp4", f"broken/{tmp_path.name}"), encoding="utf-8")
+    case = runner.Selection(ids=("mxfp4",))
+    (result,) = runner.run(["smoke"], load_file(path), selection=case, isolate=False).results
+    assert (result.status, cause_of(result)) == ("fail", cause)
 
 
 def test_the_example_entry_point_and_waiver_are_toml(tmp_path: Path) -> None:

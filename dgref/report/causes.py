@@ -34,7 +34,8 @@ def cause_of(row: Result) -> str:
     """Return the name of the diagnosed fault; where there is none, how the result came to be bad."""
     diagnosis = row.diagnosis or {}
     if diagnosis.get("hypothesis") and diagnosis.get("status") != "none":
-        return str(diagnosis["hypothesis"]).replace("_", " ")
+        parts = str(diagnosis["hypothesis"]).replace("_", " ").split("+")  # one fault in both operands is one cause
+        return " + ".join(dict.fromkeys(parts))
     raised = _RAISED.match(row.reason) if row.status == "error" else None
     status = row.status.replace("_", " ")
     return f"error: {raised[1]}" if raised else UNKNOWN if row.status == "fail" else status

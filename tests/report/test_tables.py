@@ -53,7 +53,7 @@ def swapped(status: str) -> dict:
 FOUND = [
     wrong("s/" + "y" * 90, diagnosis=swapped("confirmed")),
     wrong("s/1", "error", "KeyError: 'a'"),
-    wrong("s/2", diagnosis=swapped("suspicion")),
+    wrong("s/2", diagnosis={**swapped("suspicion"), "hypothesis": "nibble_order+nibble_order"}),
     wrong("s/3", diagnosis=swapped("none")),
     wrong("s/4", "error", "KeyError: 'b'"),
     wrong("s/5", "error", "KeyError: 'b'"),
