@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 SOURCE = "common/quantize.cu"
-_THREADS, _IN_FLIGHT, _TILE = 256, 4, 128
+_THREADS, _TILE = 256, 128
 _INPUTS = {"float32": "Float32", "bfloat16": "Bfloat16"}
 _FORMATS = {"float8_e4m3fn": "E4m3", "float8_e5m2": "E5m2", "float4_e2m1fn": "E2m1"}
 _RULES = {
@@ -164,7 +164,7 @@ def _plan(recipe, dtype, shape, strides, device, aligned: bool, scale_layout: st
     return _Plan(
         **vars(_Shapes.of(row, tuple(shape), scale_layout)),
         kernel=compile_kernel(SOURCE, entry, arguments),
-        grid=_grid(rows, columns, scaling),
+        grid=_grid(rows, columns, scaling, FORMATS[row.format].bits),
         threads=threads,
         joined=joined,
         rows=rows,
@@ -231,7 +231,7 @@ def _launch(plan: _Plan, x, codes, scale, stored) -> None:
     plan.kernel.launch(plan.grid, (plan.threads,), (problem,))
 
 
-def _grid(rows: int, columns: int, scaling: Scaling) -> tuple[int, ...]:
+def _grid(rows: int, columns: int, scaling: Scaling, bits: int) -> tuple[int, ...]:
     height, width = scaling.block
     if height == _TILE:
         return -(-columns // _TILE), -(-rows // _TILE)
@@ -240,7 +240,8 @@ def _grid(rows: int, columns: int, scaling: Scaling) -> tuple[int, ...]:
     elements = rows * -(-columns // width) * width
     if elements // 8 >= 1 << 31:
         raise ShapeError(expected("x", f"{rows} x {columns}", "fewer than 2^34 elements"))
-    return (-(-elements // (_THREADS * _IN_FLIGHT * 8)),)
+    in_flight = bits // 2  # runs of eight elements of a thread, as in quantize_blocks
+    return (-(-elements // (_THREADS * in_flight * 8)),)
 
 
 def _empty_payload(shapes: _Shapes, device) -> torch.Tensor:

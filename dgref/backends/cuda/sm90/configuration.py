@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, gcd
 
-from dgref.backends.cuda.sm90.costs import block_clocks, costs_of, device_bytes, store_clocks
+from dgref.backends.cuda.sm90.costs import block_clocks, costs_of, device_bytes, store_clocks, widening_clocks
 from dgref.errors import UnsupportedError, expected
 
 SHARED_LIMIT = 232_448  # bytes one block may have (CUDA C++ Programming Guide, compute capability 9.0)
 MAX_STAGES = 24
+WIDENED_LIMIT = 1 << 30  # bytes of workspace
 SPLITS = (1, 2, 3, 4, 6, 8)
 
 
@@ -223,14 +224,27 @@ def split_count(n: int, k: int, block_k: int = 128) -> int:
 def configuration(shape: Shape, multiprocessors: int) -> Configuration:
     """Return the configuration with the least estimated time."""
     found = [
-        configure(shape, tile, splits, multiprocessors)
-        for tile in tiles_of(shape)
+        configure(way, tile, splits, multiprocessors)
+        for way in ways(shape)
+        for tile in tiles_of(way)
         if tile.cluster <= multiprocessors
-        for splits in split_choices(shape)
+        for splits in split_choices(way)
     ]
     if not found:
         raise UnsupportedError(expected("SM90 GEMM", shape, "a shape that one of the block sizes divides"))
-    return min(found, key=lambda candidate: estimate(candidate, multiprocessors))
+    before = {way: widening_clocks(shape) if way.weights != shape.weights else 0 for way in ways(shape)}
+    return min(found, key=lambda candidate: before[candidate.shape] + estimate(candidate, multiprocessors))
+
+
+def ways(shape: Shape) -> list[Shape]:
+    """Return what may be launched for a shape: itself, or the same with packed weights widened to FP8 before.
+
+    Not where only the GPU knows how many groups there are, nor where the splits of K, and so the bits, could differ.
+    """
+    wide = replace(shape, weights="AS_A")
+    same_splits = not shape.batch_invariant or split_choices(shape) == split_choices(wide) == (1,)
+    known = shape.schedule in ("DENSE", "MASKED") and shape.groups * shape.n * shape.k <= WIDENED_LIMIT
+    return [shape, wide] if shape.weights == "E2M1" and known and same_splits else [shape]
 
 
 def configure(shape: Shape, tile: Tile, splits: int, multiprocessors: int) -> Configuration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
 from dgref.backends.cuda.sm90.configuration import Configuration
 from dgref.backends.cuda.sm90.operands import NO_BLOCK_SCALE, BlockScale, Matrix
+from dgref.backends.cuda.sm90.rearrange import widened
 from dgref.backends.cuda.tensor_map import TensorMap
 
 PREPARED_KEPT = 512
@@ -56,6 +57,9 @@ def prepare(
     configuration: Configuration, operands: Operands, resources: Resources = WHOLE_CARD, before: Sequence[Plan] = ()
 ) -> Plan | Steps:
     """Return a launch on the current device and stream with everything in place, after those that it needs."""
+    if operands.b.element == "E2M1" and configuration.shape.weights == "AS_A":
+        b, widening = widened("b", operands.b)
+        operands, before = replace(operands, b=b), (*before, *widening)
     tile, device = configuration.tile, current_device()
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
     plan = kernel_of(configuration).prepare(

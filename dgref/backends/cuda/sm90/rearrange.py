@@ -13,6 +13,7 @@ from dgref.backends.cuda.sm90 import workspace
 from dgref.backends.cuda.sm90.operands import Matrix
 
 SIDE = 64
+RUNS = 2
 
 
 def k_major(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
@@ -31,6 +32,17 @@ def k_major(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
         [matrix.pointer, target.data_ptr(), matrix.rows, matrix.k, matrix.stride, stride],
     )
     return replace(matrix, pointer=target.data_ptr(), major="K", stride=stride), [plan]
+
+
+def widened(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
+    """Return E4M3 of the same values as packed codes, and the launch that fills it."""
+    target = _workspace(name, matrix.groups * matrix.rows * matrix.k)
+    plan = compile_kernel("sm90/widen.cu", "dgref::widen_rows", {"runs": RUNS}).prepare(
+        (matrix.groups * matrix.rows, -(-matrix.k // (RUNS * 256 * 16))),
+        (256,),
+        [matrix.pointer, target.data_ptr(), matrix.k, matrix.stride, matrix.k],
+    )
+    return replace(matrix, pointer=target.data_ptr(), element="E4M3", stride=matrix.k), [plan]
 
 
 def mn_major(name: str, scale: Any) -> tuple[Any, list[Plan]]:

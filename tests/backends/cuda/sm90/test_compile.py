@@ -9,6 +9,7 @@ import pytest
 from dgref.backends.cuda.disassembly import disassemble
 from dgref.backends.cuda.jit import compile_only, load_or_compile, request_for
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, Tile, configuration, configure, tiles_of
+from dgref.backends.cuda.sm90.rearrange import RUNS
 from tests.backends.cuda.test_disassembly import has_cuobjdump
 
 WIDE = [  # the most registers of each kind
@@ -110,6 +111,10 @@ def test_no_instantiation_that_can_be_picked_spills():
 
 def test_the_transposing_kernel_compiles():
     assert compile_only("sm90/transpose.cu", "dgref::transpose", {"side": 64}).spill_bytes == 0
+
+
+def test_the_widening_kernel_compiles():
+    assert compile_only("sm90/widen.cu", "dgref::widen_rows", {"runs": RUNS}).spill_bytes == 0
 
 
 def test_the_host_reserves_the_shared_memory_that_the_kernel_lays_out():

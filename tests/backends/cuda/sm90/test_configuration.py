@@ -19,6 +19,7 @@ from dgref.backends.cuda.sm90.configuration import (
     split_choices,
     split_count,
     tiles_of,
+    ways,
 )
 from tests.backends.cuda.sm90.walk import Work, walk
 
@@ -130,9 +131,24 @@ def test_few_tiles_are_split_along_k():
 @pytest.mark.parametrize("scaling", ["VECTOR", "VECTOR_32"])
 def test_packed_weights_are_rows_of_wgmma_and_few_tokens_its_columns(scaling):
     kind = {"scaling": scaling, "weights": "E2M1"}
-    few, many = (configuration(Shape(m, 7168, 16384, **kind), 132).tile for m in (1, 4096))
-    assert (few.block_m, many.block_m) == (16, 128)
+    few, more = (configuration(Shape(m, 7168, 16384, **kind), 132).tile for m in (1, 512))
+    assert (few.block_m, more.block_m) == (16, 128)
     assert all(tile.block_n == 64 * tile.math_groups for tile in tiles_of(Shape(64, 256, 512, **kind)))
+
+
+def test_many_rows_have_their_packed_weights_widened_before():
+    kind = {"scaling": "VECTOR", "weights": "E2M1"}
+    chosen = {m: configuration(Shape(m, 7168, 16384, **kind), 132).shape.weights for m in (1, 512, 4096)}
+    assert chosen == {1: "E2M1", 512: "E2M1", 4096: "AS_A"}
+    assert {way.weights for way in ways(Shape(4096, 1 << 20, 16384, **kind))} == {"E2M1"}  # 16 GiB of workspace
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 9000), k=st.integers(1, 600).map(lambda blocks: blocks * 32))
+def test_packed_weights_have_one_split_for_all_m_where_it_must_not_depend_on_it(n, k):
+    kind = {"scaling": "VECTOR", "weights": "E2M1", "batch_invariant": True}
+    found = [arithmetic_of(configuration(Shape(m, n, k, **kind), 132)) for m in (1, 100, 8000)]
+    assert len({item["split_boundaries"] for item in found}) == 1
 
 
 def test_splits_of_packed_weights_begin_at_whole_stages():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dgref.backends.cuda.sm90.configuration import Shape, configure, split_choices, tiles_of
-from tests.backends.cuda.sm90.test_gemm_gpu import fp8_inputs, mn_major
+from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configure, split_choices, tiles_of, ways
+from tests.backends.cuda.sm90.test_gemm_gpu import PLAIN, fp8_inputs, mn_major
 
 pytestmark = pytest.mark.gpu
 NAMES = {32: "VECTOR_32", 128: "VECTOR"}
@@ -29,6 +29,10 @@ def kind(granule):
     return {"scaling": NAMES[granule], "weights": "E2M1"}
 
 
+def every(shape: Shape) -> list[Configuration]:
+    return [configure(way, tile, 1, 132) for way in ways(shape) for tile in tiles_of(way)]
+
+
 @pytest.mark.parametrize("granule", [32, 128])
 @pytest.mark.parametrize(("rows", "k"), [(1, 1152), (40, 1184), (200, 1024)])
 def test_packed_weights_give_the_bits_of_their_widened_codes(torch, granule, rows, k):
@@ -39,11 +43,11 @@ def test_packed_weights_give_the_bits_of_their_widened_codes(torch, granule, row
     packed, widened, scale = weights(torch, n, k, granule)
     scale = mn_major(torch, scale)
     want, d = (torch.empty(rows, n, device="cuda") for _ in range(2))
-    fp8_gemm(a, a_scale, widened, scale, want, b_block=(1, granule))
-    for tile in tiles_of(shape := Shape(rows, n, k, **kind(granule), output="F32")):
-        forced = configure(shape, tile, 1, 132)
+    unsplit = configure(Shape(rows, n, k, scaling=NAMES[granule], output="F32"), PLAIN, 1, 132)
+    fp8_gemm(a, a_scale, widened, scale, want, b_block=(1, granule), forced=unsplit)
+    for forced in every(Shape(rows, n, k, **kind(granule), output="F32")):
         fp8_gemm(a, a_scale, packed, scale, d.fill_(float("nan")), b_block=(1, granule), packed=True, forced=forced)
-        assert torch.equal(d, want), tile
+        assert torch.equal(d, want), forced
     exact = (a.float() * a_scale.repeat_interleave(128, 1)[:, :k]) @ (
         widened.float() * scale.repeat_interleave(granule, 1)[:, :k]
     ).T
@@ -113,5 +117,5 @@ def test_groups_of_packed_weights_give_the_bits_of_their_widened_codes(torch, sc
     want = run(widened.view(torch.float8_e4m3fn), fresh())
     assert (want == 7.0).any() and (want != 7.0).any()
     shape = Shape(128, n, k, groups=4 if schedule == "MASKED" else 1, schedule=schedule, **kind(granule))
-    for tile in tiles_of(shape):
-        assert torch.equal(run(packed, fresh(), packed=True, forced=configure(shape, tile, 1, 132)), want), tile
+    for forced in every(shape):
+        assert torch.equal(run(packed, fresh(), packed=True, forced=forced), want), forced

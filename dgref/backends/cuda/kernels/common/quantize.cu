@@ -6,7 +6,6 @@ using namespace quantize;
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kInFlight = 4;  // runs of eight elements that each thread has in flight
 
 // Reduces kCount values over kLanes lanes while it deals them out: of d = min(kCount, kLanes) neighbouring values, lane l
 // keeps the one at l % d. Five shuffles do for four values of sixteen lanes what separate reductions need sixteen for.
@@ -43,7 +42,8 @@ __device__ __forceinline__ int pick(const int (&value)[kCount], int index) {
 template <typename Input, typename Format, typename Rule, typename Scale, typename Payload, int kBlock, bool kVector,
           bool kFlat>
 __global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constant__ Problem p) {
-    constexpr int kRuns = 8 / Format::kBits, kEach = 8 * kRuns, kChunks = kInFlight / kRuns;
+    constexpr int kRuns = 8 / Format::kBits, kEach = 8 * kRuns, kInFlight = Format::kBits / 2;
+    constexpr int kChunks = kInFlight / kRuns;  // FP4 computes more for a byte: with less in flight its blocks overlap more
     constexpr int kLanes = kBlock / kEach, kDealt = kLanes < kChunks ? kLanes : kChunks, kOwn = kChunks / kDealt;
     static_assert(kLanes >= 1 && kLanes <= 32 && (kLanes & (kLanes - 1)) == 0, "a block is shared by lanes of a warp");
     using Stored = typename Scale::Stored;

@@ -133,7 +133,7 @@ struct WeightSlab {
         row(group * 64 + thread / 32 * 16),
         tokens(__shfl_sync(0xFFFFFFFF, descriptor_lower(ring.a(0)), 0)),
         places(row, lane),
-        widen(ring.base + P::TABLES_OFFSET) {}
+        widen(Widening::published(ring.base + P::TABLES_OFFSET)) {}
 
   __device__ __forceinline__ void load(Fragments& weights, u32 stage, int part) const {
     weights.load(ring.b(stage), part, places, widen);

@@ -9,15 +9,15 @@ namespace dgref {
 // its upper bit set replicates the sign bit and gives 0. In the difference no byte borrows from its neighbour.
 struct Widening {
   static constexpr u32 LOW = 0xBCB8B080u, HIGH = 0xCCC8C4C0u, SIGNS = 0x40404040u;
-  u32 magnitudes, signs;
+  u32 magnitudes = LOW, signs = SIGNS;
 
-  // The tables come from shared memory: values that the compiler knows it would load anew for every use.
-  __device__ __forceinline__ explicit Widening(u32 tables)
-      : magnitudes(ptx::load_shared_word(tables)), signs(ptx::load_shared_word(tables + 4)) {}
-
+  // Through shared memory: the compiler would load values that it knows anew for every use.
   static __device__ __forceinline__ void publish(u32 tables) {
     ptx::store_shared(tables, LOW);
     ptx::store_shared(tables + 4, SIGNS);
+  }
+  static __device__ __forceinline__ Widening published(u32 tables) {
+    return {ptx::load_shared_word(tables), ptx::load_shared_word(tables + 4)};
   }
 
   // Bits of `codes` above the sixteenth are ignored.
