@@ -90,6 +90,36 @@ def test_the_example_entry_point_and_waiver_are_toml(tmp_path: Path) -> None:
     assert len(waivers.load(path)) == 1
 
 
+ACTIONS = {"checkout": 4, "setup-python": 5, "upload-artifact": 4, "download-artifact": 4}
+JOB = {"runs-on", "needs", "if", "strategy", "steps", "timeout-minutes"}
+STEP = {"uses", "with", "run", "if"}
+INPUTS = {"python-version", "cache", "cache-dependency-path", "name", "path", "pattern"}
+KEYS = {  # by depth, of a workflow that is indented by two spaces
+    0: {"name", "on", "permissions", "jobs"},
+    1: {"contents", "run", "report"},
+    2: JOB,
+    3: {"fail-fast", "matrix", *STEP},
+    4: {"shard", *STEP},
+    5: INPUTS,
+}
+
+
+def test_the_example_workflow_has_known_keys_pinned_actions_and_the_shards_it_merges() -> None:
+    (text,) = blocks("ci.md", "yaml")
+    for line in text.splitlines():
+        indent, key = re.match(r"( *)(?:- )?([\w-]+):", line).groups()
+        assert key in KEYS[len(indent) // 2], line
+    used = re.findall(r"uses: actions/([\w-]+)@v(\d+)$", text, re.MULTILINE)
+    assert {name: int(major) for name, major in used} == ACTIONS
+    assert len(used) == text.count("uses:")
+    shards = [int(number) for number in re.search(r"shard: \[(.*)\]", text)[1].split(",")]
+    assert f"--shard ${{{{ matrix.shard }}}}/{len(shards)} " in text
+    merged = re.search(r"dgref report merge (.*) -o", text)[1].split()
+    assert merged == [f"shard-{number}" for number in shards]
+    for path in re.findall(r"(?:--constraint|cache-dependency-path:) (\S+)", text):
+        assert (DOCS.parent / path).is_file()
+
+
 def test_the_example_suites_load(tmp_path: Path) -> None:
     sizes = []
     for number, text in enumerate(blocks("suites.md", "toml")):
