@@ -1,8 +1,7 @@
 """PyTorch's own matrix products, on the CPU and on CUDA: what most code falls back to.
 
-`torch/cpu` and `torch/cuda` are separate backends, as they are separate kernels (oneDNN and cuBLASLt). In which order
-they add, their libraries do not say: no arithmetic is declared, and they are held to the derived bound. Scaled groups
-are the exception: their bits were found to be those of a known arithmetic.
+`torch/cpu` and `torch/cuda` are separate kernels (oneDNN and cuBLASLt). In which order they add, their libraries do not
+say: they are held to the derived bound, but for scaled groups added up fast.
 `torch/cuda_fast` passes use_fast_accum, which Hopper reads as "never promote the tensor core's accumulator".
 """
 
@@ -19,6 +18,7 @@ from dgref.arch import Architecture
 from dgref.backends.base import BackendBase, FunctionKernel, Inputs, Kernel
 from dgref.formats import LAYOUTS, RECIPES, ScaledTensor
 from dgref.formats.native import as_native, like
+from dgref.reference.arithmetic import Arithmetic
 from dgref.suite import Case
 
 PLAIN = ("bfloat16", "float16", "float32")
@@ -55,7 +55,7 @@ class TorchBackend(BackendBase):
     def __init__(self, device: str, fast: bool = False):
         self.name = f"torch/{device}" + ("_fast" if fast else "")
         self.device = device
-        self._fast = fast
+        self.fast = fast  # whether use_fast_accum is passed
 
     def unavailable(self) -> str | None:
         if self.device == "cpu":
@@ -72,18 +72,13 @@ class TorchBackend(BackendBase):
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         return FunctionKernel(_OPS[case.op].prepare(self, case, inputs))
 
-    def arithmetic(self, case: Case, architecture: Architecture | None) -> str | None:
+    def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | None:
         return _OPS[case.op].declares(self, case)
 
     def provenance(self) -> dict[str, Any]:
         import torch
 
-        return {"torch": torch.__version__, "device": self.device, "use_fast_accum": self._fast}
-
-    @property
-    def fast(self) -> bool:
-        """Whether use_fast_accum is passed."""
-        return self._fast
+        return {"torch": torch.__version__, "device": self.device, "use_fast_accum": self.fast}
 
 
 def _on_device(array: np.ndarray, backend: TorchBackend) -> Any:
@@ -218,6 +213,9 @@ def _scaled_mm(left: Any, right: Any, scales: list[list[Any]], route: _Route, dt
 # -- grouped ----------------------------------------------------------------------------------------------------------
 
 
+_FAST_GROUPS = Arithmetic("torch.scaled_grouped_mm_fast", "sm90.wgmma.float8_e4m3fn", scales="each", status="hardware")
+
+
 def _grouped_refuses(backend: TorchBackend, case: Case, architecture: Architecture | None) -> str | None:
     if backend.device != "cuda":
         return "torch's grouped product is a CUDA kernel"
@@ -238,21 +236,19 @@ def _grouped_refuses(backend: TorchBackend, case: Case, architecture: Architectu
     return "torch's _scaled_grouped_mm needs k and n to be multiples of 16" if narrow else None
 
 
-def _grouped_declares(backend: TorchBackend, case: Case) -> str | None:
-    """Return what torch 2.11's CUTLASS kernel for scaled groups gave in every bit on an H200; of BF16 nothing is known.
+def _grouped_declares(backend: TorchBackend, case: Case) -> Arithmetic | None:
+    """Return what torch 2.11's CUTLASS kernel gave in every bit on an H200: one chain, then one scale, then the other.
 
-    Scales come last, and without fast accumulation every 128 of K are added in FP32: as in cuBLASLt's products.
+    Without fast accumulation every 128 of K are added in FP32 before that, which no arithmetic says.
     """
-    if case.operands["a"].recipe == "bfloat16":
-        return None
-    return "cublaslt.fp8_fast" if backend.fast else "cublaslt.fp8_promote128"
+    return _FAST_GROUPS if backend.fast else None
 
 
 def _grouped_prepare(backend: TorchBackend, case: Case, inputs: Inputs) -> Callable[[], dict[str, Any]]:
     import torch
 
     left, right = _payload(inputs["a"], backend), _payload(inputs["b"], backend).transpose(-1, -2)
-    ends = torch.from_numpy(np.asarray(inputs["grouped_layout"], np.int32)).to(backend.device)
+    ends = _on_device(np.asarray(inputs["grouped_layout"], np.int32), backend)
     if inputs["a"].scale is None:
         return lambda: {"d": torch._grouped_mm(left, right, offs=ends)}
     scales = [_on_device(np.asarray(inputs[name].scale[..., 0], np.float32), backend) for name in "ab"]
@@ -289,7 +285,7 @@ def _cast_prepare(backend: TorchBackend, case: Case, inputs: Inputs) -> Callable
 class _TorchOp:
     refuses: Callable[[TorchBackend, Case, Architecture | None], str | None]
     prepare: Callable[[TorchBackend, Case, Inputs], Callable[[], dict[str, Any]]]
-    declares: Callable[[TorchBackend, Case], str | None] = lambda backend, case: None
+    declares: Callable[[TorchBackend, Case], Arithmetic | None] = lambda backend, case: None
 
 
 _OPS = {
