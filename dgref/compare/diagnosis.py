@@ -178,7 +178,12 @@ def _concluded(search: Search, tried: list[Ranked], baseline: Agreement) -> Diag
         row.hypothesis if status != "none" else None,
         status,
         row.fix if status != "none" else "",
-        [*advice(telling), *search.where, f"{search.tried} recomputations"],
+        [
+            *advice(telling),
+            *search.where,
+            *([] if best.found.all else search.where_in_k),
+            f"{search.tried} recomputations",
+        ],
         best.found.agreed,
         best.found.total,
         benign,

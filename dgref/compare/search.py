@@ -12,15 +12,18 @@ import numpy as np
 
 from dgref.compare.gain import Gain, unexplained
 from dgref.compare.hypotheses import HYPOTHESES, Hypothesis, Misreading, Scene, State
+from dgref.compare.k_blocks import locate_k
 from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part, agree, compute
-from dgref.compare.suspects import choose_part, projected_places, suspect_places
+from dgref.compare.suspects import choose_part, projected_places, rectangle, suspect_places
 from dgref.errors import DgrefError
 from dgref.ops import OPS
 from dgref.ops.typical import limit_arithmetic, operands_of, published_arithmetics, typical_arithmetic
 
+_STAGE = 128  # of K: the block whose share of an error is measured
 SMALL = 1 << 27  # multiply-adds that are recomputed whole before anything else: a tenth of a second
 _STRIP = 1 << 29  # multiply-adds before the first look at the clock
 _PAIRED = 6  # single faults that a second one is tried on
+_REST = 0.01  # of the error: where a single fault leaves less, it is roundings that are left
 _CLEARLY = 0.75  # of the error of its first part: what a pair may leave
 _REFUSED = (DgrefError, ArithmeticError, ValueError, IndexError, KeyError)  # a variant that does not fit its operands
 _UNMEASURED = Agreement(0, 0, 1.0, 0, 0)
@@ -40,13 +43,14 @@ class Ranked:
         return self.found.equal == self.found.total
 
     @property
-    def order(self) -> tuple[bool, bool, float, float]:
+    def order(self) -> tuple[bool, bool, float, int, bool]:
         """The key that puts the best answer first."""
         return (
             not self.found.all,
             self.found.all and not self.exact,
             -(self.misreading.likelihood or 0.0) if self.found.all else self.found.error,
             -self.found.equal,
+            "+" in self.misreading.hypothesis,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +119,16 @@ class Search:
         ]
         return [f"{n}: {found.summary()}" for n, found in zip(self.correct, compared, strict=True)]
 
+    @property
+    def where_in_k(self) -> list[str]:
+        """One sentence on the part of K that the error of a dense product comes from, where a few blocks explain it."""
+        if self.state.case.op != "gemm" or self.state.case.params or self.correct is None or "c" in self.state.inputs:
+            return []
+        a, b = self.state.inputs["a"], self.state.inputs["b"]
+        differing = suspect_places(self.observation, self.correct)
+        found = locate_k(self.observation.outputs["d"], a, b, _STAGE, differing)
+        return [f"what is wrong comes from K: {found.describe(a.shape[-1])}"] if found.found else []
+
     def run(self) -> tuple[Agreement, list[Ranked]]:
         """Return how far the outputs agree as they should, and every variant that was tried, the best first.
 
@@ -127,8 +141,32 @@ class Search:
             baseline = self.measure(Misreading("nothing"), self.part)
         tried = self._confirmed(self._until_confirmed())
         if not (tried and tried[0].found.all):
-            tried = sorted([*self._confirmed(list(self._pairs(tried))), *tried], key=lambda row: row.order)
+            tried = sorted([*self._local(), *tried], key=lambda row: row.order)
+        if not (tried and tried[0].found.all):
+            tried = sorted(
+                [*self._confirmed(list(self._pairs(tried, _REST * baseline.error))), *tried], key=lambda row: row.order
+            )
         return baseline, tried
+
+    def _local(self) -> list[Ranked]:
+        """Return what explains every difference where all lie in one rectangle, as a single tile or group is wrong."""
+        region = None if self.correct is None else rectangle(suspect_places(self.observation, self.correct))
+        if (
+            region is None
+            or self.state.case.op not in SAMPLERS
+            or len(self.correct) > 1
+            or next(iter(self.correct.values())).ndim != 2
+        ):
+            return []
+        part, words = region
+        found = []
+        for row in self._singles(part):
+            if row.found.all and not HYPOTHESES[row.misreading.hypothesis].benign:
+                bits = 8 * next(iter(self.observation.outputs.values())).itemsize * self.elements
+                everywhere = Agreement(self.elements, self.elements, 0.0, bits, self.elements)
+                cause = f"{words} only, {row.misreading.cause}"
+                found.append(Ranked(replace(row.misreading, cause=cause), everywhere, True))
+        return found
 
     def _until_confirmed(self) -> list[Ranked]:
         """Return every variant measured; where outputs are many, up to the first hypothesis that explains them all.
@@ -170,35 +208,37 @@ class Search:
                 return found
         return self.observation.against(self.state, wrong, misreading.after, part)
 
-    def _singles(self) -> Iterator[Ranked]:
+    def _singles(self, part: Part | None = None) -> Iterator[Ranked]:
+        """Yield every variant measured, over `part` or the sample."""
         scene = Scene(self.state, self.observation.outputs, self.correct)
         for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
             for misreading in _variants(row, scene):
-                yield from self._one(misreading)
+                yield from self._one(misreading, part)
 
-    def _one(self, misreading: Misreading) -> Iterator[Ranked]:
+    def _one(self, misreading: Misreading, part: Part | None = None) -> Iterator[Ranked]:
         """Yield the measured variant, or nothing where it does not fit or time has run out."""
         whole = misreading.after is not None and not misreading.elementwise
-        if time.perf_counter() > self.deadline or (whole and self.correct is None):
+        if time.perf_counter() > self.deadline or (whole and (self.correct is None or part is not None)):
             return
         try:
-            yield Ranked(misreading, self.measure(misreading, None if whole else self.part), whole)
+            yield Ranked(misreading, self.measure(misreading, None if whole else part or self.part), whole)
         except _REFUSED:
             return
 
-    def _pairs(self, tried: list[Ranked]) -> Iterator[Ranked]:
+    def _pairs(self, tried: list[Ranked], slight: float) -> Iterator[Ranked]:
         """Yield second faults on top of the single ones that explain most, up to a pair that explains the sample.
 
         What should come out is taken anew after each first fault, so that a second one is measured against it. A pair
-        must explain clearly more than its first part, or one fault is the better answer.
+        must explain every output, or clearly more than any single fault that leaves more than a `slight` error.
         """
         faults = [row for row in tried if not HYPOTHESES[row.misreading.hypothesis].benign]
+        least = min((row.found.error for row in tried), default=1.0)
         for first in sorted(faults, key=lambda row: row.found.error)[:_PAIRED]:
             one = first.misreading
             for second in self._seconds(one):
                 if second.misreading.hypothesis != one.hypothesis or second.misreading.site != one.site:
                     for pair in self._one(one.then(second.misreading)):
-                        if pair.found.error < _CLEARLY * first.found.error:
+                        if pair.found.all or (slight < least and pair.found.error < _CLEARLY * least):
                             yield pair
                         if pair.found.all:
                             return
@@ -210,7 +250,7 @@ class Search:
         state = first.change(self.state)
         scene = Scene(state, self.observation.outputs, None if self.correct is None else compute(state))
         for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
-            if not row.benign:
+            if row.combines and not row.benign:
                 yield from (Ranked(misreading, _UNMEASURED) for misreading in _variants(row, scene))
 
     def _confirmed(self, tried: list[Ranked]) -> list[Ranked]:

@@ -6,11 +6,13 @@ import numpy as np
 
 from dgref.compare.hypotheses.base import Misreading, State
 from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part
+from dgref.compare.stripes import ranges
 from dgref.compare.verdict import same
 from dgref.formats import dequantize
 
 _WORTH_SAMPLING = 1 << 21  # multiply-adds; below, everything costs no more than a sample
 _OUTLIER = 8.0  # times the median residual
+_FILLED = 0.4  # of a rectangle that one fault makes wrong: 16-bit outputs often round to the same value
 _ROWS, _COLUMNS = (14, 6), (20, 8)  # differing ones, and any others
 
 
@@ -79,6 +81,21 @@ def _mixed(wrong: np.ndarray, extent: int, counts: tuple[int, int]) -> np.ndarra
     places = np.flatnonzero(wrong)
     chosen = places[_spread(places.size, counts[0])]
     return np.unique(np.concatenate([chosen, _spread(extent, counts[1])]))
+
+
+def rectangle(wrong: np.ndarray) -> tuple[Part, str] | None:
+    """Return the rows and columns that hold every difference, and words for them; None where they are most of all."""
+    rows, columns = wrong.any(axis=1), wrong.any(axis=0)
+    inside = wrong[rows][:, columns]
+    if not inside.size or inside.size > wrong.size // 2 or inside.mean() < _FILLED:
+        return None
+    words = [_place(axis, name) for axis, name in ((rows, "rows"), (columns, "columns")) if not axis.all()]
+    return Part(np.flatnonzero(rows), np.flatnonzero(columns)), "in " + " and ".join(words)
+
+
+def _place(chosen: np.ndarray, name: str) -> str:
+    spans = ranges(chosen)
+    return f"{name} {spans[0][0]}..{spans[0][1]}" if len(spans) == 1 else f"{len(spans)} ranges of {name}"
 
 
 def _spread(extent: int, count: int) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from dgref.compare.hypotheses import (  # noqa: F401  each module registers its own
     conversions,
+    epilogue,
     global_scale,
     groups,
     memory,
+    neighbours,
     payload,
     scale_layout,
     scale_types,

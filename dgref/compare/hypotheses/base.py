@@ -118,6 +118,7 @@ class Hypothesis:
     variants: Callable[[Scene], Iterator[Misreading]]
     likelihood: float  # orders answers that agree equally well, and the search
     benign: bool = False  # another valid result, not a fault
+    combines: bool = True  # tried on top of another fault as well; not where variants are many
     module: str = field(default="", compare=False)
 
     def misreadings(self, scene: Scene) -> Iterator[Misreading]:
@@ -130,13 +131,13 @@ class Hypothesis:
 HYPOTHESES: Registry[Hypothesis] = Registry("hypothesis")
 
 
-def hypothesis(*rows: int, likelihood: float = 0.5, benign: bool = False) -> Callable:
+def hypothesis(*rows: int, likelihood: float = 0.5, benign: bool = False, combines: bool = True) -> Callable:
     """Register a function that yields misreadings under its own name; its docstring says what goes wrong."""
 
     def register(variants: Callable[[Scene], Iterator[Misreading]]) -> Callable:
         summary = variants.__doc__.strip().splitlines()[0].rstrip(".")
         module = variants.__module__.rpartition(".")[2]
-        HYPOTHESES.add(Hypothesis(variants.__name__, summary, rows, variants, likelihood, benign, module))
+        HYPOTHESES.add(Hypothesis(variants.__name__, summary, rows, variants, likelihood, benign, combines, module))
         return variants
 
     return register

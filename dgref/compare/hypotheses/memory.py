@@ -29,7 +29,7 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
     fix = "check the grid and the tile bounds: the last tile along M or N is what is forgotten most"
     if scene.observed is not None:
         empty = [blank(array) for array in scene.observed.values()]
-        if any(part.any() for part in empty) and not all(part.all() for part in empty):
+        if any(part.any() for part in empty) and not all(part.all() for part in empty) and not _is_rectified(scene):
             yield Misreading(
                 "part of the output was never written",
                 after=lambda correct, observed: {n: _kept(observed[n], correct[n]) for n in correct},
@@ -44,6 +44,15 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
         for byte in (0, POISON):
             after = _erasing(place, byte)
             yield Misreading(f"the {word} of the output never written", after=after, site="d", fix=fix)
+
+
+def _is_rectified(scene: Scene) -> bool:
+    """Say whether what is zero is what should be negative: that is no place of the output."""
+    if scene.correct is None:
+        return False
+    name = next(iter(scene.correct))
+    observed, correct = scene.observed[name], scene.correct[name]
+    return bool((correct < 0).any()) and np.array_equal((observed == 0) & (correct != 0), correct < 0)
 
 
 def _is_a_tile(scene: Scene) -> bool:
@@ -163,7 +172,7 @@ def k_tail_dropped(scene: Scene) -> Iterator[Misreading]:
         return
     k = scene.state.inputs[names[0]].shape[-1]
     whole = [k // tile * tile for tile in (128, 64, 32, 16)]
-    for stop in dict.fromkeys(stop for stop in (*whole, k - 128, k - 64, k - 32) if 0 < stop < k):
+    for stop in dict.fromkeys(stop for stop in (*whole, k - 128, k - 64, k - 32, k - 16, k - 1) if 0 < stop < k):
         yield Misreading(
             f"the last {k - stop} of K were dropped",
             lambda s, stop=stop: s.put("a", _zeroed(s.inputs["a"], stop)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dgref.compare.hypotheses.base import Misreading, Scene, State, hypothesis, on
-from dgref.formats import LAYOUTS, ScaledTensor
+from dgref.formats import FORMATS, LAYOUTS, ScaledTensor
 from dgref.reference.operands import take_rows
 
 
@@ -24,6 +24,49 @@ def nibble_order(scene: Scene) -> Iterator[Misreading]:
                 f"put the even index of {name} in the low nibble (packing low_first)",
                 "swapping them",
             )
+
+
+_ALIKE = {"float8_e4m3fn": "float8_e5m2", "float8_e5m2": "float8_e4m3fn"}
+
+
+@hypothesis(6, likelihood=0.88)
+def payload_format(scene: Scene) -> Iterator[Misreading]:
+    """A payload of E4M3 read as E5M2, or the other way round."""
+    for name, tensor in scene.state.matrices():
+        if tensor.format in _ALIKE:
+            other = _ALIKE[tensor.format]
+            yield Misreading(
+                f"the payload of {name} is {tensor.format} and was read as {other}",
+                on(name, lambda t, f=other: replace(t, format=f)),
+                name,
+                f"pass {name}'s own format to the kernel; quantise with a recipe of {other} if it takes nothing else",
+                "reading it so",
+            )
+
+
+@hypothesis(41, likelihood=0.74)
+def subnormals_flushed(scene: Scene) -> Iterator[Misreading]:
+    """Subnormal elements of the operands taken as zero."""
+    names = [name for name, tensor in scene.state.matrices() if FORMATS[tensor.format].bits in (8, 16)]
+    for chosen in (*([name] for name in names), names if len(names) > 1 else []):
+        if chosen:
+            yield Misreading(
+                f"subnormal elements of {' and '.join(chosen)} were taken as zero",
+                lambda s, chosen=chosen: _flushed(s, chosen),
+                "+".join(chosen),
+                "convert without flushing (no -ftz=true, no fast math), and keep the subnormals of 8 bits",
+                "taking them so",
+            )
+
+
+def _flushed(state: State, names: list[str]) -> State:
+    for name in names:
+        tensor = state.inputs[name]
+        values = np.asarray(tensor.values(), np.float64)
+        tiny = np.abs(values) < 2.0 ** FORMATS[tensor.format].emin
+        data = np.asarray(tensor.data)
+        state = state.put(name, replace(tensor, data=np.where(tiny, np.zeros((), data.dtype), data)))
+    return state
 
 
 def _nibbles_swapped(tensor: ScaledTensor) -> ScaledTensor:

@@ -1,0 +1,115 @@
+"""Wrong outputs as people meet them, made by hand: each gets its name, its place, or none; never a wrong one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dgref.compare.diagnosis import diagnose
+from dgref.compare.prediction import compute
+from dgref.faults.problems import state_of
+from dgref.suite import Case, InputChoice, OperandChoice
+
+SHAPE = {"m": 96, "n": 192, "k": 640}
+
+
+def product(a="deepseek_fp8", b="deepseek_fp8_weight", op="gemm", shape=SHAPE, kind="normal", **params):
+    operands = {"a": OperandChoice(a), "b": OperandChoice(b)}
+    return state_of(Case("mine", "a test", op, shape, operands, params, "bfloat16", InputChoice(kind, 3)))
+
+
+def payload(state, name, change):
+    data = np.array(state.inputs[name].data)
+    change(data)
+    return state.put(name, replace(state.inputs[name], data=data))
+
+
+def scales(state, name, change):
+    return state.put(name, replace(state.inputs[name], scale=change(np.array(state.inputs[name].scale))))
+
+
+def zeroed(start, stop):
+    return lambda data: data[:, start:stop].fill(0)
+
+
+def stale(data):
+    data[:, 256:384] = data[:, :128]
+
+
+def patched(state, wrong, place):
+    right = compute(state)["d"].copy()
+    right[place] = compute(wrong)["d"][place]
+    return {"d": right}
+
+
+def moved_rows(state):
+    right = compute(state)["d"]
+    return {"d": np.concatenate([right[:80], right[64:80]])}
+
+
+def previous_row(state):
+    return scales(state, "a", lambda s: np.roll(s, 1, axis=0))
+
+
+def with_first_group(grid):
+    grid[-1] = grid[0]
+    return grid
+
+
+SINGLE = {
+    "scale_of_neighbour": lambda s: compute(previous_row(s)),
+    "stale_stage": lambda s: compute(payload(s, "a", stale)),
+    "split_dropped": lambda s: compute(payload(s, "b", zeroed(0, 384))),
+    "k_tail_dropped": lambda s: compute(payload(s, "a", zeroed(639, 640))),
+    "output_permuted": moved_rows,
+    "activation_fused": lambda s: {"d": np.maximum(compute(s)["d"], 0)},
+    "output_truncated": lambda s: compute(replace(s, arithmetic=s.arithmetic.but(output_rounding="toward_zero"))),
+    "payload_format": lambda s: compute(s.put("a", replace(s.inputs["a"], format="float8_e5m2"))),
+    "k_tail_dropped+scale_of_neighbour": lambda s: compute(payload(previous_row(s), "a", zeroed(512, 640))),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_fault_made_by_hand_gets_its_name(name):
+    state = product()
+    found = diagnose(state.case, state.inputs, SINGLE[name](state), state.arithmetic)
+    assert (found.hypothesis, found.status) == (name, "confirmed"), found.sentence
+
+
+def test_a_fault_in_one_tile_is_named_with_its_place():
+    state = product()
+    wrong = patched(state, scales(state, "a", lambda s: np.roll(s, 1, axis=1)), np.s_[32:64, 64:128])
+    found = diagnose(state.case, state.inputs, wrong, state.arithmetic)
+    place, cause = "in rows 32..63 and columns 64..127 only", "a's scales of the previous block of K were read"
+    assert found.sentence.startswith(f"{place}, {cause}; reading them so makes all")
+
+
+def test_the_last_group_alone_with_scales_of_the_first():
+    shape = {"g": 3, "m": 256, "n": 48, "k": 256}
+    state = product(op="gemm_grouped_contiguous", shape=shape, alignment=32)
+    found = diagnose(state.case, state.inputs, compute(scales(state, "b", with_first_group)), state.arithmetic)
+    assert (
+        found.hypothesis == "scale_of_neighbour" and " only, b's scales of the first group were read" in found.sentence
+    )
+
+
+def test_one_block_of_k_is_located_where_nothing_explains_it():
+    state = product(a="deepseek_fp8_ue8m0", b="deepseek_fp8_ue8m0")
+
+    def raised(grid):
+        grid[:, 3] += 2
+        return grid
+
+    found = diagnose(state.case, state.inputs, compute(scales(state, "b", raised)), state.arithmetic)
+    assert (found.status, found.hypothesis) == ("none", None)
+    assert "what is wrong comes from K: K 384..511 scaled" in found.evidence
+
+
+def test_what_rounds_otherwise_is_a_suspicion_of_one_fault_not_of_two():
+    state = product("bfloat16", "bfloat16", accumulate=True)
+    state = replace(state, case=replace(state.case, out="float32"))
+    c = np.asarray(state.inputs["c"].values(), np.float32)
+    found = diagnose(state.case, state.inputs, {"d": compute(state)["d"] + c}, state.arithmetic)
+    assert (found.status, found.hypothesis) == ("suspicion", "c_added_twice")
