@@ -22,11 +22,12 @@ from dgref.checkpoint.source import Reader, Source, open_source
 from dgref.checkpoint.statistics import Statistics, channel_signature, measure, multiplier
 from dgref.checkpoint.targets import targets_of
 from dgref.checkpoint.weights import Weight, find_weights
+from dgref.errors import choice
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the tensor at hand
 
 _REFERENCE_ROWS = 128
-_SAMPLE = 1 << 20
+PAYLOADS = {"all": None, "sample": 1 << 20}  # how many bytes of each payload are counted
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def inspect(path: str | Path, progress: Progress | None = None, *, payload: str 
     source = open_source(path)
     claims = frozenset(signatures(source.config, source.quantization))
     weights, orphans = find_weights(source, set(claims))
-    limit = _SAMPLE if payload == "sample" else None
+    limit = PAYLOADS[choice("payload", payload, PAYLOADS)]
     measured, findings = _measure_all(weights, claims, progress or _silent, limit)
     survey = Survey(source, claims, measured, orphans, _references(source, weights))
     findings += [finding for fact in SURVEY_FACTS.values() for finding in fact.check(survey)]

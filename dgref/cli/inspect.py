@@ -12,7 +12,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as data.")
 @click.option(
     "--payload",
-    type=click.Choice(["all", "sample", "none"]),
+    type=click.Choice(["all", "sample"]),
     default="all",
     show_default=True,
     help="How much of the weights' own bytes to read.",

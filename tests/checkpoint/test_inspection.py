@@ -17,7 +17,7 @@ from dgref.checkpoint import CONVENTIONS, FACTS, inspect, render
 from dgref.checkpoint.__main__ import conventions_table, facts_table, targets_table
 from dgref.checkpoint.checkpoint_facts import SURVEY_FACTS
 from dgref.checkpoint.conversion import claim
-from dgref.errors import FileError
+from dgref.errors import FileError, InputError
 from dgref.formats import LAYOUTS
 from tests.checkpoint.makers import MAKERS, Tensors, modelopt_nvfp4, nibbles, parts, save, save_folder, structured
 
@@ -344,6 +344,8 @@ def test_three_dimensional_experts_are_read(tmp_path):
 def test_sampling_reads_less_and_still_recognises(tmp_path):
     path = save(tmp_path / "m.safetensors", model("modelopt_nvfp4"))
     assert inspect(path, payload="sample").conventions == inspect(path).conventions
+    with pytest.raises(InputError, match="payload: got 'none', need one of all, sample"):
+        inspect(path, payload="none")
 
 
 def test_every_fact_says_what_it_is():
