@@ -65,24 +65,33 @@ def _release(folder: Path, handle: int | None) -> None:
 
 def _claim(folder: Path) -> int | None:
     """Return the handle of a folder's locked file; None where the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
     path = folder / CLAIM
     while True:
         handle = _opened(path)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _holder(handle)
+        if not _locked(handle, folder):
             os.close(handle)
-            need = "an end of that run first, or another folder"
-            raise FileError(expected(str(folder), f"another run that writes there: {holder}", need)) from error
+            path.unlink(missing_ok=True)
+            return None
         if _is_still(path, handle):
             _sign(handle)
             return handle
         os.close(handle)  # its holder removed the file between our opening and our locking it
+
+
+def _locked(handle: int, folder: Path) -> bool:
+    """Lock a claim's file; False where the system has no locks, an error where another process holds this one."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = _holder(handle)
+        os.close(handle)
+        need = "an end of that run first, or another folder"
+        raise FileError(expected(str(folder), f"another run that writes there: {holder}", need)) from error
+    except (ImportError, OSError):  # another system, or a network folder
+        return False
+    return True
 
 
 def _opened(path: Path) -> int:

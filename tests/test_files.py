@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -41,6 +43,15 @@ def test_a_killed_runs_claim_is_void(tmp_path: Path) -> None:
     with claimed(tmp_path):
         pass
     assert not (tmp_path / CLAIM).exists()
+
+
+def test_a_folder_on_a_system_without_locks_is_used_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with claimed(tmp_path), claimed(tmp_path):
+        assert not (tmp_path / CLAIM).exists()
 
 
 def test_one_folder_given_twice_is_held_once(tmp_path: Path) -> None:
