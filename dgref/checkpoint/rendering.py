@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 from dgref.checkpoint.findings import LEVELS, Finding
 from dgref.checkpoint.inspection import Inspection
@@ -68,13 +69,15 @@ def _findings(inspection: Inspection):
 
 
 def _targets(inspection: Inspection):
-    from rich.table import Table
+    from rich.console import Group
+    from rich.text import Text
 
-    table = Table(title="Who can take it", title_justify="left", header_style="bold")
-    for column in ("backend", "architectures", "weights", "payload", "scales", "note"):
-        table.add_column(column, overflow="fold")
-    for row in inspection.targets:
-        note = f"not without loss: {row['blocked_by']}" if row["blocked_by"] else row["note"]
-        cells = (row["backend"], " ".join(row["architectures"]), str(row["weights"]), row["payload"], row["scales"])
-        table.add_row(*cells, note)
-    return table
+    from dgref.tables import Fitted
+
+    return Group(Text("\nWho can take it", style="bold"), Fitted([_target(row) for row in inspection.targets]))
+
+
+def _target(row: dict[str, Any]) -> dict[str, Any]:
+    note = f"not without loss: {row['blocked_by']}" if row["blocked_by"] else row["note"]
+    names = ("backend", "architectures", "weights", "payload", "scales")
+    return {**{name: row[name] for name in names}, "architectures": " ".join(row["architectures"]), "note": note}

@@ -14,8 +14,7 @@ def print_rows(rows: list[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1, default=str))
         return
-    from dgref.report.tables import table
     from dgref.report.terminal import console
+    from dgref.tables import Fitted
 
-    out = console()
-    out.print(table(rows, out.width))
+    console().print(Fitted(rows))

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from dgref.report.causes import Cause, causes
-from dgref.report.tables import shorten, table
 from dgref.results import BAD, STATUSES, Result, Results
+from dgref.tables import shorten, table
 
 PLAIN_EVERY = 25  # lines between progress reports where there is no terminal
 BAR_WIDTH = 60  # of a progress bar's bar, numbers and time

@@ -8,8 +8,8 @@ from rich.console import Console
 from dgref.cli.list import TABLES
 from dgref.report import terminal
 from dgref.report.causes import causes
-from dgref.report.tables import shorten, table
 from dgref.results import Result, Results
+from dgref.tables import shorten, table
 from tests import samples
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,16 @@ def table(rows: Sequence[Row], width: int) -> RenderableType:
     if sum(least) + PADDING * len(names) > width:
         return Group(*(_record(names, line) for line in cells))
     return _table(names, cells, least)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Rows that become a table of the width that there is when they are printed."""
+
+    rows: Sequence[Row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield table(self.rows, options.max_width)
 
 
 def cell(value: Any) -> str:
