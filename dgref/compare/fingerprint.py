@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dgref.compare.fingerprint_ops import einsum, expert_layer, k_grouped
 from dgref.compare.fingerprint_problems import Logits, Product, Squares, native
 from dgref.compare.fingerprint_search import search
 from dgref.compare.inference import Inference, named
@@ -53,7 +54,15 @@ def infer_arithmetic(
     missing = [operand.name for operand in OPS[op].inputs if operand.required and operand.name not in inputs]
     if missing:
         raise InputError(expected("inputs", ", ".join(map(str, inputs)) or "nothing", " and ".join(missing)))
-    return _OPS[op](inputs, arrays, architecture, budget)
+    params = _parameters(case) if hasattr(case, "shape") else {}
+    return _OPS[op]({**params, **inputs}, arrays, architecture, budget)
+
+
+def _parameters(case: Any) -> dict[str, Any]:
+    """Return the parameters of a case's op that its reference takes."""
+    row = OPS[case.op]
+    problem = row.problem(case)
+    return {param.name: problem[param.name] for param in row.params if not param.shapes_inputs_only}
 
 
 def _gemm(
@@ -134,6 +143,9 @@ _OPS = {
     "gemm_grouped_masked": _masked,
     "mqa_logits": _logits,
     "hc_prenorm": _prenorm,
+    "gemm_grouped_k": k_grouped,
+    "einsum": einsum,
+    "mega_moe": expert_layer,
 }
 
 

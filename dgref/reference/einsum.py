@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +81,17 @@ def einsum(
     result = product(_flat(a, role, "a"), _flat(b, role, "b"), _merge(start, role), arithmetic=arithmetic, out=out)
     result = result.reshape([extents[x] for x in natural])
     return np.ascontiguousarray(np.transpose(result, [natural.index(x) for x in role.out]))
+
+
+def as_products(
+    expression: str, a: Any, b: Any
+) -> tuple[ScaledTensor, ScaledTensor, Callable[[np.ndarray], np.ndarray]]:
+    """Return [batch, rows, k] and [batch, columns, k], and what makes [batch, rows, columns] of an output."""
+    role = roles(expression)
+    a, b = _summed_last(a, role.a, role.a_last, "a"), _summed_last(b, role.b, role.b_last, "b")
+    order = [role.out.index(letter) for letter in role.batch + role.rows + role.columns]
+    natural = lambda array: _merge(np.ascontiguousarray(np.transpose(array, order)), role)  # noqa: E731
+    return _flat(a, role, "a"), _flat(b, role, "b"), natural
 
 
 def _summed_last(operand: Any, written: str, last: str, name: str) -> ScaledTensor:
