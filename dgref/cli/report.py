@@ -82,13 +82,13 @@ def merge(shards: tuple[Path, ...], output: Path) -> int:
     "--suite",
     "suites",
     multiple=True,
-    help="Suite whose every case must conform; default: the must-pass ones it claims.",
+    help="Suite whose every case must conform; default: of the must-pass ones it claims, what its backends serve.",
 )
 @click.option("--waivers", "waiver_file", type=_PATH, help="Known failures; default: the shipped.")
 def check(bundle: Path, suites: tuple[str, ...], waiver_file: Path | None) -> int:
-    """Check a BUNDLE: hashes, no wrong result, no expired waiver, every must-pass case of the suites it claims.
+    """Check a BUNDLE: hashes, no wrong result, no expired waiver, every must-pass case that its backends serve.
 
-    Suites that were not judged get a line each, and are no problem; name them with --suite to require them.
+    Suites that were not judged whole get a line each, and are no problem; name them with --suite to require them.
     """
     from dgref.report.bundle import check as checked
     from dgref.report.bundle import not_judged

@@ -49,8 +49,11 @@ def claims(results: Results) -> list[str]:
 
 
 def not_judged(results: Results) -> Iterator[str]:
-    """Yield a line for each suite that is on the must-pass list and not claimed, or claimed and not on the list."""
+    """Yield a line for each suite not judged whole: refused in part, not claimed, or not on the must-pass list."""
     listed, claimed = must_pass(), claims(results)
+    for name in (name for name in listed if name in claimed):
+        if count := len(_refused(results, name)):
+            yield f"served by no backend of this bundle: {count} of the {len(suite.load(name))} cases of {name}"
     for name in (name for name in listed if name not in claimed):
         yield f"not claimed by this bundle: {name}, {len(suite.load(name))} must-pass cases"
     conforming = _conforming(results)
@@ -65,15 +68,17 @@ def check(
 ) -> list[str]:
     """Return a sentence for everything that is wrong with a bundle; an empty list where nothing is.
 
-    Every file has the hash that the manifest says; every case of the suites (by default those of `must_pass` that the
-    bundle claims) has a result that conforms; no result is wrong; no waiver of the bundle's results has expired.
+    Every file has the hash that the manifest says; every case of `suites` has a result that conforms; no result is
+    wrong; no waiver of the bundle's results has expired. Without `suites`, those of `must_pass` that the bundle claims
+    are held to what their backends serve: a case that all of them refuse, each with its reason, is no problem.
     """
     problems = list(_files(folder))
     results = load_results(folder)
-    wanted = [name for name in must_pass() if name in claims(results)] if suites is None else suites
+    claimed = [name for name in must_pass() if name in claims(results)]
     problems += [f"{row.case} on {row.backend}: {row.status}: {row.reason}" for row in results if row.bad]
     problems += [sentence for row in results for sentence in _contradiction(row)]
-    problems += _missing(results, wanted)
+    for name in claimed if suites is None else suites:
+        problems += _missing(results, name, _refused(results, name) if suites is None else set())
     return problems + list(_expired(results, waivers.load(waiver_file), today or date.today()))
 
 
@@ -116,17 +121,23 @@ def _conforming(results: Results) -> set[str]:
     return {row.case for row in results if row.ran and not row.bad}
 
 
-def _missing(results: Results, suites: Iterable[str]) -> Iterator[str]:
-    """Yield a line for each suite of which a case has no conforming result."""
+def _refused(results: Results, name: str) -> set[str]:
+    """Return the cases of a suite that were tried and that no backend serves."""
+    rows = [row for row in results if row.case.startswith(f"{name}/")]
+    served = {row.case for row in rows if row.status not in ("unsupported", "unavailable")}
+    # A suite of which nothing at all was served is claimed in name only.
+    return {row.case for row in rows} - served if served else set()
+
+
+def _missing(results: Results, name: str, excused: set[str]) -> Iterator[str]:
+    """Yield a line for a suite of which a case that is not excused has no conforming result."""
     conforming, present = _conforming(results), {row.case for row in results}
-    for name in suites:
-        cases = [case.name for case in suite.load(name).cases]
-        missing = [case for case in cases if case not in conforming]
-        if missing:
-            absent = sum(case not in present for case in missing)
-            shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-            got = f"no conforming result for {len(missing)} of {len(cases)} cases, {absent} of them absent"
-            yield expected(f"suite {name}", f"{got}: {shown}", "all")
+    cases = [case.name for case in suite.load(name).cases]
+    if missing := [case for case in cases if case not in conforming and case not in excused]:
+        absent = sum(case not in present for case in missing)
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        got = f"no conforming result for {len(missing)} of {len(cases)} cases, {absent} of them absent"
+        yield expected(f"suite {name}", f"{got}: {shown}", "all")
 
 
 def _expired(results: Results, known: list[waivers.Waiver], today: date) -> Iterator[str]:

@@ -77,6 +77,17 @@ def test_a_suite_that_was_asked_for_and_gave_nothing_is_a_problem(tmp_path: Path
     assert problem.startswith("suite moe: got no conforming result")
 
 
+def test_a_case_that_every_backend_refuses_is_counted_and_required_only_by_name(tmp_path: Path) -> None:
+    results = conforming("smoke")
+    results.flags = {"suites": ["smoke"]}
+    results.results[0].status = "unsupported"
+    write_bundle(results, tmp_path)
+    assert check(tmp_path) == []
+    assert f"served by no backend of this bundle: 1 of the {len(load('smoke'))} cases of smoke" in not_judged(results)
+    (problem,) = check(tmp_path, ["smoke"])
+    assert "no conforming result for 1 of" in problem
+
+
 def test_a_suite_off_the_must_pass_list_is_counted_and_not_required() -> None:
     results = Results([Result("deepseek/x", "mine", "pass"), Result("deepseek/y", "mine", "unsupported")])
     assert "not on the must-pass list: deepseek, 1 of the bundle's 2 cases conform" in list(not_judged(results))
