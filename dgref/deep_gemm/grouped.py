@@ -59,7 +59,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
         scales = fp8_options("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b, b_scale, *chosen)
-        _contiguous_on_gpu(a, b, d, grouped_layout, options, **scales)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, scales)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     float32 = disable_ue8m0_cast or None
@@ -104,7 +104,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, b, grouped_layout)
-        _contiguous_on_gpu(a, b, d, grouped_layout, options, resources=SETTINGS.resources)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, {"resources": SETTINGS.resources})
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,), 3)
@@ -159,11 +159,11 @@ def _written_rows(layout: torch.Tensor, used: np.ndarray, psum: bool) -> np.ndar
     return np.arange(len(used)) < -(-end // SETTINGS.alignment) * SETTINGS.alignment
 
 
-def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple[bool, bool], **others: Any) -> None:
+def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple[bool, bool], others: dict) -> None:
     if d.numel():
-        psum, zero = options
-        alignment = SETTINGS.alignment
-        kernels().contiguous(a, b, d, layout, prefix_sum=psum, alignment=alignment, zero_padding=zero, **others)
+        others["prefix_sum"], others["zero_padding"] = options
+        others["alignment"] = SETTINGS.alignment
+        kernels().contiguous(a, b, d, layout, **others)
 
 
 # -- stacks of groups with row counts ---------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def k_grouped_fp8_gemm_tn_contiguous(
     if d.is_cuda:
         if block != (1, 128):
             raise no_kernel("k_grouped_fp8_gemm_tn_contiguous", "scales per 128 of K")
-        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale, b_scale)
+        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale.t(), b_scale.t())
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
     left = _k_scaled("a", payload("a", a.t(), (FP8,)), a_scale, block, spans)
@@ -88,7 +88,7 @@ def k_grouped_fp8_gemm_nt_contiguous(
         raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, without use_psum_layout"))
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
-        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, False, a_scale.t(), b_scale.t())
+        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, False, a_scale, b_scale)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
     for name, scales, rows in (("a", a_scale, d.shape[1]), ("b", b_scale, d.shape[2])):
@@ -119,12 +119,13 @@ def k_grouped_bf16_gemm_tn_contiguous(
 
 
 def _k_on_gpu(a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None) -> None:
-    """Launch the kernel for groups of K; scales are [blocks of K, rows]."""
+    """Launch the kernel for groups of K; scales are [rows, blocks of K]."""
     on_gpu("a, b, d, c and grouped_layout", a, a_scale, b, b_scale, c, layout)
     if a_scale is not None:
-        a_scale, b_scale = (movable(scale.t()).t() for scale in (a_scale, b_scale))
-    options = {"sizes": None if psum else ks_cpu, "prefix_sum": psum, "alignment": SETTINGS.alignment}
-    kernels().k_grouped(a, b, d, layout, c, a_scale, b_scale, resources=SETTINGS.resources, **options)
+        a_scale, b_scale = movable(a_scale), movable(b_scale)
+    launch, sizes = kernels().k_grouped, None if psum else ks_cpu
+    options = {"sizes": sizes, "prefix_sum": psum, "alignment": SETTINGS.alignment, "resources": SETTINGS.resources}
+    launch(a, b, d, layout, c, a_scale, b_scale, **options)
 
 
 class _Spans:

@@ -225,9 +225,10 @@ def write(d: torch.Tensor, result: np.ndarray, where: Any = None) -> None:
 
 def on_gpu(name: str, *tensors: torch.Tensor | None) -> None:
     """Raise unless every tensor of a call is on the GPU."""
-    strangers = [tensor.device for tensor in tensors if tensor is not None and not tensor.is_cuda]
-    if strangers:
-        raise InputError(expected(name, f"a tensor on {strangers[0]} beside CUDA tensors", "all on one device"))
+    for tensor in tensors:
+        if tensor is not None and not tensor.is_cuda:
+            got = f"a tensor on {tensor.device} beside CUDA tensors"
+            raise InputError(expected(name, got, "all on one device"))
 
 
 def no_kernel(name: str, why: str = "") -> UnsupportedError:

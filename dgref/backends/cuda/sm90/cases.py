@@ -184,7 +184,7 @@ def _k_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
     start = on_device(native(inputs["c"])).to(d.dtype) if "c" in inputs else None
     options: dict[str, Any] = {"prefix_sum": problem["psum"], "alignment": problem["alignment"]}
     operands = [payload(inputs[name], case.operands[name].major).t() for name in "ab"]
-    scales = [] if inputs["a"].scale is None else [vector_scale(inputs[name].scale).t() for name in "ab"]
+    scales = [] if inputs["a"].scale is None else [vector_scale(inputs[name].scale) for name in "ab"]
     if scales and not problem["psum"] and {case.operands[name].major for name in "ab"} == {"k"}:
         options |= {"sizes": [int(size) for size in layout]}
         operands = [_flat(inputs[name], layout) for name in "ab"]

@@ -9,7 +9,7 @@ from dgref.backends.cuda import group_contract
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configuration
-from dgref.backends.cuda.sm90.gemm import destination, identity
+from dgref.backends.cuda.sm90.gemm import destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.pair import Pair, pair_of, scales_of
 from dgref.backends.cuda.tensor_map import TensorMap
@@ -42,9 +42,8 @@ def gemm_grouped_contiguous(
     """
     if check or group_contract.always():
         group_contract.check_rows(layout, a.shape[0], b.shape[0], prefix_sum, alignment)
-    tensors = (a, b, d, layout, a_scale, b_scale)
     options = (prefix_sum, alignment, zero_padding, b_block, packed, resources, forced)
-    repeatable(("contiguous", *map(identity, tensors), *options), lambda: _contiguous(*tensors, *options))
+    repeatable(_contiguous, (a, b, d, layout, a_scale, b_scale), options)
 
 
 def gemm_grouped_masked(
@@ -69,9 +68,8 @@ def gemm_grouped_masked(
     """
     if check or group_contract.always():
         group_contract.check_mask(masked_m, a.shape[1])
-    tensors = (a, b, d, masked_m, a_scale, b_scale)
     options = (expected_m, b_block, packed, resources, forced)
-    repeatable(("masked", *map(identity, tensors), *options), lambda: _masked(*tensors, *options))
+    repeatable(_masked, (a, b, d, masked_m, a_scale, b_scale), options)
 
 
 def gemm_grouped_k(
@@ -92,7 +90,7 @@ def gemm_grouped_k(
 ) -> None:
     """Write, for each group g, the product over its part of K into d[g] (plus c[g] where given).
 
-    a is [k, m] and b is [k, n], groups of K one behind the other; FP8 with scales [blocks of K, m] and [blocks, n]
+    a is [k, m] and b is [k, n], groups of K one behind the other; FP8, with scales [m, blocks of K] and [n, blocks],
     is rewritten K-major first. Or both FP8 operands are flat, each group a K-major matrix [m, k_g] of its own: this
     needs `sizes`, the K of each group, on the host. `layout` holds the sizes on the GPU, or with `prefix_sum` the ends
     of groups that start at multiples of `alignment`, between which both operands hold zeros. With `check`, the host
@@ -103,10 +101,8 @@ def gemm_grouped_k(
     if not (a.numel() and d.numel()):
         d.zero_() if c is None else d.copy_(c)
         return
-    tensors = (a, b, d, layout, c, a_scale, b_scale)
     options = (None if sizes is None else tuple(sizes), prefix_sum, alignment, resources, forced)
-    plan = _k_flat if a.dim() == 1 else _k_whole
-    repeatable(("k", *map(identity, tensors), *options), lambda: plan(*tensors, *options))
+    repeatable(_k_flat if a.dim() == 1 else _k_whole, (a, b, d, layout, c, a_scale, b_scale), options)
 
 
 def _contiguous(
@@ -134,9 +130,8 @@ def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, re
 
 
 def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced):
-    lines = None if a_scale is None else a_scale.shape[0]
-    scales = (None, None) if a_scale is None else (a_scale.t(), b_scale.t())
-    pair = pair_of(a.t(), b.t(), *scales, b_block=(1, 128), lines=lines)
+    lines = None if a_scale is None else a_scale.shape[1]
+    pair = pair_of(a.t(), b.t(), a_scale, b_scale, b_block=(1, 128), lines=lines)
     block, groups = 64 if pair.scaling == "NONE" else 128, layout.shape[0]
     if prefix_sum:
         _check_multiple("alignment", alignment, block)
@@ -160,7 +155,7 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
     left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
     _check_layout(layout, groups)
     lines = sum(size // 128 for size in sizes)
-    scales, before = scales_of(left, right, a_scale.t(), b_scale.t(), "VECTOR", lines)
+    scales, before = scales_of(left, right, a_scale, b_scale, "VECTOR", lines)
     pair = Pair(left, right, "VECTOR", scales, tuple(before))
     shape = _shape(pair, d, "K_SIZES", m, groups, accumulate=c is not None)
     chosen = forced or configuration(shape, available(resources))

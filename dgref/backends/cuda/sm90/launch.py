@@ -124,16 +124,21 @@ class Steps:
             plan.again()
 
 
-def repeatable(key: tuple, build: Callable[[], Plan | Steps]) -> None:
-    """Launch what `build` prepares; the same key on the same stream launches it again without building."""
+def repeatable(build: Callable[..., Plan | Steps], tensors: Sequence[Any], options: tuple) -> None:
+    """Launch `build(*tensors, *options)`; tensors that lie where those of an earlier call lay need no building again.
+
+    Every line here is paid for by every launch.
+    """
     device = current_device()
-    full_key = (device, current_stream(device), key)
+    stream = current_stream(device)
+    where = [tensor is None or (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
+    key = (build, device, stream, options, *where)
     plans = _local.__dict__.setdefault("plans", {})
-    plan = plans.get(full_key)
+    plan = plans.get(key)
     if plan is None:
         if len(plans) >= PREPARED_KEPT:
             plans.clear()
-        plan = plans[full_key] = build()
+        plan = plans[key] = build(*tensors, *options)
     plan.again()
 
 

@@ -171,7 +171,7 @@ def test_groups_of_k_are_dense_products_and_an_empty_one_adds_nothing(torch, acc
             fp8_gemm(*parts[group], want[group], want[group] if accumulate else None, b_block=(1, 128))
     kept = [part for part, size in zip(parts, sizes, strict=True) if size]
     a, b = (torch.cat([part[i].view(torch.uint8).flatten() for part in kept]) for i in (0, 2))
-    a_scale, b_scale = (torch.cat([part[i].t().contiguous() for part in kept]) for i in (1, 3))
+    a_scale, b_scale = (torch.cat([part[i].t().contiguous() for part in kept]).t() for i in (1, 3))
     layout = torch.tensor(sizes, dtype=torch.int32, device="cuda")
     kind = {"scaling": "VECTOR", "output": "F32", "accumulate": accumulate}
     for tile in tiles_of(shape := Shape(m, n, 256, groups=4, schedule="K_SIZES", **kind)):
@@ -241,7 +241,7 @@ def test_a_stage_is_not_filled_again_before_its_scales_have_arrived(torch):
     sizes, m, n = [640, 384] * 32, 1024, 768  # odd numbers of blocks end in a loop of their own
     torch.manual_seed(0)
     a, b = (torch.randn(rows * sum(sizes), device="cuda").to(torch.float8_e4m3fn) for rows in (m, n))
-    a_scale, b_scale = (torch.rand(sum(sizes) // 128, rows, device="cuda") + 0.5 for rows in (m, n))
+    a_scale, b_scale = (torch.rand(sum(sizes) // 128, rows, device="cuda").t() + 0.5 for rows in (m, n))
     layout = torch.tensor(sizes, dtype=torch.int32, device="cuda")
     d = torch.empty(len(sizes), m, n, device="cuda")
     sums = []
