@@ -160,7 +160,8 @@ def units_of(shape: Shape, tile: Tile) -> int:
 def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
     """Yield (block_m, block_n, math_groups) that fit the registers: found by compiling each for spills."""
     if shape.weights == "E2M1":  # 64 weights to a warpgroup, and all of the block's rows of A
-        yield from ((m, 64 * groups, groups) for m in (16, 32, 64, 128) for groups in (1, 2))
+        widest_m = 64 if (shape.scaling, shape.schedule) == ("VECTOR_32", "PREFIX_SUM") else 128
+        yield from ((m, 64 * groups, groups) for m in (16, 32, 64, 128) if m <= widest_m for groups in (1, 2))
         return
     widest = {
         "NONE": {64: 256, 128: 256, 256: 128},

@@ -97,7 +97,7 @@ def everything() -> list[Configuration]:
         Shape(m, 2112, 2048, scaling=s, weights="E2M1", schedule=schedule)
         for m in (1, 32, 512)
         for s in ("VECTOR", "VECTOR_32")
-        for schedule in ("DENSE", "LABELLED", "MASKED")
+        for schedule in ("DENSE", "LABELLED", "PREFIX_SUM", "MASKED")
     ]
     found = [configure(kind, tile, 1, 132) for kind in kinds for tile in tiles_of(kind)]
     return list({tuple(item.constants.items()): item for item in found}.values())
