@@ -91,7 +91,20 @@ def _cut_masked(case: Case, inputs: Mapping[str, Any], rows: np.ndarray, columns
     return Cut({"a": take_rows(inputs["a"], rows), "b": take_rows(inputs["b"], columns), "masked_m": counts}, {})
 
 
-CUTS = {"gemm": _cut_gemm, "gemm_grouped_contiguous": _cut_contiguous, "gemm_grouped_masked": _cut_masked}
+def _cut_k(case: Case, inputs: Mapping[str, Any], rows: np.ndarray, columns: np.ndarray) -> Cut:
+    problem = OPS[case.op].problem(case)
+    part = {**inputs, "a": take_rows(inputs["a"], rows), "b": take_rows(inputs["b"], columns)}
+    if "c" in inputs:
+        part["c"] = replace(inputs["c"], data=inputs["c"].data[..., rows, :][..., columns])
+    return Cut(part, {"psum": problem["psum"], "alignment": problem["alignment"]})
+
+
+CUTS = {
+    "gemm": _cut_gemm,
+    "gemm_grouped_contiguous": _cut_contiguous,
+    "gemm_grouped_masked": _cut_masked,
+    "gemm_grouped_k": _cut_k,
+}
 
 
 @dataclass(frozen=True)
