@@ -14,6 +14,8 @@ SHARED_LIMIT = 232_448  # bytes one block may have (CUDA C++ Programming Guide, 
 MAX_STAGES = 24
 WIDENED_LIMIT = 1 << 30  # bytes of workspace
 SPLITS = (1, 2, 3, 4, 6, 8)
+KEPT_IN_L2 = 36 << 20  # bytes that survive in L2 while D is written through it
+OUTPUT_BYTES = {"BF16": 2, "F32": 4}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Configuration:
 
     @property
     def shared_bytes(self) -> int:
-        return fixed_bytes(self.tile) + self.stages * stage_bytes(self.shape, self.tile)
+        return fixed_bytes(self.shape, self.tile) + self.stages * stage_bytes(self.shape, self.tile)
 
     @property
     def tiles(self) -> int:
@@ -141,14 +143,22 @@ def stage_bytes(shape: Shape, tile: Tile) -> int:
     return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
 
 
-def fixed_bytes(tile: Tile) -> int:
+def store_line(shape: Shape, tile: Tile) -> int:
+    """Return the bytes of a row of D that one bulk store writes."""
+    return 128 if tile.block_n * OUTPUT_BYTES[shape.output] % 128 == 0 else 64
+
+
+def fixed_bytes(shape: Shape, tile: Tile) -> int:
     """Return the shared memory beside the stages: the staging buffers of every warp, and the arrival counts."""
-    return 4 * tile.math_groups * 3 * 1024 + 16
+    store = 16 * store_line(shape, tile)
+    of_a_tile = tile.slabs * 16 * tile.block_n * OUTPUT_BYTES[shape.output]
+    of_a_warp = 2048 if shape.weights == "E2M1" else min(of_a_tile, 8192 // store * store)
+    return 4 * tile.math_groups * of_a_warp + 16
 
 
 def stage_count(shape: Shape, tile: Tile) -> int:
     """Return how many stages fit; never more than one tile of K can use, twice over."""
-    return min(MAX_STAGES, (SHARED_LIMIT - fixed_bytes(tile)) // stage_bytes(shape, tile))
+    return min(MAX_STAGES, (SHARED_LIMIT - fixed_bytes(shape, tile)) // stage_bytes(shape, tile))
 
 
 def units_of(shape: Shape, tile: Tile) -> int:
@@ -258,11 +268,26 @@ def configure(shape: Shape, tile: Tile, splits: int, multiprocessors: int) -> Co
 
 
 def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
-    """Return how many tile rows are walked together: what the running blocks then read is least."""
+    """Return how many tile rows are walked together: what is read from device memory is least.
+
+    The blocks that run at a time cover a band of rows by some columns. Where both stay in L2 until the next columns,
+    A is read once and B once for each band; otherwise every such wave reads both anew.
+    """
     rows = ceil_div(ceil_div(shape.m, tile.block_m), tile.cluster_m)
+    columns = ceil_div(ceil_div(shape.n, tile.block_n), tile.cluster_n)
     height, width = tile.block_m * tile.cluster_m, tile.block_n * tile.cluster_n
     units = max(1, blocks // tile.cluster)
-    return min(range(1, min(rows, 32) + 1), key=lambda band: band * height + ceil_div(units, band) * width)
+    row_bytes = shape.k * (1 if shape.element == "E4M3" else 2)
+
+    def lines_read(band: int) -> int:
+        covered = min(rows, band * ceil_div(units, band * columns))
+        wave = covered * height + min(columns, ceil_div(units, band)) * width
+        if wave * row_bytes <= KEPT_IN_L2:
+            return rows * height + ceil_div(rows, band) * columns * width
+        return ceil_div(rows * columns, units) * wave
+
+    # of equals, the one that divides the rows most evenly, then the widest
+    return min(range(1, min(rows, 32) + 1), key=lambda band: (lines_read(band), -rows % band, -band))
 
 
 def estimate(candidate: Configuration, multiprocessors: int) -> float:

@@ -14,7 +14,7 @@ from dgref.backends.cuda.driver import multiprocessors
 from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_stream
 from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
-from dgref.backends.cuda.sm90.configuration import Configuration
+from dgref.backends.cuda.sm90.configuration import Configuration, store_line
 from dgref.backends.cuda.sm90.operands import NO_BLOCK_SCALE, BlockScale, Matrix
 from dgref.backends.cuda.sm90.rearrange import widened
 from dgref.backends.cuda.tensor_map import TensorMap
@@ -34,7 +34,7 @@ class Operands:
     c: int
     row_stride: int
     group_stride: int
-    map_d: TensorMap | None = None  # None: D's alignment or its heads rule bulk stores out
+    map_d: Callable[[int], TensorMap] | None = None  # of a row's bytes in one store; None: bulk stores are ruled out
     scale_a: Callable[[int, int], TensorMap] | None = None  # of the rows that one box holds, and of its 128s of K
     scale_b: Callable[[int, int], TensorMap] | None = None
     block_scale: BlockScale = NO_BLOCK_SCALE
@@ -86,7 +86,7 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
         operands.b.tensor_map(tile.block_n // tile.cluster_m, shape.block_k),
         operands.scale_a(tile.rows_copied, shape.parts) if operands.scale_a else NO_MAP,
         operands.scale_b(tile.block_n, shape.parts) if operands.scale_b else NO_MAP,
-        operands.map_d or NO_MAP,
+        operands.map_d(store_line(shape, tile)) if operands.map_d else NO_MAP,
         operands.group_maps,
         scale.pointer,
         scale.stride_n,

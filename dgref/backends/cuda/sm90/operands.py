@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +125,8 @@ def output_format(name: str, tensor: Any) -> str:
     return OUTPUTS[str(tensor.dtype)]
 
 
-def output_map(d: Any) -> TensorMap | None:
-    """Return the map of D in boxes of 16 rows by 64 bytes, or None where the copy engine cannot write D."""
+def output_map(d: Any) -> Callable[[int], TensorMap] | None:
+    """Return D's map in boxes of 16 rows by so many bytes, or None where the copy engine cannot write D."""
     width = d.element_size()
     stride = d.stride(-2) * width
     groups = d.shape[0] if d.dim() == 3 else 1
@@ -134,4 +135,4 @@ def output_map(d: Any) -> TensorMap | None:
         return None
     dtype = "bfloat16" if width == 2 else "float32"
     shape = (d.shape[-1], groups * d.shape[-2])
-    return TensorMap.tiled(d, dtype, shape, (stride,), (64 // width, 16), 64)
+    return lambda line: TensorMap.tiled(d, dtype, shape, (stride,), (line // width, 16), line)

@@ -8,7 +8,7 @@ enum class Output { BF16, F32 };
 
 // Where D and C lie, and which columns of the product are moved aside for the middle of each head.
 struct Destination {
-  const TensorMap* map;  // of D in boxes of 16 rows by 64 bytes
+  const TensorMap* map;  // of D in boxes of 16 rows by `STORE_LINE` bytes
   void* d;
   const void* c;
   i64 row_stride, group_stride;  // in elements, the same for C
@@ -53,7 +53,7 @@ __device__ bool reduce_splits(float (&total)[P::SLABS][P::ACCUMULATORS], const T
     shared_count[group] = before;
   }
   ptx::named_barrier(1 + group, 128);
-  if (shared_count[group] + 1 != u32(splits)) return false;
+  if (__shfl_sync(0xFFFFFFFF, shared_count[group], 0) + 1 != u32(splits)) return false;
   __threadfence();
   // Eight loads in flight for each thread: more would not fit beside the accumulators.
 #pragma unroll
@@ -121,7 +121,7 @@ __device__ __forceinline__ void store_slab_by_element(const float (&total)[P::AC
   constexpr bool PADDED = P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM;
   const u32 target = staging + lane / 4 * 64 + lane % 4 * 8;
   const int rows = min(16, tile.rows - top);
-  if (lane == 0) ptx::store_wait_read<0>();
+  if (ptx::elect()) ptx::store_wait_read<0>();  // of another slab
 #pragma unroll
   for (int i = 0; i < P::ACCUMULATORS; i += 8) {
     __syncwarp();
@@ -164,68 +164,101 @@ __device__ __forceinline__ void add_c(float (&total)[P::ACCUMULATORS], const Des
   }
 }
 
-// One warp's 16 rows go through its staging buffers, 64 bytes of each row at a time; the copy engine stores them
-// while the next are written. The 64-byte swizzle keeps the writes free of bank conflicts.
+// Columns that lie together in one bulk store, rounded, into its buffer; the swizzle is the tensor map's.
 template <class P, Output OUTPUT>
-__device__ __forceinline__ void store_slab_in_bulk(const float (&total)[P::ACCUMULATORS], const Destination& to, int column,
-                                                   int row, int slab, u32 staging, u32 lane) {
-  constexpr int COLUMNS = OUTPUT == Output::F32 ? 16 : 32;
-  const u32 line = lane / 4, swizzle = line / 2 % 4;
+__device__ __forceinline__ void stage_columns(const float* v, u32 buffer, u32 lane) {
+  constexpr int LINE = P::STORE_LINE, CHUNK_MASK = LINE / 16 - 1, ROWS_PER_STEP = 128 / LINE;
+  if constexpr (OUTPUT == Output::F32) {
+    const u32 row = lane / 4, swizzle = row / ROWS_PER_STEP & CHUNK_MASK;
 #pragma unroll
-  for (int chunk = 0; chunk < P::BLOCK_N / COLUMNS; ++chunk) {
-    const int turn = slab * (P::BLOCK_N / COLUMNS) + chunk;  // counted over the tile, so that the buffers go round
-    const u32 buffer = staging + turn % P::STAGING_BUFFERS * 1024;
-    if (lane == 0) {
-      if (turn == 0) {
-        ptx::store_wait_read<0>();
-      } else {
-        ptx::store_wait_read<P::STAGING_BUFFERS - 1>();
-      }
+    for (int part = 0; part < P::STORE_COLUMNS / 8; ++part, v += 4) {
+      const u32 target = buffer + row * LINE + ((part * 2 + lane % 4 / 2) ^ swizzle) * 16 + lane % 2 * 8;
+      ptx::store_shared_2(target, v[0], v[1]);
+      ptx::store_shared_2(target + 8 * LINE, v[2], v[3]);
     }
-    __syncwarp();
+  } else {
+    // Lanes 8j to 8j + 7 name the rows of the instruction's matrix j: rows 0-7, 8-15 of one part, then of the next.
+    const u32 row = lane % 16, next = lane / 16, swizzle = row / ROWS_PER_STEP & CHUNK_MASK;
 #pragma unroll
-    for (int part = 0; part < COLUMNS / 8; ++part) {
-      const float* const v = total + (chunk * COLUMNS + part * 8) / 2;
-      if constexpr (OUTPUT == Output::F32) {
-        const u32 target = buffer + line * 64 + ((part * 2 + lane % 4 / 2) ^ swizzle) * 16 + lane % 2 * 8;
-        ptx::store_shared_2(target, v[0], v[1]);
-        ptx::store_shared_2(target + 512, v[2], v[3]);
-      } else {
-        const u32 target = buffer + line * 64 + (part ^ swizzle) * 16 + lane % 4 * 4;
-        ptx::store_shared(target, ptx::pack_bfloat16(v[0], v[1]));
-        ptx::store_shared(target + 512, ptx::pack_bfloat16(v[2], v[3]));
-      }
-    }
-    ptx::async_proxy_fence();
-    __syncwarp();
-    if (lane == 0) {
-      ptx::store_tile(to.map, buffer, column + chunk * COLUMNS, row);
-      ptx::store_commit();
+    for (int part = 0; part < P::STORE_COLUMNS / 8; part += 2, v += 8) {
+      ptx::store_matrices(buffer + row * LINE + ((part + next) ^ swizzle) * 16, ptx::pack_bfloat16(v[0], v[1]),
+                          ptx::pack_bfloat16(v[2], v[3]), ptx::pack_bfloat16(v[4], v[5]), ptx::pack_bfloat16(v[6], v[7]));
     }
   }
 }
 
-// Stores one warp's 16 rows of a slab, in bulk where all of them are wanted or the tensor map cuts the others off.
-template <class P, Output OUTPUT, bool ACCUMULATE>
-__device__ __forceinline__ void store_slab(float (&total)[P::ACCUMULATORS], const Tile& tile, const Problem& problem,
-                                           const Destination& to, int slab, int top, u32 staging, u32 lane) {
-  if (top >= tile.rows) return;
-  constexpr bool SHARED_ROWS = P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM;
-  const i64 group_start = SHARED_ROWS ? 0 : i64(tile.group) * to.group_stride;
+// Puts one run of a slab's stores into staging buffers.
+template <class P, Output OUTPUT>
+__device__ __forceinline__ void stage_run(const float (&total)[P::ACCUMULATORS], int run, u32 buffer, u32 lane) {
+#pragma unroll
+  for (int i = 0; i < P::STORES_TOGETHER; ++i) {
+    const float* const v = total + (run * P::STORES_TOGETHER + i) * P::STORE_COLUMNS / 2;
+    stage_columns<P, OUTPUT>(v, buffer + i * P::STORE_BYTES, lane);
+  }
+}
+
+// Hands one run over to the copy engine; for one thread.
+template <class P>
+__device__ __forceinline__ void send_run(const Destination& to, int column, int row, int run, u32 buffer) {
+#pragma unroll
+  for (int i = 0; i < P::STORES_TOGETHER; ++i) {
+    ptx::store_tile(to.map, buffer + i * P::STORE_BYTES, column + (run * P::STORES_TOGETHER + i) * P::STORE_COLUMNS, row);
+  }
+  ptx::store_commit();
+}
+
+// One warp's 16 rows go through its staging buffers, from which the copy engine stores them while work goes on.
+template <class P, Output OUTPUT>
+__device__ __forceinline__ void store_slab_in_bulk(const float (&total)[P::ACCUMULATORS], const Destination& to, int column,
+                                                   int row, int slab, u32 staging, u32 lane) {
+  constexpr int TOGETHER = P::STORES_TOGETHER, RUNS = P::STORES / TOGETHER, IN_FLIGHT = P::STAGING_BUFFERS / TOGETHER;
+#pragma unroll
+  for (int run = 0; run < RUNS; ++run) {
+    const int turn = slab * RUNS + run;  // counted over the tile, so that the buffers go round
+    const u32 buffer = staging + turn % IN_FLIGHT * TOGETHER * P::STORE_BYTES;
+    if (turn >= IN_FLIGHT) {
+      if (ptx::elect()) ptx::store_wait_read<IN_FLIGHT - 1>();
+      __syncwarp();
+    }
+    stage_run<P, OUTPUT>(total, run, buffer, lane);
+    ptx::async_proxy_fence();
+    __syncwarp();
+    if (ptx::elect()) send_run<P>(to, column, row, run, buffer);
+  }
+}
+
+// Says whether a warp's 16 rows of a slab are stored in bulk: all of them are wanted, or the map cuts the others off.
+template <class P, bool ACCUMULATE>
+__device__ __forceinline__ bool is_whole(const Tile& tile, const Problem& problem, const Destination& to, int top, u32 lane) {
   const bool inside = top + 16 <= tile.valid, cut_off = P::SCHEDULE == Schedule::DENSE && problem.groups == 1;
   const bool add_whole = inside && tile.column + P::BLOCK_N <= problem.n;
   bool whole = to.bulk_stores && (ACCUMULATE ? add_whole : inside || cut_off);
   if constexpr (P::SCHEDULE == Schedule::LABELLED) {
     whole = whole && __all_sync(0xFFFFFFFF, __ldg(problem.layout + tile.row + min(top + int(lane) % 16, tile.rows - 1)) >= 0);
   }
-  if (!whole) {
-    store_slab_by_element<P, OUTPUT, ACCUMULATE>(total, tile, problem, to, group_start, top, staging, lane);
-    return;
+  return whole;
+}
+
+// Stores one warp's rows of a tile, 16 of each slab.
+template <class P, Output OUTPUT, bool ACCUMULATE>
+__device__ __forceinline__ void store_tile(float (&total)[P::SLABS][P::ACCUMULATORS], const Tile& tile, const Problem& problem,
+                                           const Destination& to, u32 group, u32 warp, u32 staging, u32 lane) {
+  constexpr bool SHARED_ROWS = P::SCHEDULE == Schedule::LABELLED || P::SCHEDULE == Schedule::PREFIX_SUM;
+  const i64 group_start = SHARED_ROWS ? 0 : i64(tile.group) * to.group_stride;
+  const int first_row = SHARED_ROWS ? 0 : tile.group * problem.m;
+  if (ptx::elect()) ptx::store_wait_read<0>();
+  __syncwarp();
+#pragma unroll
+  for (int slab = 0; slab < P::SLABS; ++slab) {
+    const int top = (group * P::SLABS + slab) * 64 + warp * 16, row = tile.row + top;
+    if (top >= tile.rows) break;
+    if (is_whole<P, ACCUMULATE>(tile, problem, to, top, lane)) {
+      if constexpr (ACCUMULATE) add_c<P, OUTPUT>(total[slab], to, group_start + i64(row) * to.row_stride + tile.column, lane);
+      store_slab_in_bulk<P, OUTPUT>(total[slab], to, tile.column, first_row + row, slab, staging, lane);
+    } else {
+      store_slab_by_element<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, group_start, top, staging, lane);
+    }
   }
-  const int row = tile.row + top;
-  if constexpr (ACCUMULATE) add_c<P, OUTPUT>(total, to, group_start + i64(row) * to.row_stride + tile.column, lane);
-  store_slab_in_bulk<P, OUTPUT>(total, to, tile.column, (SHARED_ROWS ? 0 : tile.group * problem.m) + row, slab, staging,
-                                lane);
 }
 
 }  // namespace dgref

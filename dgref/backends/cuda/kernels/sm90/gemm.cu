@@ -18,8 +18,9 @@ __device__ __forceinline__ void skip_tile(const Ring<P>& ring, Cursor<P::STAGES>
 
 // Scales per 32 of K: each wgmma is a chain of its own, promoted by its own scales.
 template <class P>
-__device__ __forceinline__ void promote_each_step(float (&total)[P::ACCUMULATORS], float (&sum)[P::ACCUMULATORS], u32 a, u32 b,
-                                                  const float (&scale_a)[2], u32 scale_b) {
+__device__ __forceinline__ u32 promote_each_step(float (&total)[P::ACCUMULATORS], float (&sum)[P::ACCUMULATORS], u32 a,
+                                                 u32 b, const float (&scale_a)[2], u32 scale_b) {
+  u32 loaded = 0;
 #pragma unroll
   for (int step = 0; step < P::STEPS; ++step) {
     ColumnScales<P> scales;
@@ -31,9 +32,10 @@ __device__ __forceinline__ void promote_each_step(float (&total)[P::ACCUMULATORS
     pin_all(sum);
     wgmma_wait<0>();
     scales.pin_all();
-    if (step + 1 == P::STEPS) ptx::wait_for_load(scales.touched() | touched(scale_a));
+    loaded = scales.touched() | touched(scale_a);
     promote_vector<P>(total, sum, scale_a, scales);
   }
+  return loaded;  // of the last step: the others were needed before it
 }
 
 // FP8: the tensor core keeps 13 fraction bits, so every 128 of K is promoted to FP32.
@@ -45,11 +47,10 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
   const int boundary = BOUNDARY > 0 ? BOUNDARY : 128 - tile.column % 128;
   const int first_row = group * P::SLABS * 64 + thread / 32 * 16 + lane / 4;
   const OperandDescriptors<P> descriptors(ring, group);
-  bool ready = false;
 #pragma unroll P::UNROLL
   for (int block = tile.block_begin; block < tile.block_end; ++block) {
     const u32 stage = cursor.stage;
-    ptx::barrier_wait_unless(ready, ring.full(stage), cursor.phase);
+    ptx::barrier_wait(ring.full(stage), cursor.phase);
     cursor.advance();
     const u32 shared_a = ring.scale_a(stage) + first_row * 4, shared_b = ring.scale_b(stage);
     float scale_b[2] = {};
@@ -62,9 +63,9 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       // Read before the wgmma are issued: they keep shared memory so busy that a load among them waits long.
       float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
       if constexpr (P::SCALING == Scaling::VECTOR_32) {
-        promote_each_step<P>(total[slab], sum, descriptors.a(stage, slab), descriptors.b(stage), scale_a,
-                             shared_b + lane % 4 * 8);
-        if (slab + 1 == P::SLABS) ring.release(stage, lane);
+        const u32 loaded = promote_each_step<P>(total[slab], sum, descriptors.a(stage, slab), descriptors.b(stage), scale_a,
+                                                shared_b + lane % 4 * 8);
+        if (slab + 1 == P::SLABS) ring.release(stage, lane, loaded);
         continue;
       }
       ColumnScales<P> columns;
@@ -77,8 +78,6 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       // The products of scales come after the multiplies: before, they would wait for the loads and hold the wgmma up.
       pin(scale_a[0]), pin(scale_a[1]), pin(scale_b[0]), pin(scale_b[1]);
       if constexpr (P::SCALING == Scaling::VECTOR) columns.pin_all();
-      // A first look at the next stage, whose answer arrives during the promotion.
-      if (slab + 1 == P::SLABS) ready = ptx::barrier_test(ring.full(cursor.stage), cursor.phase);
       if (slab + 1 == P::SLABS) {
         const u32 loaded = P::SCALING == Scaling::BLOCK ? touched(scale_b) : columns.touched();
         ring.release(stage, lane, loaded | touched(scale_a));
@@ -128,21 +127,26 @@ __device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& fro
   Cursor<P::STAGES> cursor;
   Tile tile;
   while (scheduler.next(tile)) copy_tile<P>(ring, cursor, from, tile, problem, rank);
+  if constexpr (P::CLUSTER > 1) {
+    // This block's barriers must outlive the arrivals of its peer.
+    for (int i = 0; i < P::STAGES; ++i, cursor.advance()) ptx::barrier_wait(ring.empty(cursor.stage), cursor.phase ^ 1);
+  }
   ptx::allow_next_grid();
 }
 
 template <class P, Output OUTPUT, bool ACCUMULATE>
 __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
                                              const Destination& to, const Reduction& reduction,
-                                             u32 rank) {
+                                             u32 rank, u32 index) {
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
   Tile tile;
   // The shuffle tells the compiler that a warp agrees on its group: descriptors then live in uniform registers.
-  const u32 group = __shfl_sync(0xFFFFFFFF, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+  const u32 group = index / 4 - 1, warp = index % 4, thread = threadIdx.x % 128, lane = thread % 32;
   const u32 staging = ring.base + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES;
   u32* const counts = reinterpret_cast<u32*>(shared + P::COUNTS_OFFSET);
   while (scheduler.next(tile)) {
+    __syncwarp();
     float total[P::SLABS][P::ACCUMULATORS];
 #pragma unroll
     for (int slab = 0; slab < P::SLABS; ++slab) {
@@ -165,30 +169,20 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
     } else {
       accumulate_chain<P>(total, ring, cursor, tile, group, thread);
     }
-    if (problem.splits > 1) {
-      if (!reduce_splits<P>(total, tile, problem.splits, reduction, group, thread, counts)) continue;
-    }
+    // No branch around the stores: the compiler would take the warp to be split and drop its uniform registers.
+    if (problem.splits > 1 && !reduce_splits<P>(total, tile, problem.splits, reduction, group, thread, counts)) tile.rows = 0;
+    if constexpr (P::PACKED) {
 #pragma unroll
-    for (int slab = 0; slab < P::SLABS; ++slab) {
-      if constexpr (P::PACKED) {
+      for (int slab = 0; slab < P::SLABS; ++slab) {
         const int left = tile.column + int(group * P::SLABS + slab) * 64 + int(warp) * 16;
         store_transposed<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, left, staging, lane);
-        continue;
       }
-      const int top = (group * P::SLABS + slab) * 64 + warp * 16;
-      store_slab<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, slab, top, staging, lane);
+    } else {
+      store_tile<P, OUTPUT, ACCUMULATE>(total, tile, problem, to, group, warp, staging, lane);
     }
+    __syncwarp();
   }
-  if (lane == 0) ptx::store_wait_read<0>();  // shared memory must outlive the stores that read it
-}
-
-// A peer may still write into this block's shared memory, or arrive at its barriers.
-template <class P>
-__device__ __forceinline__ void leave_cluster() {
-  if constexpr (P::CLUSTER > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  }
+  if (ptx::elect()) ptx::store_wait_read<0>();  // shared memory must outlive the stores that read it
 }
 
 template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int STAGES, int MATH_GROUPS,
@@ -202,7 +196,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
          const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
          int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
   using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, LOAD_M, MAJOR_A,
-                 MAJOR_B, WEIGHTS>;
+                 MAJOR_B, WEIGHTS, OUTPUT == Output::F32 ? 4 : 2>;
   extern __shared__ __align__(1024) unsigned char shared[];
   const Ring<P> ring{ptx::kept(ptx::shared_address(shared))};
   const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};
@@ -224,19 +218,19 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     ptx::cluster_wait();
   }
   ptx::wait_for_previous_grid();
-  if (threadIdx.x < 128) {
+  // The shuffle tells the compiler that a warp agrees on its role: addresses and descriptors then live in uniform registers.
+  const u32 index = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0), role = index / 4;
+  if (role == 0) {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_release<P::COPY_REGISTERS>();
-    if (threadIdx.x == 0) {
+    if (index == 0 && ptx::elect()) {
       const Sources from{&map_a,   &map_b,    &map_scale_a, &map_scale_b, group_maps,
                          scale_b, scale_b_n, scale_b_k,    scale_b_group};
       copy_all<P>(ring, from, problem, rank);
     }
-    __syncwarp();
-    leave_cluster<P>();
   } else {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_claim<P::MATH_REGISTERS>();
-    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, {&map_d, d, c, row_stride, group_stride, left, middle, right, bulk_stores != 0}, {partials, arrivals}, rank);
-    leave_cluster<P>();
+    const Destination to{&map_d, d, c, row_stride, group_stride, left, middle, right, bulk_stores != 0};
+    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, to, {partials, arrivals}, rank, index);
   }
 }
 

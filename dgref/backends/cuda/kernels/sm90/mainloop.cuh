@@ -11,9 +11,14 @@ enum class Scaling { NONE, BLOCK, VECTOR, VECTOR_32 };
 enum class Weights { AS_A, E2M1 };
 enum class Major { K, MN };
 
+__host__ __device__ constexpr int min_of(int a, int b) { return a < b ? a : b; }
+__host__ __device__ constexpr int largest_divisor(int value, int limit) {
+  return value % limit == 0 ? limit : largest_divisor(value, limit - 1);
+}
+
 // Everything that is fixed at compile time, and the shared memory that follows from it.
 template <Element ELEMENT_, Scaling SCALING_, Schedule SCHEDULE_, int BLOCK_M_, int BLOCK_N_, int STAGES_, int MATH_GROUPS_,
-          int CLUSTER_M_, int CLUSTER_N_, int LOAD_M_, Major MAJOR_A_, Major MAJOR_B_, Weights WEIGHTS_>
+          int CLUSTER_M_, int CLUSTER_N_, int LOAD_M_, Major MAJOR_A_, Major MAJOR_B_, Weights WEIGHTS_, int OUTPUT_BYTES_>
 struct Plan {
   static constexpr Element ELEMENT = ELEMENT_;
   static constexpr Scaling SCALING = SCALING_;
@@ -37,8 +42,8 @@ struct Plan {
   static constexpr int ACCUMULATORS = (PACKED ? BLOCK_M : BLOCK_N) / 2;
 
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
-  static constexpr int UNROLL =
-      SCALING == Scaling::BLOCK && 128 % BLOCK_N == 0 ? 4 : (SCALING == Scaling::VECTOR ? 2 : 1);
+  static constexpr bool SELECTS = SCALING == Scaling::BLOCK && 128 % BLOCK_N != 0 && BLOCK_N != 192;
+  static constexpr int UNROLL = SELECTS || SCALING == Scaling::VECTOR_32 ? 1 : (SCALING == Scaling::BLOCK ? 8 : 4);
 
   static constexpr int A_BYTES = PARTS * LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (PARTS * LOAD_M * 4 + 127) / 128 * 128 : 0;
@@ -49,8 +54,12 @@ struct Plan {
   // Arrivals that fill a stage: the bulk copies', the block scales'.
   static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
   static constexpr int COPIED_BYTES = A_BYTES + B_BYTES + (SCALED ? PARTS * LOAD_M * 4 : 0) + SCALES_B * BLOCK_N * 4;
-  static constexpr int STAGING_BUFFERS = 3;                       // of one warp: 16 rows of 64 bytes each
-  static constexpr int STAGING_BYTES = STAGING_BUFFERS * 1024;
+  // A warp stores 16 rows of a slab at a time, whole lines of 128 bytes where the columns divide into them.
+  static constexpr int STORE_LINE = BLOCK_N * OUTPUT_BYTES_ % 128 == 0 ? 128 : 64, STORE_BYTES = 16 * STORE_LINE;
+  static constexpr int STORE_COLUMNS = STORE_LINE / OUTPUT_BYTES_, STORES = BLOCK_N / STORE_COLUMNS;  // of one slab
+  static constexpr int STAGING_BUFFERS = min_of(SLABS * STORES, 8192 / STORE_BYTES);                  // of one warp
+  static constexpr int STAGING_BYTES = PACKED ? 2048 : STAGING_BUFFERS * STORE_BYTES;
+  static constexpr int STORES_TOGETHER = largest_divisor(STORES, STAGING_BUFFERS);
   static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
   static constexpr int A_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
@@ -108,19 +117,16 @@ struct Ring {
     ptx::barrier_init_fence();
   }
 
-  // As below, after reads into registers: `loaded` takes a bit of each.
-  __device__ __forceinline__ void release(u32 stage, u32 lane, u32 loaded) const {
-    ptx::wait_for_load(loaded);
-    release(stage, lane);
-  }
-
-  // Tells every block that writes into this stage that the calling warp has read it.
-  __device__ __forceinline__ void release(u32 stage, u32 lane) const {
+  // Tells every block that writes into this stage that the calling warp has read it. An arrival does not wait for loads
+  // from shared memory that are on their way, though it releases them: `loaded` takes a bit of each, and becomes a part
+  // of the barrier's address that is zero, which the compiler does not know.
+  __device__ __forceinline__ void release(u32 stage, u32 lane, u32 loaded = 0) const {
+    const u32 barrier = empty(stage) + (loaded & ptx::zero());
     __syncwarp();
     if constexpr (P::CLUSTER == 1) {
-      if (lane == 0) ptx::barrier_arrive(empty(stage));
+      if (lane == 0) ptx::barrier_arrive(barrier);
     } else {
-      if (lane < P::CLUSTER) ptx::barrier_arrive_cluster(ptx::address_in_block(empty(stage), lane));
+      if (lane < P::CLUSTER) ptx::barrier_arrive_cluster(ptx::address_in_block(barrier, lane));
     }
   }
 };
@@ -170,18 +176,20 @@ struct Sources {
 // The block scales that one tile meets: a tile is at most one step wider than a block, so there are two at most.
 template <class P>
 struct BlockScales {
-  const float *first, *second;
-  int stride_k;
+  const float* next;
+  i64 stride_k, second;
 
   __device__ BlockScales(const Sources& from, const Problem& problem, const Tile& tile) : stride_k(from.block_scale_k) {
-    first = from.block_scale + i64(tile.group) * from.block_scale_group + i64(tile.column / 128) * from.block_scale_n;
-    second = tile.column / 128 + 1 < ceil_div(problem.n, 128) ? first + from.block_scale_n : first;
+    next = from.block_scale + i64(tile.group) * from.block_scale_group + i64(tile.column / 128) * from.block_scale_n +
+           tile.block_begin * stride_k;
+    second = tile.column / 128 + 1 < ceil_div(problem.n, 128) ? from.block_scale_n : 0;
   }
 
-  __device__ __forceinline__ void copy(int block, u32 target, u32 barrier) const {
-    ptx::copy_4_bytes(target, first + i64(block) * stride_k);
-    if constexpr (!P::ONE_BLOCK) ptx::copy_4_bytes(target + 4, second + i64(block) * stride_k);
+  __device__ __forceinline__ void copy(u32 target, u32 barrier) {
+    ptx::copy_4_bytes(target, next);
+    if constexpr (!P::ONE_BLOCK) ptx::copy_4_bytes(target + 4, next + second);
     ptx::barrier_arrive_after_copies(barrier);
+    next += stride_k;
   }
 };
 
@@ -189,7 +197,7 @@ struct BlockScales {
 template <class P>
 __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Sources& from,
                                           const Tile& tile, const Problem& problem, u32 rank) {
-  const BlockScales<P> scales(from, problem, tile);
+  BlockScales<P> scales(from, problem, tile);
   const TensorMap *map_a = from.a, *map_b = from.b;
   int first_k = P::MAJOR_A == Major::K ? tile.k_origin : 0;
   if constexpr (is_k_grouped(P::SCHEDULE) && P::MAJOR_A == Major::K) {
@@ -221,7 +229,7 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
       const int row = tile.scale_a_row + block * P::PARTS;
       ptx::load_tile(ring.scale_a(stage), from.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
     }
-    if constexpr (P::SCALING == Scaling::BLOCK) scales.copy(block, ring.scale_b(stage), full);
+    if constexpr (P::SCALING == Scaling::BLOCK) scales.copy(ring.scale_b(stage), full);
     if constexpr (P::SCALES_B > 0) {
       const int row = tile.scale_b_row * (P::SCALES_B / P::PARTS) + block * P::SCALES_B;
       ptx::load_tile(ring.scale_b(stage), from.scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
@@ -266,7 +274,11 @@ template <class P>
 __device__ __forceinline__ void promote_block(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
                                               const BlockProducts<P>& scale, int boundary) {
 #pragma unroll
+#ifdef K1_NOPROMO
+  for (int i = 0; i < P::ACCUMULATORS; i += 64) {
+#else
   for (int i = 0; i < P::ACCUMULATORS; ++i) {
+#endif
     const int half = (i / 2) % 2;
     const bool first = P::ONE_BLOCK || i / 4 * 8 < boundary;
     total[i] = __fmaf_rn(first ? scale.low[half] : scale.high[half], sum[i], total[i]);

@@ -38,10 +38,18 @@ __device__ __forceinline__ float2 load_shared_2(u32 address) {
   return value;
 }
 
-// Waits until a value has been loaded: a branch needs it, which practically never sleeps.
-// An arrival at a barrier does not wait for loads from shared memory that are on their way, though it releases them.
-__device__ __forceinline__ void wait_for_load(u32 bits) {
-  asm volatile("{ .reg .pred p;\n setp.eq.u32 p, %0, 0xFFFFDEAD;\n @p nanosleep.u32 0; }" ::"r"(bits) : "memory");
+// Zero, as grids have one plane, though the compiler does not know it.
+__device__ __forceinline__ u32 zero() {
+  u32 plane;
+  asm("mov.u32 %0, %%ctaid.z;" : "=r"(plane));
+  return plane;
+}
+
+// True in one thread of a converged warp: unlike a comparison of thread numbers, the compiler knows that it is one.
+__device__ __forceinline__ bool elect() {
+  u32 elected;
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xFFFFFFFF; selp.u32 %0, 1, 0, p; }" : "=r"(elected));
+  return elected != 0;
 }
 
 __device__ __forceinline__ u32 cluster_rank() {
@@ -50,7 +58,10 @@ __device__ __forceinline__ u32 cluster_rank() {
   return rank;
 }
 
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Relaxed: `.release` would cost a fence of the whole GPU; the barriers that peers must see have a fence of their own.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 __device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
@@ -80,49 +91,21 @@ __device__ __forceinline__ void barrier_arrive_cluster(u32 mapped) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mapped) : "memory");
 }
 
-// A look that never suspends the thread, unlike try_wait, which may sleep for microseconds.
-__device__ __forceinline__ bool barrier_test(u32 barrier, u32 parity) {
-  u32 done;
-  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-               : "=r"(done)
-               : "r"(barrier), "r"(parity)
-               : "memory");
-  return done != 0;
-}
-
-// The loop is spelled in PTX: a C++ loop costs convergence barriers that cost more than the wait.
+// The loop is spelled in PTX: a C++ loop costs convergence barriers that cost more than the wait. With a limit (10 ms)
+// the thread sleeps until the barrier wakes it; without one it comes back often, and takes turns from those who compute.
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
   asm volatile(
       "{ .reg .pred p;\n"
-      "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1, %2;\n"
       "@p bra done;\n"
       "bra again;\n"
       "done: }" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// As above, after a first look that has already succeeded or not.
-__device__ __forceinline__ void barrier_wait_unless(bool ready, u32 barrier, u32 parity) {
-  asm volatile(
-      "{ .reg .pred p;\n"
-      "setp.ne.u32 p, %2, 0;\n"
-      "@p bra done;\n"
-      "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra done;\n"
-      "bra again;\n"
-      "done: }" ::"r"(barrier),
-      "r"(parity), "r"(u32(ready))
+      "r"(parity), "r"(10000000)
       : "memory");
 }
 
 __device__ __forceinline__ void named_barrier(u32 identifier, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(identifier), "r"(threads) : "memory");
-}
-
-// Counts this thread as arrived at a named barrier without waiting there.
-__device__ __forceinline__ void named_barrier_arrive(u32 identifier, u32 threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(identifier), "r"(threads) : "memory");
 }
 
 __device__ __forceinline__ void prefetch_map(const TensorMap* map) {
@@ -195,6 +178,13 @@ __device__ __forceinline__ u32 load_shared_2_bytes(u32 address) {
   u32 value;
   asm volatile("{ .reg .u16 h; ld.shared.u16 h, [%1]; cvt.u32.u16 %0, h; }" : "=r"(value) : "r"(address) : "memory");
   return value;
+}
+
+// Four 8 x 8 matrices of 16-bit elements as wgmma leaves them in registers; lane i names row i % 8 of matrix i / 8.
+__device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c),
+               "r"(d)
+               : "memory");
 }
 
 template <u32 COUNT>

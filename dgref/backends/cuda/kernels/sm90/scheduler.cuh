@@ -59,8 +59,9 @@ class Scheduler {
         size_(problem.k) {}
 
   __device__ bool next(Tile& tile) {
-    const int unit = index_ / problem_.splits;
-    tile.split = index_ % problem_.splits;
+    int unit = index_;
+    tile.split = 0;
+    if (problem_.splits > 1) unit = index_ / problem_.splits, tile.split = index_ - unit * problem_.splits;
     index_ += int(gridDim.x) / CLUSTER;
     if (!find_group(unit)) return false;
     place(tile, unit - before_);
@@ -95,6 +96,7 @@ class Scheduler {
 
   __device__ void enter_group(int group) {
     group_ = group;
+    band_end_ = 0;
     if (group >= problem_.groups || SCHEDULE == Schedule::DENSE) return;
     const int entry = __ldg(problem_.layout + group);
     if constexpr (SCHEDULE == Schedule::PREFIX_SUM || SCHEDULE == Schedule::K_PREFIX_SUM) {
@@ -112,14 +114,13 @@ class Scheduler {
 
   __device__ int aligned(int value) const { return ceil_div(value, problem_.alignment) * problem_.alignment; }
 
-  // Bands of tile rows; within a band, down the rows first.
-  __device__ void place(Tile& tile, int unit) const {
-    const int per_band = problem_.band * tiles_n_;
-    const int first = unit / per_band * problem_.band;
-    const int height = min(problem_.band, tiles_m_ - first);
-    const int within = unit % per_band;
-    tile.row = ((first + within % height) * CLUSTER_M + rank_m_) * BLOCK_M;
-    tile.column = (within / height * CLUSTER_N + rank_n_) * BLOCK_N;
+  // Bands of tile rows; within a band, down the rows first. Units only grow: a band is entered once.
+  __device__ void place(Tile& tile, int unit) {
+    if (unit >= band_end_) enter_band(unit / (problem_.band * tiles_n_));
+    const int within = unit - band_begin_, column = band_height_ == 1 ? within : int(__umulhi(within, band_inverse_));
+    const int row = band_ * problem_.band + within - column * band_height_;
+    tile.row = (row * CLUSTER_M + rank_m_) * BLOCK_M;
+    tile.column = (column * CLUSTER_N + rank_n_) * BLOCK_N;
     tile.k_origin = 0;
     tile.k_size = problem_.k;
     if constexpr (SCHEDULE == Schedule::LABELLED) {
@@ -127,6 +128,14 @@ class Scheduler {
     } else {
       place_grouped(tile);
     }
+  }
+
+  __device__ void enter_band(int band) {
+    band_ = band;
+    band_height_ = min(problem_.band, tiles_m_ - band * problem_.band);
+    band_begin_ = band * problem_.band * tiles_n_;
+    band_end_ = band_begin_ + band_height_ * tiles_n_;
+    band_inverse_ = 0xFFFFFFFFu / u32(band_height_) + 1;  // of a height of at most 32: exact below 2^27 units
   }
 
   __device__ void place_labelled(Tile& tile) const {
@@ -171,8 +180,11 @@ class Scheduler {
   // Split s takes blocks [s * total / splits, (s + 1) * total / splits): the declared boundaries.
   __device__ void divide_k(Tile& tile) const {
     const int total = ceil_div(tile.k_size, BLOCK_K);
-    tile.block_begin = tile.split * total / problem_.splits;
-    tile.block_end = (tile.split + 1) * total / problem_.splits;
+    tile.block_begin = 0, tile.block_end = total;
+    if (problem_.splits > 1) {
+      tile.block_begin = tile.split * total / problem_.splits;
+      tile.block_end = (tile.split + 1) * total / problem_.splits;
+    }
   }
 
   const Problem& problem_;
@@ -185,6 +197,9 @@ class Scheduler {
   int before_ = 0;   // units in the groups before the current one
   int origin_ = 0;   // first row or first K of the current group
   int scale_row_ = 0;
+  int band_ = 0, band_height_ = 1;
+  int band_begin_ = 0, band_end_ = 0;  // units of the current group
+  u32 band_inverse_ = 0;
 };
 
 }  // namespace dgref
