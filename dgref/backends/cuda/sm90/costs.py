@@ -18,7 +18,8 @@ class Costs:
     column: float = 1.16  # of a slab, for each column: the wgmma of one warpgroup
     scale: float = 1.5  # likewise, where each column has its own scale
     chain: float = 1.13  # BF16: times the tensor cores' own rate, with several warpgroups at work
-    blocks: float = 1.41  # FP8 with scales of 128 x 128, likewise: promotion takes its share
+    blocks: float = 1.11  # FP8 with scales of 128 x 128, likewise
+    between: float = 130  # of a block of K of that: what promotion leaves idle, whatever the tile
     vectors: float = 1.7  # with scales of 1 x 128
     vectors_32: float = 4.2  # with scales of 1 x 32, promoted four times as often
     select: float = 1.22  # times that where every column selects its scale
@@ -81,9 +82,10 @@ def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
     copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
     extra = {"NONE": 0, "BLOCK": 0, "VECTOR": costs.scale, "VECTOR_32": 4 * costs.scale}[shape.scaling]
     waits = 4 if shape.scaling == "VECTOR_32" else 1
+    idle = costs.between if shape.scaling == "BLOCK" and tile.block_m > 64 else 0
     return max(
         tile.slabs * (costs.block * waits + (costs.column + extra) * tile.block_n),
-        tensor_factor(shape, tile, costs) * tile.block_m * tile.block_n / 32 + costs.power * copied,
+        tensor_factor(shape, tile, costs) * tile.block_m * tile.block_n / 32 + idle + costs.power * copied,
         costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
         copied,
         tile.block_n * 128 / costs.stream,
