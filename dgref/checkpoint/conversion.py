@@ -12,8 +12,9 @@ from typing import Any
 from dgref.checkpoint.conventions import CONVENTIONS, Block, Convention, signatures
 from dgref.checkpoint.header import Entry
 from dgref.checkpoint.layouts import METADATA, relaid
+from dgref.checkpoint.reading import Reader
 from dgref.checkpoint.rules import FLOATS, dequantized, refused, replanned
-from dgref.checkpoint.source import Reader, Source, open_source
+from dgref.checkpoint.source import Source, open_source
 from dgref.checkpoint.weights import Weight, find_weights
 from dgref.checkpoint.writer import Planned, appearing, write_file
 from dgref.errors import FileError, InputError, expected, unknown_name
@@ -59,8 +60,8 @@ def convert(
         raise refused(str(path), "no quantised weight", "something to convert")
     if to in CONVENTIONS:
         _check_all(weights, CONVENTIONS[to])
-    plan = _plan(source, weights, to, layout)
-    with appearing(out) as partial:
+    with Reader() as reader, appearing(out) as partial:
+        plan = _plan(source, weights, to, layout, reader)
         _write(source, plan, partial, to, weights[0].block, layout, progress or (lambda done, total, name: None))
     copied = len(source.tensors) - sum(len(_parts(weight)) for weight in weights)
     size = sum(tensor.size for tensors in plan.values() for tensor in tensors)
@@ -75,9 +76,10 @@ def _check_all(weights: list[Weight], to: Convention) -> None:
         raise refused(other[0].name, got, f"{to.format} everywhere, for {to.name}")
 
 
-def _plan(source: Source, weights: list[Weight], to: str | None, layout: str | None) -> dict[str, list[Planned]]:
+def _plan(
+    source: Source, weights: list[Weight], to: str | None, layout: str | None, reader: Reader
+) -> dict[str, list[Planned]]:
     """Return the tensors of every output file, in the order of the input."""
-    reader = Reader()
     by_part = {part.name: weight for weight in weights for part in _parts(weight)}
     plan: dict[str, list[Planned]] = {name: [] for name in source.headers}
     for name, entry in source.tensors.items():

@@ -11,15 +11,13 @@ import numpy as np
 
 from dgref.checkpoint.header import Entry
 from dgref.checkpoint.layouts import LINEAR, scale_grid
-from dgref.checkpoint.source import Reader
+from dgref.checkpoint.reading import Amount, Reader
 from dgref.checkpoint.weights import Weight
 from dgref.errors import FormatError, expected
 from dgref.formats import FORMATS
 from dgref.formats.scaling import FULL
 
-_ROWS = 32  # rows of one sample: few, because a checkpoint has tens of thousands of weights
-_SAMPLES = 4
-_COLUMNS = 2048  # columns of one sample at most, a multiple of every block
+_SAMPLES = 4  # of few rows each, because a checkpoint has tens of thousands of weights
 _FORMATS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
 
 
@@ -73,27 +71,27 @@ def whole_grid(weight: Weight, reader: Reader) -> np.ndarray:
     return values.reshape(prod(weight.shape[:-2]), *weight.convention.scale_shape(weight.shape, weight.block)[-2:])
 
 
-def grid_rows(weight: Weight, reader: Reader, start: int, count: int) -> np.ndarray:
-    """Return rows of the grid of scales, flattened over leading axes, as float32."""
+def grid_part(weight: Weight, reader: Reader, start: int, count: int, columns: int) -> np.ndarray:
+    """Return the first columns of rows of the grid of scales, flattened over leading axes, as float32."""
     scale = weight.scale
     width = weight.convention.scale_shape(weight.shape, weight.block)[-1]
     if weight.layout != LINEAR:
-        return whole_grid(weight, reader).reshape(-1, width)[start : start + count]
+        return whole_grid(weight, reader).reshape(-1, width)[start : start + count, :columns]
     item = scale.size // max(scale.count, 1)
-    raw = reader.read(scale, start * width * item, count * width * item)
-    return float_values(raw, scale.dtype, weight.convention.scale_format).reshape(count, width)
+    raw = reader.rows(scale, start * width * item, count, width * item, columns * item)
+    return float_values(raw.reshape(-1), scale.dtype, weight.convention.scale_format).reshape(count, columns)
 
 
-def samples(weight: Weight, reader: Reader) -> Iterator[Sample]:
+def samples(weight: Weight, reader: Reader, amount: Amount) -> Iterator[Sample]:
     """Yield a few stretches of rows, spread over the weight."""
     if not weight.two_dimensional or weight.block is None:
         return
     rows, columns = weight.shape[-2], weight.shape[-1]
     matrices = prod(weight.shape[:-2])
-    stretches = [(matrix, row) for matrix in _spread(matrices) for row in _spread(-(-rows // _ROWS))]
+    stretches = [(matrix, row) for matrix in _spread(matrices) for row in _spread(-(-rows // amount.rows))]
     for matrix, stretch in stretches[:: max(1, len(stretches) // _SAMPLES)][:_SAMPLES]:
-        first = stretch * _ROWS
-        yield _sample(weight, reader, matrix, first, min(_ROWS, rows - first), min(columns, _COLUMNS))
+        first = stretch * amount.rows
+        yield _sample(weight, reader, matrix, first, min(amount.rows, rows - first), min(columns, amount.columns))
 
 
 def _spread(count: int) -> list[int]:
@@ -105,7 +103,7 @@ def _sample(weight: Weight, reader: Reader, matrix: int, first: int, count: int,
     packing = weight.convention.packing
     rows, width = weight.shape[-2], weight.shape[-1] // packing
     start = (matrix * rows + first) * width
-    raw = np.stack([reader.read(weight.payload, start + row * width, columns // packing) for row in range(count)])
+    raw = reader.rows(weight.payload, start, count, width, columns // packing)
     codes = unpacked(raw) if packing == 2 else raw
     return Sample(table(weight.convention.format)[codes], _expanded(weight, reader, matrix, first, count, columns))
 
@@ -116,5 +114,6 @@ def _expanded(weight: Weight, reader: Reader, matrix: int, first: int, count: in
     grid_height = weight.convention.scale_shape(weight.shape, weight.block)[-2]
     lines = (first + np.arange(count)) // height if height != FULL else np.zeros(count, np.int64)
     unique = int(lines[-1] - lines[0]) + 1
-    grid = grid_rows(weight, reader, matrix * grid_height + int(lines[0]), unique)[lines - lines[0]]
+    width = 1 if length == FULL else -(-columns // length)
+    grid = grid_part(weight, reader, matrix * grid_height + int(lines[0]), unique, width)[lines - lines[0]]
     return grid if length == FULL else np.repeat(grid, length, axis=1)[:, :columns]

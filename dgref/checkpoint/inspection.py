@@ -18,16 +18,15 @@ from dgref.checkpoint.conventions import PLAIN, signatures
 from dgref.checkpoint.decode import float_values
 from dgref.checkpoint.facts import FACTS, Measured
 from dgref.checkpoint.findings import LEVELS, Finding
-from dgref.checkpoint.source import Reader, Source, open_source
-from dgref.checkpoint.statistics import Statistics, channel_signature, measure, multiplier
+from dgref.checkpoint.reading import Amount, Reader, amount_of
+from dgref.checkpoint.source import Source, open_source
+from dgref.checkpoint.statistics import PROFILE, Statistics, channel_signature, measure, multiplier
 from dgref.checkpoint.targets import targets_of
 from dgref.checkpoint.weights import Weight, find_weights
-from dgref.errors import choice
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the tensor at hand
 
 _REFERENCE_ROWS = 128
-PAYLOADS = {"all": None, "sample": 1 << 20}  # how many bytes of each payload are counted
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Inspection:
     claims: tuple[str, ...]
     files: int
     bytes: int
+    bytes_read: int  # of the tensors; a sample reads a part
     tensors: tuple[dict[str, Any], ...]  # one row for each quantised weight
     plain: dict[str, int]  # tensors of each dtype that belong to no quantised weight
     findings: tuple[Finding, ...]
@@ -70,15 +70,16 @@ class Inspection:
 def inspect(path: str | Path, progress: Progress | None = None, *, payload: str = "all") -> Inspection:
     """Inspect a safetensors file, a folder of shards, or an index file.
 
-    Every scale is read. With `payload="sample"` only the first mebibyte of each payload is counted, which finds wrong
-    types and layouts but not every NaN. FileError says what is wrong with a file that cannot be read at all.
+    Every byte of quantised weights is read. With `payload="sample"` a bounded part of each weight is, payload and
+    scales, from its first byte to its last: that finds wrong types and layouts but not every NaN. FileError says what
+    is wrong with a file that cannot be read at all.
     """
-    source = open_source(path)
+    amount, source = amount_of(payload), open_source(path)
     claims = frozenset(signatures(source.config, source.quantization))
     weights, orphans = find_weights(source, set(claims))
-    limit = PAYLOADS[choice("payload", payload, PAYLOADS)]
-    measured, findings = _measure_all(weights, claims, progress or _silent, limit)
-    survey = Survey(source, claims, measured, orphans, _references(source, weights))
+    with Reader() as reader:
+        measured, findings = _measure_all(weights, claims, progress or _silent, reader, amount)
+        survey = Survey(source, claims, measured, orphans, _references(source, weights, reader))
     findings += [finding for fact in SURVEY_FACTS.values() for finding in fact.check(survey)]
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     counts = Counter(weight.convention.name for weight in weights)
@@ -89,6 +90,7 @@ def inspect(path: str | Path, progress: Progress | None = None, *, payload: str 
         claims=tuple(sorted(claims)),
         files=len(source.headers),
         bytes=source.size,
+        bytes_read=reader.bytes_read,
         tensors=tuple(_row(m) for m in measured),
         plain=_plain(source, weights),
         findings=tuple(findings),
@@ -97,14 +99,14 @@ def inspect(path: str | Path, progress: Progress | None = None, *, payload: str 
 
 
 def _measure_all(
-    weights: list[Weight], claims: frozenset[str], progress: Progress, limit: int | None
+    weights: list[Weight], claims: frozenset[str], progress: Progress, reader: Reader, amount: Amount
 ) -> tuple[list[Measured], list[Finding]]:
     """Measure every weight in the order of its bytes; keep only what later facts need."""
-    reader, measured, findings = Reader(), [], []
+    measured, findings = [], []
     total, done = sum(_bytes(weight) for weight in weights), 0
     for weight in weights:
         progress(done, total, weight.name)
-        m = Measured(weight, measure(weight, reader, limit), claims)
+        m = Measured(weight, measure(weight, reader, amount), claims)
         findings += [finding for fact in FACTS.values() for finding in fact.findings(m)]
         m.statistics.release()
         measured.append(m)
@@ -121,16 +123,17 @@ def _bytes(weight: Weight) -> int:
     return weight.payload.size + (weight.scale.size if weight.scale else 0)
 
 
-def _references(source: Source, weights: list[Weight]) -> dict[str, np.ndarray]:
+def _references(source: Source, weights: list[Weight], reader: Reader) -> dict[str, np.ndarray]:
     """Return the channel signatures of unquantised matrices, where packed weights can be held against them."""
     if not any(weight.convention.packing > 1 for weight in weights):
         return {}
-    reader, result = Reader(), {}
+    result = {}
     for name, entry in source.tensors.items():
         if entry.dtype in ("BF16", "F16", "F32") and len(entry.shape) == 2 and min(entry.shape) >= 64:
-            width = entry.size // entry.shape[0]
-            raw = reader.read(entry, 0, min(entry.shape[0], _REFERENCE_ROWS, (16 << 20) // width + 1) * width)
-            values = float_values(raw, entry.dtype).reshape(-1, entry.shape[1])
+            rows, columns = min(entry.shape[0], _REFERENCE_ROWS), min(entry.shape[1], PROFILE)
+            stride = entry.size // entry.shape[0]
+            raw = reader.rows(entry, 0, rows, stride, stride // entry.shape[1] * columns)
+            values = float_values(raw.reshape(-1), entry.dtype).reshape(rows, columns)
             with np.errstate(invalid="ignore", over="ignore"):
                 result[name.removesuffix(".weight")] = channel_signature(np.abs(values))
     return result

@@ -8,7 +8,7 @@ import numpy as np
 
 from dgref.checkpoint.conventions import Block, Convention
 from dgref.checkpoint.header import Entry
-from dgref.checkpoint.source import Reader
+from dgref.checkpoint.reading import Reader
 from dgref.errors import InputError, expected
 from dgref.formats.layouts import LAYOUTS, Layout
 

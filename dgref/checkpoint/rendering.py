@@ -26,7 +26,8 @@ def _summary(inspection: Inspection):
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
-    size = f"{inspection.bytes / 1e9:.2f} GB in {inspection.files} file{'s' * (inspection.files != 1)}"
+    files = f"{inspection.files} file{'s' * (inspection.files != 1)}"
+    size = f"{inspection.bytes / 1e9:.2f} GB in {files}, {inspection.bytes_read / 1e9:.2f} GB read"
     kinds = ", ".join(f"{count} {name}" for name, count in inspection.conventions.items()) or "no quantised weight"
     plain = ", ".join(f"{count} {dtype}" for dtype, count in inspection.plain.items()) or "none"
     rows = (

@@ -11,7 +11,7 @@ from dgref.checkpoint.conventions import Block, Convention
 from dgref.checkpoint.decode import float_values, scalar, table, unpacked, whole_grid
 from dgref.checkpoint.header import BITS, Entry
 from dgref.checkpoint.layouts import LINEAR
-from dgref.checkpoint.source import CHUNK, Reader
+from dgref.checkpoint.reading import CHUNK, Reader
 from dgref.checkpoint.weights import Weight
 from dgref.checkpoint.writer import Planned
 from dgref.errors import InputError, expected

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dgref.checkpoint.header import Entry, Header, read_header, strict_json
 from dgref.errors import FileError, expected
 from dgref.files import as_path
 
-CHUNK = 8 << 20  # bytes mapped and counted at a time: what bounds the memory of an inspection
 _MAX_JSON = 256 << 20
-_PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 @dataclass
@@ -129,37 +123,3 @@ def _check_index(source: Source, index: dict[str, str]) -> None:
     extra = sorted(set(source.tensors) - set(index))
     if extra:
         source.problems.append(expected("index", f"{len(extra)} tensors missing, such as {extra[0]}", "every tensor"))
-
-
-class Reader:
-    """Maps files lazily and gives pages back after use, so that memory stays bounded."""
-
-    def __init__(self) -> None:
-        self._maps: dict[Path, mmap.mmap] = {}
-
-    def _map(self, file: Path) -> mmap.mmap:
-        if file not in self._maps:
-            self._maps.clear()  # one file at a time: shards are visited in order
-            with file.open("rb") as stream:
-                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[file]
-
-    def chunks(self, entry: Entry, limit: int | None = None) -> Iterator[np.ndarray]:
-        """Yield a tensor's bytes as uint8, at most CHUNK at a time, and no more than `limit` in all."""
-        if not entry.size:
-            return
-        mapped = self._map(entry.file)
-        stop = entry.start + min(entry.size, limit or entry.size)
-        for start in range(entry.start, stop, CHUNK):
-            count = min(CHUNK, stop - start)
-            yield np.frombuffer(mapped, np.uint8, count, start)
-            first = start // _PAGE * _PAGE
-            if hasattr(mapped, "madvise"):
-                mapped.madvise(mmap.MADV_DONTNEED, first, start + count - first)
-
-    def read(self, entry: Entry, start: int = 0, size: int | None = None) -> np.ndarray:
-        """Return a copy of part of a tensor's bytes."""
-        size = entry.size - start if size is None else size
-        if not size:
-            return np.empty(0, np.uint8)
-        return np.frombuffer(self._map(entry.file), np.uint8, size, entry.start + start).copy()

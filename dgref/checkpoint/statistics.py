@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dgref.checkpoint.counting import byte_counts
-from dgref.checkpoint.decode import Sample, float_values, grid_rows, samples, scalar, table, whole_grid
+from dgref.checkpoint.decode import Sample, float_values, grid_part, samples, scalar, table, whole_grid
 from dgref.checkpoint.header import BITS
 from dgref.checkpoint.layouts import LINEAR
-from dgref.checkpoint.source import Reader
+from dgref.checkpoint.reading import Amount, Reader
 from dgref.checkpoint.weights import Weight, stored_as
 
 PEAK_BLOCKS = (8, 16, 32, 64, 128)
-_PROFILE = 1024  # columns of the channel profile
-_STRUCTURE_ROWS = 2048
+PROFILE = 1024  # columns of the channel profile
 
 
 @dataclass
@@ -71,19 +70,19 @@ class Statistics:
         self.payload, self.scale.bytes = np.empty(0, np.int64), None
 
 
-def measure(weight: Weight, reader: Reader, limit: int | None) -> Statistics:
-    """Read one weight; `limit` bounds the bytes of payload that are counted."""
-    result = Statistics(byte_counts(reader.chunks(weight.payload, limit)).sum(axis=0))
+def measure(weight: Weight, reader: Reader, amount: Amount) -> Statistics:
+    """Read as much of one weight as an amount says."""
+    result = Statistics(byte_counts(reader.chunks(weight.payload, amount.payload)).sum(axis=0))
     result.largest = _largest(result.payload, weight)
     result.global_scale = scalar(weight.global_scale, reader)
     result.input_scale = scalar(weight.input_scale, reader)
     if not stored_as(weight):  # scales of another dtype mean nothing yet: a fact says so
         return result
-    result.scale = _scale_summary(weight, reader)
-    taken = list(samples(weight, reader))
+    result.scale = _scale_summary(weight, reader, amount.scales)
+    taken = list(samples(weight, reader, amount))
     if taken:
         _add_samples(result, weight, taken)
-        result.structure = _structure(weight, reader)
+        result.structure = _structure(weight, reader, amount)
     return result
 
 
@@ -104,8 +103,8 @@ def multiplier(weight: Weight, statistics: Statistics) -> float:
     return value if weight.convention.global_rule == "multiply" else 1.0 / value
 
 
-def _scale_summary(weight: Weight, reader: Reader) -> ScaleSummary:
-    """Count every scale, in chunks; 8-bit scales by their bytes."""
+def _scale_summary(weight: Weight, reader: Reader, limit: int | None) -> ScaleSummary:
+    """Count scales, in chunks; 8-bit scales by their bytes."""
     summary, entry = ScaleSummary(), weight.scale
     if weight.layout != LINEAR:
         if weight.block is not None:
@@ -114,14 +113,14 @@ def _scale_summary(weight: Weight, reader: Reader) -> ScaleSummary:
             summary.median = float(np.median(values)) if values.size else float("nan")
         return summary
     if BITS[entry.dtype] == 8:
-        summary.bytes = byte_counts(reader.chunks(entry))
+        summary.bytes = byte_counts(reader.chunks(entry, limit))
         values = float_values(np.arange(256, dtype=np.uint8), entry.dtype, weight.convention.scale_format)
         times = summary.bytes.sum(axis=0)
         summary.add(values, times)
         summary.median = _weighted_median(values, times)
         return summary
     medians = []
-    for chunk in reader.chunks(entry):
+    for chunk in reader.chunks(entry, limit):
         values = float_values(chunk, entry.dtype)
         summary.add(values)
         medians.append(float(np.median(values)) if values.size else float("nan"))
@@ -167,22 +166,22 @@ def peaks(payload: np.ndarray) -> dict[int, float]:
 
 def channel_signature(values: np.ndarray) -> np.ndarray:
     """Return the normalised difference of neighbouring columns' mean magnitudes, in half precision to save memory."""
-    profile = np.nan_to_num(values[:, :_PROFILE].mean(axis=0, dtype=np.float64))
+    profile = np.nan_to_num(values[:, :PROFILE].mean(axis=0, dtype=np.float64))
     even, odd = profile[0 : profile.size // 2 * 2 : 2], profile[1::2]
     difference = (even - odd) / np.maximum(even + odd, np.finfo(np.float64).tiny)
     norm = float(np.linalg.norm(difference))
     return (difference / norm if norm > 0 else difference).astype(np.float16)
 
 
-def _structure(weight: Weight, reader: Reader) -> dict[str, float]:
+def _structure(weight: Weight, reader: Reader, amount: Amount) -> dict[str, float]:
     """Return how well rows and columns explain the scales, read as they are and with tiles undone."""
     from dgref.formats.layouts import LAYOUTS
 
     height, width = weight.convention.scale_shape(weight.shape, weight.block)[-2:]
-    rows = min(height, _STRUCTURE_ROWS, max(128, (4 << 20) // max(width, 1))) // 128 * 128
-    if weight.layout != LINEAR or rows < 128 or width % 4 or width < 8 or width > _STRUCTURE_ROWS * 8:
+    rows = min(height, amount.structure_rows, amount.structure_scales // max(width, 1)) // 128 * 128
+    if weight.layout != LINEAR or rows < 128 or width % 4 or width < 8:
         return {}
-    grid = grid_rows(weight, reader, 0, rows)
+    grid = grid_part(weight, reader, 0, rows, width)
     if not (np.isfinite(grid).all() and (grid > 0).all()):
         return {}
     grid = np.log2(grid)

@@ -19,6 +19,7 @@ PARTS = {
     "reference": "the tensor-core engine, in multiply-accumulates per second",
     "exact": "the exact oracle and the tightness of the derived bound",
     "compare": "comparison of large outputs",
+    "checkpoint": "inspection by sample of checkpoints as large as real ones",
 }
 
 
@@ -37,7 +38,8 @@ PARTS = {
 @click.option("--json", "as_json", is_flag=True, help="Print rows as data.")
 @click.pass_context
 def command(context: click.Context, subject: str, as_json: bool, **options: Any) -> int:
-    """Measure SUBJECT: codecs, quantize, layouts, reference, exact, compare, or a suite's name (on a GPU).
+    """Measure SUBJECT: codecs, quantize, layouts, reference, exact, compare, checkpoint, or a suite's
+    name (on a GPU).
 
     \b
     dgref bench codecs

@@ -13,7 +13,8 @@ import dgref
 from dgref.checkpoint import CONVENTIONS, convert, inspect
 from dgref.checkpoint.conversion import claim
 from dgref.checkpoint.decode import samples, table, unpacked, whole_grid
-from dgref.checkpoint.source import Reader, open_source
+from dgref.checkpoint.reading import AMOUNTS, Reader
+from dgref.checkpoint.source import open_source
 from dgref.checkpoint.statistics import measure, multiplier
 from dgref.checkpoint.weights import find_weights
 from dgref.errors import DgrefError, FileError, InputError, UnknownNameError
@@ -46,7 +47,7 @@ def values_of(path) -> dict[str, np.ndarray]:
         rows, columns = (n if b == 0 else b for b, n in zip(weight.block, weight.shape[-2:], strict=True))
         scale = np.repeat(np.repeat(grid, rows, axis=-2), columns, axis=-1).astype(np.float64)
         scale = scale.reshape(*weight.shape[:-2], *scale.shape[-2:])[..., : weight.shape[-2], : weight.shape[-1]]
-        factor = multiplier(weight, measure(weight, reader, None))
+        factor = multiplier(weight, measure(weight, reader, AMOUNTS["all"]))
         result[weight.name] = table(weight.convention.format)[codes] * scale * factor
     return result
 
@@ -209,5 +210,5 @@ def test_written_files_are_read_by_the_safetensors_library(tmp_path):
 def test_samples_agree_with_the_whole_weight(tmp_path):
     path = save(tmp_path / "in.safetensors", MAKERS["compressed_tensors_mxfp4"]("w", structured(128, 96)))
     (weight,), _ = find_weights(open_source(path), set())
-    taken = [sample.payload.astype(np.float64) * sample.scale for sample in samples(weight, Reader())]
+    taken = [sample.payload.astype(np.float64) * sample.scale for sample in samples(weight, Reader(), AMOUNTS["all"])]
     np.testing.assert_array_equal(np.concatenate(taken), values_of(path)["w"])

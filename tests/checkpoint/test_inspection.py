@@ -13,10 +13,12 @@ import pytest
 from rich.console import Console
 
 import dgref
-from dgref.checkpoint import CONVENTIONS, FACTS, inspect, render
+from dgref.bench.checkpoint import sparse
+from dgref.checkpoint import CONVENTIONS, FACTS, inspect, read_header, render
 from dgref.checkpoint.__main__ import conventions_table, facts_table, targets_table
 from dgref.checkpoint.checkpoint_facts import SURVEY_FACTS
 from dgref.checkpoint.conversion import claim
+from dgref.checkpoint.reading import Reader
 from dgref.errors import FileError, InputError
 from dgref.formats import LAYOUTS
 from tests.checkpoint.makers import MAKERS, Tensors, modelopt_nvfp4, nibbles, parts, save, save_folder, structured
@@ -346,6 +348,35 @@ def test_sampling_reads_less_and_still_recognises(tmp_path):
     assert inspect(path, payload="sample").conventions == inspect(path).conventions
     with pytest.raises(InputError, match="payload: got 'none', need one of all, sample"):
         inspect(path, payload="none")
+
+
+@pytest.mark.parametrize("name", [name for name, row in CONVENTIONS.items() if not row.grouped])
+def test_a_sample_of_a_weight_of_any_size_is_bounded(tmp_path, name):
+    shape = (8192, 32768)  # of holes, which take no place on the disk
+    inspection = inspect(sparse(tmp_path, name, shards=2, weights=4, shape=shape), payload="sample")
+    assert inspection.conventions == {name: 4}
+    assert inspection.bytes > 4 << 27
+    assert 4 << 17 < inspection.bytes_read < 4 << 21, "from an eighth to two mebibytes a weight"
+
+
+def test_a_sample_reaches_the_last_byte(tmp_path):
+    shape = (1024, 2048)
+    folder = sparse(tmp_path, "deepseek_v3_fp8", shards=1, weights=1, shape=shape)
+    file = next(folder.iterdir())
+    payload = read_header(file).tensors["model.layers.0.mlp.up_proj.weight"]
+    with file.open("r+b") as stream:
+        stream.seek(payload.start + payload.size - 1)
+        stream.write(b"\x7f")
+    assert "payload_nan" in facts_of(inspect(folder, payload="sample"))
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_a_file_error(tmp_path):
+    path = save(tmp_path / "m.safetensors", MAKERS["deepseek_v3_fp8"]("w", structured()))
+    entry = read_header(path).tensors["w.weight"]
+    with path.open("r+b") as stream:
+        stream.truncate(entry.start + 100)
+    with Reader() as reader, pytest.raises(FileError, match="a file that has shrunk"):
+        reader.read(entry)
 
 
 def test_every_fact_says_what_it_is():
