@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.checkpoint.conventions import CONVENTIONS
+from dgref.checkpoint.conventions import CONVENTIONS, unknown_claims
 from dgref.checkpoint.facts import Measured
 from dgref.checkpoint.findings import Finding
 from dgref.checkpoint.source import Source
@@ -20,6 +20,7 @@ from dgref.registry import Registry
 _LAYER = re.compile(r"^(.*?\b(?:layers|blocks|block|h)\.\d+)\.")  # our own pattern, never one from a file
 _NUMBER = re.compile(r"\d+")
 _FUSED = (("gate_proj", "up_proj"), ("w1", "w3"), ("q_proj", "k_proj", "v_proj"))
+_PAYLOADS = (".weight", ".weight_packed", "_blocks", ".blocks")
 _SWAP_CORRELATION, _SWAP_SIGMA = -0.2, 6.0
 
 
@@ -61,23 +62,55 @@ def files(s: Survey) -> Iterator[Finding]:
 @_fact
 def orphan_scales(s: Survey) -> Iterator[Finding]:
     """Scales without a payload."""
+    suffixes = sorted({suffix for row in CONVENTIONS.values() for suffix in (*row.scale, row.global_scale)})
     for name in s.orphans:
-        yield Finding("contradiction", "orphan_scales", name, expected(name, "no payload beside it", "a weight"))
+        stem = next(name.removesuffix(suffix) for suffix in reversed(suffixes) if suffix and name.endswith(suffix))
+        payload = next((stem + end for end in _PAYLOADS if stem + end in s.source.tensors), None)
+        if payload is None:
+            yield Finding("contradiction", "orphan_scales", name, expected(name, "no payload beside it", "a weight"))
+        else:
+            got = f"{payload} of {s.source.tensors[payload].dtype} beside it"
+            need = "a payload that a convention here stores"
+            yield Finding("note", "orphan_scales", name, expected(name, got, need), "the weight was not inspected")
+
+
+@_fact
+def unread(s: Survey) -> Iterator[Finding]:
+    """Tensors of 8 bits or fewer in a floating-point dtype, which belong to no convention here."""
+    used = {part.name for m in s.weights for part in m.weight.parts}
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, entry in s.source.tensors.items():
+        if entry.dtype.startswith(("F4", "F6", "F8")) and name not in used and name not in s.orphans:
+            found[entry.dtype].append(name)
+    for dtype, names in found.items():
+        message = expected(names[0], f"{dtype}, as {len(names)} such are", "a payload that a convention here stores")
+        yield Finding("note", "unread", names[0], message, "they were not inspected")
+
+
+@_fact
+def unknown_claim(s: Survey) -> Iterator[Finding]:
+    """The configuration claims a quantisation that no convention here holds."""
+    known = sorted({signature for row in CONVENTIONS.values() for signature in row.signatures})
+    methods = sorted({claim.partition("/")[0] for claim in known})
+    for claim in unknown_claims(s.claims):
+        variants = [other for other in known if other.startswith(claim.partition("/")[0] + "/")]
+        message = expected("config.json", f"a claim of {claim[:80]}", f"one of {', '.join(variants or methods)}")
+        yield Finding("note", "unknown_claim", "config.json", message, "what it means was not held against the tensors")
 
 
 @_fact
 def claimed_convention(s: Survey) -> Iterator[Finding]:
     """The configuration claims one quantisation, and the tensors hold another."""
     found = Counter(m.weight.convention.name for m in s.weights)
-    subject = "config.json"
-    if s.claims and not found:
+    subject, unknown = "config.json", unknown_claims(s.claims)
+    if s.claims and not found and not unknown:
         message = expected(subject, f"a claim of {', '.join(sorted(s.claims))}", "quantised tensors")
         yield Finding("contradiction", "claimed_convention", subject, message)
     if found and (s.source.config or s.source.quantization) and not s.claims:
         message = expected(subject, f"no quantisation, beside {sum(found.values())} quantised weights", "a claim")
         yield Finding("contradiction", "claimed_convention", subject, message)
     for name, count in found.items():
-        if s.claims and not s.claims & set(CONVENTIONS[name].signatures):
+        if s.claims and not unknown and not s.claims & set(CONVENTIONS[name].signatures):
             message = expected(subject, f"a claim of {', '.join(sorted(s.claims))}", f"{name}, as {count} weights are")
             yield Finding("contradiction", "claimed_convention", subject, message)
 
@@ -86,8 +119,7 @@ def claimed_convention(s: Survey) -> Iterator[Finding]:
 def claimed_block(s: Survey) -> Iterator[Finding]:
     """The configuration's block or group size is not that of the tensors."""
     table = _quantization(s.source)
-    size = table.get("weight_block_size")
-    claimed = tuple(size) if isinstance(size, list) and len(size) == 2 else None
+    claimed = _claimed_block(table)
     group = _group_size(s.source, table)
     for m in s.weights:
         block = m.weight.block
@@ -175,14 +207,37 @@ def _quantization(source: Source) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
+def _claimed_block(table: dict[str, Any]) -> tuple[int, ...] | None:
+    """Return the block of a weight that the configuration claims, where all its groups agree."""
+    found = {
+        _pair(table.get("weight_block_size")),
+        *(_pair(weights.get("block_structure")) for weights in _groups(table)),
+    }
+    found.discard(None)
+    return found.pop() if len(found) == 1 else None
+
+
+def _pair(value: Any) -> tuple[int, ...] | None:
+    good = isinstance(value, list) and len(value) == 2 and all(type(extent) is int for extent in value)
+    return tuple(value) if good else None
+
+
+def _groups(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what compressed-tensors says of the weights of each group."""
+    groups = table.get("config_groups")
+    found = (
+        [group.get("weights") for group in groups.values() if isinstance(group, dict)]
+        if isinstance(groups, dict)
+        else []
+    )
+    return [weights for weights in found if isinstance(weights, dict)]
+
+
 def _group_size(source: Source, table: dict[str, Any]) -> int | None:
     """Return the group size that ModelOpt or compressed-tensors claim, where there is one."""
     nested = source.quantization.get("quantization")
     found = [nested.get("group_size")] if isinstance(nested, dict) else []
-    groups = table.get("config_groups")
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        found.append(weights.get("group_size") if isinstance(weights, dict) else None)
+    found += [weights.get("group_size") for weights in _groups(table)]
     sizes = {size for size in found if type(size) is int and size > 0}
     return sizes.pop() if len(sizes) == 1 else None
 

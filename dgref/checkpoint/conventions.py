@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,8 +41,10 @@ class Convention:
         """Elements in a byte of payload."""
         return 2 if self.format == "float4_e2m1fn" else 1
 
-    def logical_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape in elements of a payload stored under this convention."""
+    def logical_shape(self, stored: tuple[int, ...], dtype: str) -> tuple[int, ...]:
+        """Return the shape in elements of a payload stored under this convention; F4 is counted in elements already."""
+        if dtype == "F4":
+            return stored
         if self.grouped and len(stored) >= 2:
             stored = (*stored[:-2], stored[-2] * stored[-1])
         return (*stored[:-1], stored[-1] * self.packing) if stored else stored
@@ -66,7 +69,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             ("F32", "BF16"),
             "float32",
             ((128, 128),),
-            ("fp8",),
+            ("modelopt/FP8_PB_WO", "fp8"),
         ),
         Convention(
             "deepseek_v4_fp8",
@@ -76,7 +79,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             (".weight",),
             ("F8_E4M3",),
             (".scale", ".weight_scale_inv"),
-            ("F8_E8M0",),
+            ("F8_E8M0", "U8"),
             "float8_e8m0fnu",
             ((128, 128), (32, 32)),
             ("fp8", "fp8/ue8m0"),
@@ -87,9 +90,9 @@ CONVENTIONS: Registry[Convention] = Registry(
             "deepseek-ai/DeepSeek-V4 config.json: expert_dtype fp4",
             "float4_e2m1fn",
             (".weight",),
-            ("I8",),
+            ("I8", "F4"),
             (".scale", ".weight_scale_inv"),
-            ("F8_E8M0",),
+            ("F8_E8M0", "U8"),
             "float8_e8m0fnu",
             ((1, 32),),
             ("fp8", "fp8/fp4"),
@@ -114,7 +117,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             "NVIDIA/Model-Optimizer qtensor/nvfp4_tensor.py and export/quant_utils.py",
             "float4_e2m1fn",
             (".weight",),
-            ("U8",),
+            ("U8", "F4"),
             (".weight_scale",),
             ("F8_E4M3",),
             "float8_e4m3fn",
@@ -135,7 +138,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             ("F32",),
             "float32",
             ((FULL, FULL),),
-            ("modelopt/FP8", "modelopt/MIXED_PRECISION"),
+            ("modelopt/FP8", "modelopt/MIXED_PRECISION", "fp8"),
             input_scale=".input_scale",
         ),
         Convention(
@@ -144,7 +147,7 @@ CONVENTIONS: Registry[Convention] = Registry(
             "vllm-project/compressed-tensors compressors/nvfp4",
             "float4_e2m1fn",
             (".weight_packed",),
-            ("U8",),
+            ("U8", "F4"),
             (".weight_scale",),
             ("F8_E4M3",),
             "float8_e4m3fn",
@@ -160,12 +163,25 @@ CONVENTIONS: Registry[Convention] = Registry(
             "vllm-project/compressed-tensors compressors/mxfp4",
             "float4_e2m1fn",
             (".weight_packed",),
-            ("U8",),
+            ("U8", "F4"),
             (".weight_scale",),
             ("U8", "F8_E8M0"),
             "float8_e8m0fnu",
             ((1, 32),),
             ("compressed-tensors/mxfp4-pack-quantized",),
+        ),
+        Convention(
+            "quark_mxfp4",
+            "float4_e2m1fn pairs in uint8 under the plain name weight, with UE8M0 bytes of 32 along K",
+            "vllm-project/vllm quantization/quark/schemes/quark_w4a4_mxfp4.py",
+            "float4_e2m1fn",
+            (".weight",),
+            ("U8", "F4"),
+            (".weight_scale",),
+            ("U8", "F8_E8M0"),
+            "float8_e8m0fnu",
+            ((1, 32),),
+            ("quark", "modelopt/W4A8_MXFP4_FP8"),
         ),
         Convention(
             "compressed_tensors_mxfp8",
@@ -191,7 +207,12 @@ CONVENTIONS: Registry[Convention] = Registry(
             ("F32", "BF16", "F16"),
             "float32",
             ((1, FULL), (128, 128), (FULL, FULL)),
-            ("compressed-tensors/float-quantized", "compressed-tensors/naive-quantized"),
+            (
+                "compressed-tensors/float-quantized",
+                "compressed-tensors/naive-quantized",
+                "modelopt/FP8_PB_WO",
+                "modelopt/FP8_PER_CHANNEL_PER_TOKEN",
+            ),
             input_scale=".input_scale",
         ),
     ],
@@ -206,8 +227,8 @@ def signatures(config: dict[str, Any], quantization: dict[str, Any]) -> set[str]
     text = _table(config, "text_config")
     table = _table(config, "quantization_config") or _table(text, "quantization_config")
     method = str(table.get("quant_method", ""))
-    if method in ("fp8", "mxfp4"):
-        claims.add(method)
+    claims |= {method} - {"", "compressed-tensors", "modelopt"}  # those two say what they hold elsewhere
+    if method == "fp8":
         claims |= {"fp8/ue8m0"} if table.get("scale_fmt") == "ue8m0" else set()
         claims |= {"fp8/fp4"} if any(part.get("expert_dtype") == "fp4" for part in (config, text, table)) else set()
     if method == "compressed-tensors":
@@ -218,6 +239,11 @@ def signatures(config: dict[str, Any], quantization: dict[str, Any]) -> set[str]
     if isinstance(algorithm, str):
         claims.add(f"modelopt/{algorithm}")
     return claims
+
+
+def unknown_claims(claims: Iterable[str]) -> list[str]:
+    """Return the claims that belong to no convention here."""
+    return sorted(set(claims) - {signature for row in CONVENTIONS.values() for signature in row.signatures})
 
 
 def _table(parent: dict[str, Any], key: str) -> dict[str, Any]:

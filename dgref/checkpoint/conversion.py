@@ -63,7 +63,7 @@ def convert(
     with Reader() as reader, appearing(out) as partial:
         plan = _plan(source, weights, to, layout, reader)
         _write(source, plan, partial, to, weights[0].block, layout, progress or (lambda done, total, name: None))
-    copied = len(source.tensors) - sum(len(_parts(weight)) for weight in weights)
+    copied = len(source.tensors) - sum(len(weight.parts) for weight in weights)
     size = sum(tensor.size for tensors in plan.values() for tensor in tensors)
     return Conversion(str(out), len(weights), copied, size)
 
@@ -80,7 +80,7 @@ def _plan(
     source: Source, weights: list[Weight], to: str | None, layout: str | None, reader: Reader
 ) -> dict[str, list[Planned]]:
     """Return the tensors of every output file, in the order of the input."""
-    by_part = {part.name: weight for weight in weights for part in _parts(weight)}
+    by_part = {part.name: weight for weight in weights for part in weight.parts}
     plan: dict[str, list[Planned]] = {name: [] for name in source.headers}
     for name, entry in source.tensors.items():
         weight = by_part.get(name)
@@ -91,11 +91,6 @@ def _plan(
     return plan
 
 
-def _parts(weight: Weight) -> list[Entry]:
-    parts = (weight.payload, weight.scale, weight.global_scale, weight.input_scale)
-    return [part for part in parts if part is not None]
-
-
 def _copied(entry: Entry, reader: Reader) -> Planned:
     return Planned(entry.name, entry.dtype, entry.shape, lambda: reader.chunks(entry))
 
@@ -103,7 +98,7 @@ def _copied(entry: Entry, reader: Reader) -> Planned:
 def _converted(weight: Weight, to: str | None, layout: str | None, reader: Reader, source: Source) -> Iterator[Planned]:
     """Yield what replaces a weight's tensors."""
     if layout is not None:
-        yield from (_copied(part, reader) for part in _parts(weight) if part is not weight.scale)
+        yield from (_copied(part, reader) for part in weight.parts if part is not weight.scale)
         yield relaid(weight, layout, reader)
     elif to in FLOATS:
         yield dequantized(weight, to, reader)

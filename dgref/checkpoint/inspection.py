@@ -167,12 +167,7 @@ def _root(statistics: Statistics) -> float:
 
 def _plain(source: Source, weights: list[Weight]) -> dict[str, int]:
     """Count the tensors that belong to no quantised weight, by dtype."""
-    parts = {
-        part.name
-        for weight in weights
-        for part in (weight.payload, weight.scale, weight.global_scale, weight.input_scale)
-        if part is not None
-    }
+    parts = {part.name for weight in weights for part in weight.parts}
     return dict(Counter(entry.dtype for name, entry in source.tensors.items() if name not in parts).most_common())
 
 

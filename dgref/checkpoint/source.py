@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from dgref.errors import FileError, expected
 from dgref.files import as_path
 
 _MAX_JSON = 256 << 20
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors$", re.ASCII)
 
 
 @dataclass
@@ -60,7 +62,10 @@ def _open_folder(folder: Path) -> Source:
     if len(broken) == len(shards):
         raise FileError(broken[0])
     source.problems += broken
-    _check_index(source, index)
+    if index:
+        _check_index(source, index)
+    else:
+        _check_numbers(source, shards)
     return source
 
 
@@ -113,8 +118,6 @@ def _read_index(source: Source, folder: Path) -> dict[str, Any]:
 
 def _check_index(source: Source, index: dict[str, str]) -> None:
     """Hold the index against the shards, both ways."""
-    if not index:
-        return
     for file in sorted(set(index.values()) - set(source.headers)):
         source.problems.append(expected(f"index: file {file[:120]!r}", "no such readable shard", "one in the folder"))
     for name, file in index.items():
@@ -123,3 +126,15 @@ def _check_index(source: Source, index: dict[str, str]) -> None:
     extra = sorted(set(source.tensors) - set(index))
     if extra:
         source.problems.append(expected("index", f"{len(extra)} tensors missing, such as {extra[0]}", "every tensor"))
+
+
+def _check_numbers(source: Source, shards: list[str]) -> None:
+    """Without an index, hold the names of the shards against the count that they tell."""
+    there: dict[tuple[str, int], set[int]] = {}
+    for stem, number, count in (match.groups() for match in map(_NUMBERED.match, shards) if match):
+        there.setdefault((stem, int(count)), set()).add(int(number))
+    for (stem, count), numbers in there.items():
+        missing = next((number for number in range(1, count + 1) if number not in numbers), None)
+        if missing is not None:
+            need = f"all, {stem}-{missing:05}-of-{count:05}.safetensors among them"
+            source.problems.append(expected("shards", f"{len(numbers)} of {count}", need))

@@ -30,7 +30,7 @@ class Target:
 
 
 _NVFP4 = ("modelopt_nvfp4", "compressed_tensors_nvfp4")
-_MXFP4 = ("gpt_oss_mxfp4", "deepseek_v4_fp4", "compressed_tensors_mxfp4")
+_MXFP4 = ("gpt_oss_mxfp4", "deepseek_v4_fp4", "compressed_tensors_mxfp4", "quark_mxfp4")
 _MXFP8 = ("compressed_tensors_mxfp8",)
 _BLOCK_FP8 = ("deepseek_v3_fp8", "compressed_tensors_fp8")
 _ALPHA = "the product of both global scales is the GEMM's alpha"

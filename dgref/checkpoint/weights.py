@@ -31,7 +31,13 @@ class Weight:
     @property
     def shape(self) -> tuple[int, ...]:
         """The logical shape, in elements."""
-        return self.convention.logical_shape(self.payload.shape)
+        return self.convention.logical_shape(self.payload.shape, self.payload.dtype)
+
+    @property
+    def parts(self) -> tuple[Entry, ...]:
+        """The tensors that it is made of."""
+        parts = (self.payload, self.scale, self.global_scale, self.input_scale)
+        return tuple(part for part in parts if part is not None)
 
     @property
     def two_dimensional(self) -> bool:
@@ -46,8 +52,7 @@ def find_weights(source: Source, claims: set[str]) -> tuple[list[Weight], list[s
         weight = _best_reading(source, name, claims)
         if weight is not None:
             weights.append(weight)
-            parts = (weight.payload, weight.scale, weight.global_scale, weight.input_scale)
-            used |= {part.name for part in parts if part is not None}
+            used |= {part.name for part in weight.parts}
     weights.sort(key=lambda weight: (str(weight.payload.file), weight.payload.start))
     suffixes = {suffix for row in CONVENTIONS.values() for suffix in (*row.scale, row.global_scale) if suffix}
     suffixes -= {".scale", ".scales"}  # ordinary names: norms and buffers use them too
@@ -67,6 +72,8 @@ def _reading(source: Source, name: str, row: Convention, suffix: str) -> Weight 
     payload = source.tensors[name]
     if not name.endswith(suffix) or payload.dtype not in row.payload_dtypes:
         return None
+    if payload.dtype == "F4" and payload.shape[-1:] and payload.shape[-1] % 2:
+        return None  # rows that begin in the middle of a byte, as no library writes them
     stem = name.removesuffix(suffix)
     scale = next((source.tensors[stem + s] for s in row.scale if stem + s in source.tensors), None)
     if scale is None and payload.dtype in ("U8", "I8") and suffix == ".weight":
@@ -86,7 +93,7 @@ def _reading(source: Source, name: str, row: Convention, suffix: str) -> Weight 
 
 def _block(row: Convention, payload: Entry, scale: Entry | None, layout: str) -> Block | None:
     """Return the block that explains the shape of the scales, in the layout that the file declares."""
-    shape = row.logical_shape(payload.shape)
+    shape = row.logical_shape(payload.shape, payload.dtype)
     if scale is None:
         return None
     if layout != LINEAR:
@@ -117,7 +124,8 @@ def fitting_block(shape: tuple[int, ...], scales: tuple[int, ...], blocks: tuple
         return None
     for rows, columns in blocks:
         grid = (*shape[:-2], *_grid(shape[-2], rows), *_grid(shape[-1], columns))
-        if _squeezed(grid) == _squeezed(scales):
+        apart = (*shape[:-2], *_grid(shape[-2], rows), 1, *_grid(shape[-1], columns), 1)  # as ModelOpt spells blocks
+        if _squeezed(grid) == _squeezed(scales) or apart == scales:
             return rows, columns
     return None
 

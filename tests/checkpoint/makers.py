@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 import dgref
@@ -82,6 +83,11 @@ def compressed_tensors_mxfp4(name: str, weights: np.ndarray) -> Tensors:
     return {f"{name}.weight_packed": ("U8", data), f"{name}.weight_scale": ("U8", scale)}
 
 
+def quark_mxfp4(name: str, weights: np.ndarray) -> Tensors:
+    data, scale, _ = parts(weights, "mxfp4")
+    return {f"{name}.weight": ("U8", data), f"{name}.weight_scale": ("U8", scale)}
+
+
 def compressed_tensors_mxfp8(name: str, weights: np.ndarray) -> Tensors:
     data, scale, _ = parts(weights, "mxfp8")
     return {f"{name}.weight": ("F8_E4M3", data), f"{name}.weight_scale": ("U8", scale)}
@@ -103,10 +109,30 @@ MAKERS: dict[str, Callable[[str, np.ndarray], Tensors]] = {
         modelopt_fp8,
         compressed_tensors_nvfp4,
         compressed_tensors_mxfp4,
+        quark_mxfp4,
         compressed_tensors_mxfp8,
         compressed_tensors_fp8,
     )
 }
+
+
+def model(name: str, layers: int = 4) -> Tensors:
+    """Return a few layers with gate and up projections that share one global scale, and a router."""
+    tensors: Tensors = {}
+    for layer in range(layers):
+        stem = f"model.layers.{layer}.mlp"
+        for number, part in enumerate(("gate_proj", "up_proj")):
+            weights = structured(seed=10 * layer + number)
+            weights[0, 0] = 1.0  # the same largest weight, so the same global scale
+            tensors |= MAKERS[name](f"{stem}.{part}", np.clip(weights, -1, 1))
+        router = structured(64, seed=99 + layer).astype(ml_dtypes.bfloat16)
+        tensors[f"{stem}.router.weight"] = ("BF16", router.view(np.uint16))
+    return tensors
+
+
+def facts_of(inspection, level: str = "contradiction") -> set[str]:
+    """Return the names of the facts that an inspection states at a level."""
+    return {finding.fact for finding in inspection.findings if finding.level == level}
 
 
 def save(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from itertools import permutations, product
 
 import ml_dtypes
 import numpy as np
@@ -23,12 +23,7 @@ from tests.checkpoint.makers import MAKERS, Tensors, modelopt_nvfp4, save, save_
 
 LOSSLESS = {
     ("deepseek_v4_fp8", "deepseek_v3_fp8"),
-    ("gpt_oss_mxfp4", "deepseek_v4_fp4"),
-    ("gpt_oss_mxfp4", "compressed_tensors_mxfp4"),
-    ("deepseek_v4_fp4", "gpt_oss_mxfp4"),
-    ("deepseek_v4_fp4", "compressed_tensors_mxfp4"),
-    ("compressed_tensors_mxfp4", "gpt_oss_mxfp4"),
-    ("compressed_tensors_mxfp4", "deepseek_v4_fp4"),
+    *permutations(("gpt_oss_mxfp4", "deepseek_v4_fp4", "compressed_tensors_mxfp4", "quark_mxfp4"), 2),
     ("modelopt_fp8", "compressed_tensors_fp8"),
     ("deepseek_v3_fp8", "compressed_tensors_fp8"),
     ("deepseek_v4_fp8", "compressed_tensors_fp8"),
