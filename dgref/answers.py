@@ -19,7 +19,7 @@ from dgref.reference.grouped import psum_spans
 from dgref.reference.operands import take_rows
 from dgref.suite import Case
 
-LARGE = 1 << 33  # multiply-adds that take the CPU some ten seconds
+LARGE = 1 << 32  # multiply-adds that take the CPU some five seconds
 SAMPLE = 128  # rows and columns of a sample
 
 Arrays = Mapping[str, np.ndarray]
