@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -16,8 +17,8 @@ M, N, K, GROUPS = 64, 128, 512, 4
 CALLS, ROUNDS = 100, 30
 
 
-def calls() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield calls by name; scales that are `moved` lie as a quantiser leaves them, and a kernel rewrites them."""
+def calls() -> Iterator[tuple[str, Callable[..., None], tuple]]:
+    """Yield calls by name, and arguments; scales that are `moved` lie as a quantiser leaves them: a kernel rewrites."""
     x, w = _normal(M, K), _normal(N, K)
     a, b = (deep_gemm.per_token_cast_to_fp8(matrix, False) for matrix in (x, w))
     weights = deep_gemm.per_block_cast_to_fp8(w, False)
@@ -25,28 +26,34 @@ def calls() -> Iterator[tuple[str, Callable[[], None]]]:
     d, sums = torch.empty(M, N, dtype=torch.bfloat16, device="cuda"), torch.zeros(M, N, device="cuda")
     stack = tuple(part.expand(GROUPS, *part.shape).contiguous() for part in weights)
     labels = torch.zeros(M, dtype=torch.int32, device="cuda")
-    yield "bf16_gemm_nt", lambda: deep_gemm.bf16_gemm_nt(x, w, d)
-    yield "fp8_gemm_nt", lambda: deep_gemm.fp8_gemm_nt(ready, weights, d)
-    yield "fp8_gemm_nt, moved", lambda: deep_gemm.fp8_gemm_nt(a, weights, d)
-    yield "fp8_gemm_nt, both moved, c", lambda: deep_gemm.fp8_gemm_nt(a, b, sums, c=sums, recipe=(1, 1, 128))
-    yield "contiguous, moved", lambda: deep_gemm.m_grouped_fp8_gemm_nt_contiguous(a, stack, d, labels)
+    yield "bf16_gemm_nt", deep_gemm.bf16_gemm_nt, (x, w, d)
+    yield "fp8_gemm_nt", deep_gemm.fp8_gemm_nt, (ready, weights, d)
+    yield "fp8_gemm_nt, moved", deep_gemm.fp8_gemm_nt, (a, weights, d)
+    yield "fp8_gemm_nt, both moved, c", deep_gemm.fp8_gemm_nt, (a, b, sums, sums, (1, 1, 128))
+    yield "contiguous, moved", deep_gemm.m_grouped_fp8_gemm_nt_contiguous, (a, stack, d, labels)
     masked = tuple(part.expand(GROUPS, *part.shape).contiguous() for part in a)
     out, counts = d.expand(GROUPS, M, N).contiguous(), torch.full((GROUPS,), 8, dtype=torch.int32, device="cuda")
-    yield "masked, moved", lambda: deep_gemm.m_grouped_fp8_gemm_nt_masked(masked, stack, out, counts, 8)
+    yield "masked, moved", deep_gemm.m_grouped_fp8_gemm_nt_masked, (masked, stack, out, counts, 8)
 
 
-def microseconds(call: Callable[[], None]) -> float:
-    """Return what one call costs when nothing has to be prepared: the best of several rounds."""
-    call()
+def microseconds(call: Callable[..., None], arguments: list[tuple]) -> float:
+    """Return what a call costs whose geometry is known, with these arguments in turn: the best of several rounds."""
     best = float("inf")
     for _ in range(ROUNDS):
         torch.cuda.synchronize()
         begun = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        best = min(best, (time.perf_counter() - begun) / CALLS * 1e6)
+        for given in arguments:
+            call(*given)
+        best = min(best, (time.perf_counter() - begun) / len(arguments) * 1e6)
     torch.cuda.synchronize()
     return best
+
+
+def elsewhere(value: Any) -> Any:
+    """Return an argument whose tensors are copies, with the same strides."""
+    if isinstance(value, tuple):
+        return tuple(map(elsewhere, value))
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _normal(*shape: int) -> torch.Tensor:
@@ -54,5 +61,8 @@ def _normal(*shape: int) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    for name, call in calls():
-        print(f"{name:28s} {microseconds(call):6.2f} us")
+    print(f"{'us of CPU':28s} same addresses  new addresses")
+    for name, call, arguments in calls():
+        same = microseconds(call, [arguments] * CALLS)
+        new = microseconds(call, [elsewhere(arguments) for _ in range(CALLS)])
+        print(f"{name:28s} {same:14.2f} {new:14.2f}")

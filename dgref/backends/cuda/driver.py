@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from dgref.arch import architecture_of
 from dgref.errors import DgrefError, UnavailableError, UnsupportedError, expected
+
+_REPLACES_SINCE = 12000  # the version of CUDA that brought cuTensorMapReplaceAddress
 
 
 class DriverError(DgrefError, RuntimeError):
@@ -40,6 +44,20 @@ def explain(status: object) -> str:
     """Return a status as its name and the driver's own sentence."""
     _, sentence = bindings().cuGetErrorString(status)
     return f"{getattr(status, 'name', status)} ({(sentence or b'no description').decode()})"
+
+
+@lru_cache(maxsize=1)
+def address_replacer() -> Callable[[int, int], int]:
+    """Return cuTensorMapReplaceAddress as a function of two addresses, the map's and the tensor's, that gives a status.
+
+    The bindings' own takes a map that is an object of theirs, not one that lies in an argument block. The GIL is kept:
+    the call writes 8 bytes.
+    """
+    driver = bindings()
+    flags = driver.CUdriverProcAddress_flags.CU_GET_PROC_ADDRESS_DEFAULT
+    found = driver.cuGetProcAddress(b"cuTensorMapReplaceAddress", _REPLACES_SINCE, flags)
+    address, _ = checked(found, "cuGetProcAddress(cuTensorMapReplaceAddress)")
+    return ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(int(address))
 
 
 @lru_cache(maxsize=64)

@@ -135,13 +135,15 @@ class Kernel:
     ) -> Plan:
         """Return a launch with its arguments already in place: `plan.again()` is one driver call.
 
-        The plan holds addresses, not tensors, belongs to the calling thread, and keeps to one stream.
+        The plan holds addresses, not tensors, belongs to the calling thread, and keeps to one stream. `plan.at` moves
+        those of operands (`binding.Operand`) first.
         """
         values = [value_of(argument) for argument in arguments]
         device = current_device()
         geometry = Geometry(grid, block, shared_bytes, cluster, programmatic)
         plan = self._plan(geometry, device, current_stream(device) if stream is None else stream, values)
         plan.write(values)
+        plan.bind(arguments)
         return plan
 
     @property

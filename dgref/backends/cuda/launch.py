@@ -1,6 +1,7 @@
 """Launches that cost little: the configuration and the argument block are built once per shape and used again.
 
-A plan owns one argument block, so it belongs to one thread; kernels keep their plans per thread.
+A plan owns one argument block, so it belongs to one thread; kernels keep their plans per thread. The driver copies the
+block before a launch returns, also while a CUDA graph is captured, so it may be rewritten for the next launch at once.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from dgref.backends.cuda.driver import DriverError, bindings, explain
+from dgref.backends.cuda.binding import Address, Struct
+from dgref.backends.cuda.driver import DriverError, address_replacer, bindings, explain
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 
 _ALIGNMENT = 64  # of each argument in the block: what a tensor map asks for
+_WORD = 8  # bytes of an address
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,13 @@ class Plan:
     def __init__(self, function: Any, parameters: Sequence[str], geometry: Geometry, stream: int, kernel: Any = None):
         self.kernel = kernel
         self._config = _config(geometry, stream)
-        self._struct, offsets = argument_block(parameters)
-        self._block = ctypes.create_string_buffer(self._struct.size + 1)
-        base = ctypes.addressof(self._block)
-        self._pointers = (ctypes.c_void_p * (len(offsets) + 1))(*(base + offset for offset in offsets))
+        self._struct, self._offsets = argument_block(parameters)
+        self._block, self._base = _aligned_block(self._struct.size)
+        self._words = memoryview(self._block).cast("B").cast("Q")
+        self._pointers = (ctypes.c_void_p * (len(parameters) + 1))(*(self._base + offset for offset in self._offsets))
+        self._pointers_at: list[tuple[int, int]] = []  # word of the block, operand
+        self._maps_at: list[tuple[int, int]] = []  # address of the map, operand
+        self._addresses: Sequence[int] | None = None  # of the operands that the block has been written for
         self._function = function
         self._address = ctypes.addressof(self._pointers)
         self._launch = bindings().cuLaunchKernelEx
@@ -64,10 +70,39 @@ class Plan:
         """Put arguments into the block."""
         try:
             self._struct.pack_into(self._block, 0, *values)
+            self._addresses = None
         except struct.error as error:
             raise InputError(
                 expected("kernel arguments", values, f"values that fit the parameters ({error})")
             ) from error
+
+    def bind(self, arguments: Sequence[Any]) -> None:
+        """Note which bytes of the block are addresses of operands, for `at` to replace."""
+        for offset, argument in zip(self._offsets, arguments, strict=True):
+            for place, address in _addresses_in(argument):
+                self._pointers_at.append(((offset + place) // _WORD, address.index))
+            if isinstance(argument, TensorMap) and argument.address is not None:
+                self._maps_at.append((self._base + offset, argument.address.index))
+
+    def at(self, addresses: Sequence[int]) -> None:
+        """Launch with the operands of a call at these addresses."""
+        if addresses != self._addresses:
+            self._move(addresses)
+        self.again()
+
+    def _move(self, addresses: Sequence[int]) -> None:
+        # what is interrupted half way leaves no addresses behind that could be taken for those in the block
+        before, self._addresses = self._addresses, None
+        for word, index in self._pointers_at:
+            self._words[word] = addresses[index]
+        replace = address_replacer()
+        for place, index in self._maps_at:
+            if before is None or addresses[index] != before[index]:
+                status = replace(place, addresses[index])
+                if status:
+                    call = f"cuTensorMapReplaceAddress [{addresses[index]:#x}]"
+                    raise DriverError(expected(call, explain(bindings().CUresult(status)), "CUDA_SUCCESS"))
+        self._addresses = addresses
 
     def again(self) -> None:
         """Launch with the arguments that are in the block."""
@@ -82,7 +117,16 @@ def value_of(argument: Any) -> Any:
     pointer = getattr(argument, "data_ptr", None)
     if pointer is not None:
         return pointer()
-    return argument.data if isinstance(argument, TensorMap) else argument
+    if isinstance(argument, Address):
+        return argument.now
+    return argument.data if isinstance(argument, TensorMap | Struct) else argument
+
+
+def _addresses_in(argument: Any) -> Sequence[tuple[int, Address]]:
+    """Return the addresses that an argument holds as plain words, and at which byte of it."""
+    if isinstance(argument, Address):
+        return ((0, argument),)
+    return argument.addresses if isinstance(argument, Struct) else ()
 
 
 def check_arguments(name: str, values: Sequence[Any], parameters: Sequence[str]) -> None:
@@ -112,6 +156,14 @@ def argument_block(parameters: Sequence[str]) -> tuple[struct.Struct, list[int]]
         offsets.append(end)
         end += size + gap
     return struct.Struct("".join(codes)), offsets
+
+
+def _aligned_block(size: int) -> tuple[Any, int]:
+    """Return memory whose address is a multiple of what tensor maps ask for, and the address."""
+    whole = ctypes.create_string_buffer(size + 2 * _ALIGNMENT)
+    gap = -ctypes.addressof(whole) % _ALIGNMENT
+    block = (ctypes.c_char * (size + _ALIGNMENT)).from_buffer(whole, gap)
+    return block, ctypes.addressof(block)
 
 
 def _config(geometry: Geometry, stream: int) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from dgref.backends.cuda.binding import Address, Operand, Struct
 from dgref.backends.cuda.jit import Kernel, compile_kernel, on_device
 from dgref.backends.cuda.launch import Plan
 from dgref.errors import FormatError, ShapeError, UnsupportedError, expected
@@ -46,6 +47,14 @@ class Geometry:
     def packed(self, source: Any, target: Any, ends: Any = None, offender: Any = None) -> bytes:
         """Return layouts::Problem for these tensors."""
         pointers = (tensor.data_ptr() if tensor is not None else 0 for tensor in (source, target, ends, offender))
+        return self._packed(pointers)
+
+    def planned(self, source: Any, target: Any) -> Struct:
+        """Return layouts::Problem that reads an operand of a call, wherever it lies."""
+        address: Address = source.data_ptr()
+        return Struct(self._packed((address.now, target.data_ptr(), 0, 0)), ((0, address),))
+
+    def _packed(self, pointers: Iterable[int]) -> bytes:
         shared = (self.row_shift, self.groups, self.row_alignment, self.total_words)
         return _PROBLEM.pack(*pointers, self.rows, self.columns, self.padded_rows, *shared)
 
@@ -107,10 +116,10 @@ def _transposed(scales, check: bool) -> torch.Tensor:
     return target
 
 
-def prepare_transposed(scales: torch.Tensor, target: torch.Tensor) -> Plan:
+def prepare_transposed(scales: Operand, target: torch.Tensor) -> Plan:
     """Return the launch that writes contiguous float32 scales [..., rows, columns] into `target`, in `mn_major_tma`."""
     geometry, grid = _transposing(scales, target)
-    return _kernel("transpose_floats", (_SIDE,)).prepare(grid, (_THREADS,), (geometry.packed(scales, target),))
+    return _kernel("transpose_floats", (_SIDE,)).prepare(grid, (_THREADS,), (geometry.planned(scales, target),))
 
 
 def _transposing(scales: torch.Tensor, target: torch.Tensor) -> tuple[Geometry, tuple[int, int, int]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from dgref.backends.cuda.binding import Address
 from dgref.backends.cuda.driver import bindings, checked
 from dgref.errors import InputError, ShapeError, expected
 
@@ -31,6 +32,7 @@ class TensorMap:
     """A 128-byte descriptor, passed to a kernel by value (`const __grid_constant__ TensorMap`)."""
 
     data: bytes
+    address: Address | None = None  # of the operand that it describes, where a plan is to replace it
 
     @classmethod
     def tiled(
@@ -47,14 +49,17 @@ class TensorMap:
         """Describe a tensor for tiled copies, innermost dimension first.
 
         `tensor` is a torch tensor or an address; `strides_bytes` leaves out the innermost dimension, which is dense.
-        `swizzle` is 0, 32, 64 or 128 bytes. Equal calls return the same object.
+        `swizzle` is 0, 32, 64 or 128 bytes. Equal maps are encoded once.
         """
-        pointer = tensor if isinstance(tensor, int) else tensor.data_ptr()
-        return _tiled(pointer, dtype, tuple(shape), tuple(strides_bytes), tuple(box), swizzle, l2_promotion, fill)
+        pointer = tensor if isinstance(tensor, int | Address) else tensor.data_ptr()
+        address = pointer if isinstance(pointer, Address) else None
+        number = address.now if address else pointer
+        given = (dtype, tuple(shape), tuple(strides_bytes), tuple(box), swizzle, l2_promotion, fill)
+        return cls(_encoded(number, *given), address)
 
 
 @lru_cache(maxsize=4096)
-def _tiled(pointer, dtype, shape, strides, box, swizzle, l2_promotion, fill) -> TensorMap:
+def _encoded(pointer, dtype, shape, strides, box, swizzle, l2_promotion, fill) -> bytes:
     _check(pointer, dtype, shape, strides, box, swizzle, l2_promotion, fill)
     driver, context = bindings(), f"shape {shape}, strides {strides} bytes, box {box}, {dtype}, swizzle {swizzle}"
     unsigned32, unsigned64 = driver.cuuint32_t, driver.cuuint64_t
@@ -72,7 +77,7 @@ def _tiled(pointer, dtype, shape, strides, box, swizzle, l2_promotion, fill) -> 
         getattr(driver.CUtensorMapFloatOOBfill, FILLS[fill]),
     )
     words = checked(encoded, f"cuTensorMapEncodeTiled [{context}]").opaque
-    return TensorMap(b"".join(int(word).to_bytes(8, "little") for word in words))
+    return b"".join(int(word).to_bytes(8, "little") for word in words)
 
 
 def _check(pointer, dtype, shape, strides, box, swizzle, l2_promotion, fill) -> None:

@@ -102,7 +102,11 @@ def gemm_grouped_k(
         d.zero_() if c is None else d.copy_(c)
         return
     options = (None if sizes is None else tuple(sizes), prefix_sum, alignment, resources, forced)
-    repeatable(_k_flat if a.dim() == 1 else _k_whole, (a, b, d, layout, c, a_scale, b_scale), options)
+    tensors = (a, b, d, layout, c, a_scale, b_scale)
+    if a.dim() == 1:
+        repeatable(_k_flat, tensors, (*options, a.data_ptr(), b.data_ptr()))
+    else:
+        repeatable(_k_whole, tensors, options)
 
 
 def _contiguous(
@@ -146,7 +150,8 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     return prepare(forced or configuration(shape, available(resources)), given, resources, pair.before)
 
 
-def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced):
+def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced, at_a, at_b):
+    # the maps of all groups lie in GPU memory, where no launch may edit them: such a plan keeps to its addresses
     if sizes is None or prefix_sum or a_scale is None:
         need = "FP8 with scales, and the K of each group on the host: each is a matrix of its own"
         raise InputError(expected("sizes", sizes, need))
@@ -159,7 +164,7 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
     pair = Pair(left, right, "VECTOR", scales, tuple(before))
     shape = _shape(pair, d, "K_SIZES", m, groups, accumulate=c is not None)
     chosen = forced or configuration(shape, available(resources))
-    maps = _group_maps(a, b, m, n, sizes, chosen)
+    maps = _group_maps((at_a, m), (at_b, n), sizes, chosen).to(a.device)
     given = pair.given(**destination(d, c), layout=layout.data_ptr(), groups=groups, group_maps=maps)
     return prepare(chosen, given, resources, pair.before)
 
@@ -173,18 +178,18 @@ def _flat(name: str, tensor: Any, rows: int, sizes: Sequence[int]) -> read.Matri
     return read.Matrix(tensor.data_ptr(), 1, rows, max(1, max(sizes)), "K", stride, "E4M3")
 
 
-def _group_maps(a: Any, b: Any, m: int, n: int, sizes: Sequence[int], chosen: Configuration) -> Any:
-    """Return the maps of A and B of every group, in GPU memory, before any kernel reads them."""
+def _group_maps(a: tuple[int, int], b: tuple[int, int], sizes: Sequence[int], chosen: Configuration) -> Any:
+    """Return the maps of A and B (their addresses and rows) of every group, for GPU memory."""
     import torch
 
     tile, before, maps = chosen.tile, 0, []
     for size in sizes:
-        for tensor, rows, box in ((a, m, tile.block_m // tile.cluster_n), (b, n, tile.block_n // tile.cluster_m)):
-            stride = max(16, size)  # an empty group is never read
-            pointer = tensor.data_ptr() + before * rows
-            maps.append(TensorMap.tiled(pointer, "uint8", (max(size, 1), rows), (stride,), (128, box), 128).data)
+        boxes = (tile.block_m // tile.cluster_n, tile.block_n // tile.cluster_m)
+        for (address, rows), box in zip((a, b), boxes, strict=True):
+            shape, stride = (max(size, 1), rows), max(16, size)  # an empty group is never read
+            maps.append(TensorMap.tiled(address + before * rows, "uint8", shape, (stride,), (128, box), 128).data)
         before += size
-    return torch.frombuffer(bytearray(b"".join(maps)), dtype=torch.uint8).to(a.device)
+    return torch.frombuffer(bytearray(b"".join(maps)), dtype=torch.uint8)
 
 
 def _shape(pair: Pair, d, schedule, m, groups, alignment=128, accumulate=False, k=None) -> Shape:

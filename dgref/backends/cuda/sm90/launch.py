@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from dgref.backends.cuda import environment
+from dgref.backends.cuda.binding import Address, Operand
 from dgref.backends.cuda.driver import multiprocessors
 from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_stream
 from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
@@ -30,15 +31,15 @@ class Operands:
 
     a: Matrix
     b: Matrix
-    d: int
-    c: int
+    d: Address
+    c: Address | int
     row_stride: int
     group_stride: int
     map_d: Callable[[int], TensorMap] | None = None  # of a row's bytes in one store; None: bulk stores are ruled out
     scale_a: Callable[[int, int], TensorMap] | None = None  # of the rows that one box holds, and of its 128s of K
     scale_b: Callable[[int, int], TensorMap] | None = None
     block_scale: BlockScale = NO_BLOCK_SCALE
-    layout: int = 0  # labels, ends or counts of the groups
+    layout: Address | int = 0  # labels, ends or counts of the groups
     group_maps: Any = 0  # a tensor of maps, where the groups of K lie in matrices of their own
     groups: int | None = None  # None: as many as B has
     zero_padding: bool = False
@@ -118,28 +119,39 @@ class Steps:
     def __init__(self, *plans: Any):
         self._plans = plans
 
-    def again(self) -> None:
-        """Launch all of them."""
+    def at(self, addresses: Sequence[int]) -> None:
+        """Launch all of them, with the operands of a call at these addresses."""
         for plan in self._plans:
-            plan.again()
+            plan.at(addresses)
 
 
 def repeatable(build: Callable[..., Plan | Steps], tensors: Sequence[Any], options: tuple) -> None:
-    """Launch `build(*tensors, *options)`; tensors that lie where those of an earlier call lay need no building again.
+    """Launch `build(*tensors, *options)`; a call whose tensors look like an earlier one's only says where they lie.
 
-    Every line here is paid for by every launch.
+    Every line here is paid for by every launch. Plans are kept per thread, so that no two threads write their addresses
+    into one argument block, and per stream, whose workspaces they hold.
     """
     device = current_device()
     stream = current_stream(device)
-    where = [tensor is None or (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
-    key = (build, device, stream, options, *where)
+    addresses, key, together = [], [build, device, stream, options], 0
+    for tensor in tensors:
+        if tensor is None:
+            addresses.append(0)
+            key.append(None)
+        else:
+            addresses.append(address := tensor.data_ptr())
+            together |= address
+            key += (tensor.dtype, tensor.shape, tensor.stride())
+    if together & 15:
+        key += [address & 15 for address in addresses]
     plans = _local.__dict__.setdefault("plans", {})
-    plan = plans.get(key)
+    plan = plans.get(key := tuple(key))
     if plan is None:
         if len(plans) >= PREPARED_KEPT:
             plans.clear()
-        plan = plans[key] = build(*tensors, *options)
-    plan.again()
+        operands = (tensor if tensor is None else Operand(tensor, index) for index, tensor in enumerate(tensors))
+        plan = plans[key] = build(*operands, *options)
+    plan.at(addresses)
 
 
 def available(resources: Resources) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dgref.backends.cuda.binding import Address
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import FormatError, LayoutError, ShapeError, expected
 
@@ -22,7 +23,7 @@ WIDTH = {"E4M3": 1, "BF16": 2, "E2M1": 1}
 class Matrix:
     """One operand as a [groups, rows, k] view of memory, whichever of rows and k is contiguous."""
 
-    pointer: int
+    pointer: int | Address
     groups: int
     rows: int
     k: int
@@ -63,7 +64,7 @@ def matrix(name: str, tensor: Any, element: str) -> Matrix:
         need = f"a multiple of 16 bytes: the copy engine reads no other; pad {'K' if major == 'K' else 'the rows'}"
         raise LayoutError(expected(f"{name}, line stride", f"{line * width} bytes", need))
     if tensor.data_ptr() % 16:
-        raise LayoutError(expected(f"{name}, address", hex(tensor.data_ptr()), "a multiple of 16 bytes"))
+        raise LayoutError(expected(f"{name}, address", str(tensor.data_ptr()), "a multiple of 16 bytes"))
     if element == "E2M1":
         if major != "K":
             raise LayoutError(expected(name, f"strides {tuple(tensor.stride())}", "packed codes along contiguous K"))
@@ -96,7 +97,7 @@ def vector_scale_map(name: str, scale: Any, lines: int, columns: int, box: int, 
 class BlockScale:
     """Scales of 128 x 128 blocks, read by pointer: any strides."""
 
-    pointer: int
+    pointer: int | Address
     stride_n: int
     stride_k: int
     stride_group: int

@@ -1,0 +1,93 @@
+"""A GPU's driver that notes what it is told to launch, so that whole calls can be followed on CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import zlib
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dgref.backends.cuda import driver as cuda_driver
+from dgref.backends.cuda import jit, scale_layouts, tensor_map
+from dgref.backends.cuda import launch as plans
+from dgref.backends.cuda.sm90 import launch, rearrange, workspace
+
+
+class Names:
+    """An enumeration whose members are their own names."""
+
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
+class Driver:
+    """What of `cuda.bindings.driver` a launch uses; a tensor map is its address and a checksum of the rest."""
+
+    cuuint32_t = cuuint64_t = CUstream = CUresult = int
+    CUlaunchConfig = SimpleNamespace
+    CUtensorMapDataType = CUtensorMapInterleave = CUtensorMapSwizzle = CUtensorMapL2promotion = Names()
+    CUtensorMapFloatOOBfill = CUlaunchAttributeID = Names()
+
+    def __init__(self) -> None:
+        self.launches: list[tuple] = []
+        self.replaced = 0
+        self.refusal = 0
+
+    def CUlaunchAttribute(self) -> Any:
+        return SimpleNamespace(value=SimpleNamespace(clusterDim=SimpleNamespace()))
+
+    def cuTensorMapEncodeTiled(self, dtype: str, rank: int, pointer: int, *geometry: Any) -> tuple:
+        checksum = zlib.crc32(repr((dtype, rank, geometry)).encode())
+        return 0, SimpleNamespace(opaque=[pointer, checksum, *[0] * 14])
+
+    def cuLaunchKernelEx(self, config: Any, function: tuple, pointers: int, extra: int) -> tuple:
+        name, sizes = function
+        places = (ctypes.c_void_p * len(sizes)).from_address(pointers)
+        arguments = [ctypes.string_at(place, size) for place, size in zip(places, sizes, strict=True)]
+        self.launches.append((name, config.gridDimX, config.hStream, *arguments))
+        return (0,)
+
+    def cuGetErrorString(self, status: int) -> tuple:
+        return 0, b"refused"
+
+    def replace(self, place: int, address: int) -> int:
+        assert place % 64 == 0 and address % 16 == 0
+        ctypes.c_uint64.from_address(place).value = address
+        self.replaced += 1
+        return self.refusal
+
+
+class NotedKernel(jit.Kernel):
+    """A kernel that needs no compiler: its parameters are what it is first given."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def _plan(self, geometry: Any, device: int, stream: int, values: Sequence[Any]) -> plans.Plan:
+        codes = [f"{len(value)}s" if isinstance(value, bytes) else "q" for value in values]
+        sizes = [len(value) if isinstance(value, bytes) else 8 for value in values]
+        return plans.Plan((self.name, sizes), codes, geometry, stream, self)
+
+
+def record(patch: pytest.MonkeyPatch) -> Driver:
+    """Put a driver that notes launches in the place of the real one."""
+    driver, buffers = Driver(), {}
+    tensor_map._encoded.cache_clear()
+    for module in (cuda_driver, plans, tensor_map):
+        patch.setattr(module, "bindings", lambda: driver)
+    patch.setattr(plans, "address_replacer", lambda: driver.replace)
+    for module in (jit, launch, rearrange):
+        patch.setattr(module, "current_device", lambda: 0)
+        patch.setattr(module, "current_stream", lambda device: 7)
+    patch.setattr(launch, "multiprocessors", lambda device: 132)
+    patch.setattr(launch, "kernel_of", lambda configuration: NotedKernel("gemm"))
+    patch.setattr(scale_layouts, "_kernel", lambda entry, arguments: NotedKernel(entry))
+    patch.setattr(rearrange, "compile_kernel", lambda source, entry, constants: NotedKernel(entry))
+    patch.setattr(launch._local, "plans", {}, raising=False)
+    make: Callable = lambda key, count, zeroed: buffers.setdefault((*key, count), torch.empty(count, dtype=torch.uint8))  # noqa: E731
+    patch.setattr(workspace, "_buffer", make)
+    return driver

@@ -1,0 +1,171 @@
+"""A plan serves every call of its geometry: what is launched at other addresses is what a new plan would launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dgref.backends.cuda.driver import DriverError
+from dgref.backends.cuda.sm90 import launch
+from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
+from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
+from tests.backends.cuda.sm90.recording import Driver, record
+
+M, N, K, GROUPS = 64, 256, 512, 4
+BF16, E4M3, F32, I32 = torch.bfloat16, torch.float8_e4m3fn, torch.float32, torch.int32
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+def ready(rows: int, lines: int) -> torch.Tensor:
+    """Return scales that are MN-major, as a kernel reads them."""
+    return empty(lines, rows, dtype=F32).t()
+
+
+def moved(*shape: int) -> torch.Tensor:
+    """Return scales that a kernel moves first."""
+    return empty(*shape, dtype=F32)
+
+
+def fp8(*shape: int) -> torch.Tensor:
+    return empty(*shape, dtype=E4M3)
+
+
+def block(*shape: int) -> torch.Tensor:
+    return empty(*shape[:-2], shape[-2] // 128, shape[-1] // 128, dtype=F32)
+
+
+def vector(call: Callable) -> Callable:
+    return lambda *tensors: call(*tensors, b_block=(1, 128))
+
+
+def packed(granule: int) -> Callable:
+    return lambda *tensors: fp8_gemm(*tensors, b_block=(1, granule), packed=True)
+
+
+def masked(a: Any, b: Any, d: Any, counts: Any, *scales: Any) -> None:
+    gemm_grouped_masked(a, b, d, counts, 8, *scales)
+
+
+def ends(*tensors: Any) -> None:
+    gemm_grouped_contiguous(*tensors, prefix_sum=True, zero_padding=True)
+
+
+def layout(count: int) -> torch.Tensor:
+    return empty(count, dtype=I32)
+
+
+def codes(rows: int) -> torch.Tensor:
+    return empty(rows, K // 2, dtype=torch.uint8)
+
+
+def masked_scales() -> tuple[torch.Tensor, torch.Tensor]:
+    return moved(GROUPS, M, K // 128), block(GROUPS, N, K)
+
+
+def total() -> torch.Tensor:
+    return empty(2, M, N, dtype=F32)
+
+
+STACK = (GROUPS, N, K)
+CALLS: dict[str, tuple[Callable, Callable[[], tuple]]] = {
+    "bf16": (bf16_gemm, lambda: (empty(M, K), empty(N, K), empty(M, N), None)),
+    "bf16, transposed, c": (bf16_gemm, lambda: (empty(K, M).t(), empty(K, N).t(), empty(M, N), empty(M, N))),
+    "bf16, unaligned d": (bf16_gemm, lambda: (empty(M, K), empty(N, K), empty(M, N + 1)[:, 1:], None)),
+    "bf16, split": (bf16_gemm, lambda: (empty(16, 8192), empty(N, 8192), empty(16, N), None)),
+    "fp8": (fp8_gemm, lambda: (fp8(M, K), ready(M, 4), fp8(N, K), block(N, K), empty(M, N), None)),
+    "fp8, moved": (fp8_gemm, lambda: (fp8(M, K), moved(M, 4), fp8(N, K), block(N, K), empty(M, N), None)),
+    "fp8, both moved, c": (
+        vector(fp8_gemm),
+        lambda: (fp8(M, K), moved(M, 4), fp8(N, K), moved(N, 4), empty(M, N), empty(M, N)),
+    ),
+    "fp8, transposed": (
+        fp8_gemm,
+        lambda: (fp8(K, M).t(), ready(M, 4), fp8(K, N).t(), block(N, K), empty(M, N), None),
+    ),
+    "fp4": (packed(32), lambda: (fp8(M, K), ready(M, 4), codes(N), ready(N, 16), empty(M, N), None)),
+    "fp4, widened": (
+        packed(128),
+        lambda: (fp8(4096, K), ready(4096, 4), codes(4096), ready(4096, 4), empty(4096, 4096), None),
+    ),
+    "labels": (
+        gemm_grouped_contiguous,
+        lambda: (fp8(M, K), fp8(*STACK), empty(M, N), layout(M), moved(M, 4), block(*STACK)),
+    ),
+    "ends": (ends, lambda: (empty(M, K), empty(*STACK), empty(M, N), layout(GROUPS))),
+    "masked": (
+        masked,
+        lambda: (fp8(GROUPS, M, K), fp8(*STACK), empty(GROUPS, M, N), layout(GROUPS), *masked_scales()),
+    ),
+    "groups of k": (
+        gemm_grouped_k,
+        lambda: (fp8(K, M), fp8(K, N), total(), layout(2), total(), moved(M, 4), moved(N, 4)),
+    ),
+}
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    return record(monkeypatch)
+
+
+def noted(driver: Driver, call: Callable, tensors: tuple) -> list[tuple]:
+    driver.launches.clear()
+    call(*tensors)
+    return list(driver.launches)
+
+
+def planned(driver: Driver, call: Callable, tensors: tuple) -> list[tuple]:
+    """Return what a plan that is made for these tensors launches."""
+    launch._local.plans.clear()
+    return noted(driver, call, tensors)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_other_addresses_reach_every_argument_and_every_map(name: str, driver: Driver) -> None:
+    call, make = CALLS[name]
+    first, other = make(), make()
+    before = noted(driver, call, first)
+    mixtures = [other, first]
+    for index, tensor in enumerate(first):
+        if tensor is not None:  # one operand elsewhere, all others where they were
+            mixtures.append((*first[:index], other[index], *first[index + 1 :]))
+    found = [noted(driver, call, tensors) for tensors in mixtures]
+    assert len(launch._local.plans) == 1
+    assert found == [planned(driver, call, tensors) for tensors in mixtures]
+    assert len({tuple(launches) for launches in found}) == len(found) and found[1] == before
+
+
+def test_only_maps_of_operands_that_moved_are_edited(driver: Driver) -> None:
+    a, b, d = empty(M, K), empty(N, K), empty(M, N)
+    bf16_gemm(a, b, d)
+    driver.replaced = 0
+    bf16_gemm(a, b, d)
+    assert driver.replaced == 0
+    bf16_gemm(a.clone(), b, d)
+    assert driver.replaced == 1
+
+
+def test_a_move_that_failed_is_made_again_in_full(driver: Driver) -> None:
+    first, other = ((empty(M, K), empty(N, K), empty(M, N)) for _ in range(2))
+    bf16_gemm(*first)
+    driver.refusal = 1
+    with pytest.raises(DriverError, match=r"cuTensorMapReplaceAddress \[0x"):
+        bf16_gemm(*other)
+    driver.refusal = 0
+    assert noted(driver, bf16_gemm, first) == planned(driver, bf16_gemm, first)
+
+
+def test_an_address_that_no_map_can_have_is_an_error_at_every_call(driver: Driver) -> None:
+    a, b, d = empty(M, K), empty(N, K), empty(M, N)
+    bf16_gemm(a, b, d)
+    odd = empty(M * K + 1)[1:].view(M, K)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"a, address: got 0x.*multiple of 16"):
+            bf16_gemm(odd, b, d)
+    assert len(driver.launches) == 1
