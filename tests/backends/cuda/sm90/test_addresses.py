@@ -169,3 +169,13 @@ def test_an_address_that_no_map_can_have_is_an_error_at_every_call(driver: Drive
         with pytest.raises(ValueError, match=r"a, address: got 0x.*multiple of 16"):
             bf16_gemm(odd, b, d)
     assert len(driver.launches) == 1
+
+
+def test_groups_of_k_with_maps_in_gpu_memory_are_planned_for_their_addresses(driver: Driver) -> None:
+    def call(a: torch.Tensor, b: torch.Tensor) -> None:
+        gemm_grouped_k(a, b, total(), layout(2), None, moved(M, 4), moved(N, 4), sizes=[128, 384])
+
+    first, other = ((fp8(M * K), fp8(N * K)) for _ in range(2))
+    for tensors in (first, other, first, (first[0], other[1])):
+        call(*tensors)
+    assert len(launch._local.plans) == 3
