@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dgref import machine
 from dgref.arch import ARCHITECTURES, Architecture
 
-SEVERITIES = ("ok", "note", "problem")
+Severity = Literal["ok", "note", "problem"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Finding:
     section: str
     name: str
     value: str
-    severity: str = "ok"
+    severity: Severity = "ok"
     advice: str = ""
 
 
@@ -167,7 +167,7 @@ class _Rule:
 
     name: str
     on: bool | None  # True: set to a true value; False: to a false one; None: set at all
-    severity: str
+    severity: Severity
     value: str
     advice: str
     needs: str = ""  # applies only where this module is absent

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.checkpoint.conventions import CONVENTIONS, unknown_claims
+from dgref.checkpoint.conventions import CONVENTIONS, quantization_of, subtable, unknown_claims
 from dgref.checkpoint.facts import Measured
 from dgref.checkpoint.findings import Finding
 from dgref.checkpoint.source import Source
@@ -118,7 +118,7 @@ def claimed_convention(s: Survey) -> Iterator[Finding]:
 @_fact
 def claimed_block(s: Survey) -> Iterator[Finding]:
     """The configuration's block or group size is not that of the tensors."""
-    table = _quantization(s.source)
+    table = quantization_of(s.source.config)
     claimed = _claimed_block(table)
     group = _group_size(s.source, table)
     for m in s.weights:
@@ -134,9 +134,9 @@ def claimed_block(s: Survey) -> Iterator[Finding]:
 @_fact
 def excluded_modules(s: Survey) -> Iterator[Finding]:
     """A module that the configuration leaves unquantised is quantised."""
-    table, nested = _quantization(s.source), s.source.quantization.get("quantization")
+    table, nested = quantization_of(s.source.config), subtable(s.source.quantization, "quantization")
     lists = [table.get("modules_to_not_convert"), table.get("ignore"), table.get("exclude_modules")]
-    lists.append(nested.get("exclude_modules") if isinstance(nested, dict) else None)
+    lists.append(nested.get("exclude_modules"))
     names = [name for names in lists if isinstance(names, list) for name in names if isinstance(name, str)]
     exact = {name for name in names if not name.startswith("re:") and "*" not in name}
     prefixes = tuple(name[:-1] for name in names if name.endswith("*") and name.count("*") == 1 and len(name) > 1)
@@ -202,18 +202,11 @@ def magnitude(s: Survey) -> Iterator[Finding]:
                 yield Finding("suspicion", "magnitude", name, expected("magnitude", got, "about the same"), fix)
 
 
-def _quantization(source: Source) -> dict[str, Any]:
-    table = source.config.get("quantization_config")
-    return table if isinstance(table, dict) else {}
-
-
 def _claimed_block(table: dict[str, Any]) -> tuple[int, ...] | None:
-    """Return the block of a weight that the configuration claims, where all its groups agree."""
-    found = {
-        _pair(table.get("weight_block_size")),
-        *(_pair(weights.get("block_structure")) for weights in _groups(table)),
-    }
-    found.discard(None)
+    """Return the block that the configuration claims for all weights: its own, or that of every group."""
+    claimed = [table["weight_block_size"]] if "weight_block_size" in table else []
+    claimed = claimed or [weights.get("block_structure") for weights in _groups(table)]
+    found = {_pair(value) for value in claimed}
     return found.pop() if len(found) == 1 else None
 
 
@@ -224,19 +217,13 @@ def _pair(value: Any) -> tuple[int, ...] | None:
 
 def _groups(table: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what compressed-tensors says of the weights of each group."""
-    groups = table.get("config_groups")
-    found = (
-        [group.get("weights") for group in groups.values() if isinstance(group, dict)]
-        if isinstance(groups, dict)
-        else []
-    )
-    return [weights for weights in found if isinstance(weights, dict)]
+    groups = [group for group in subtable(table, "config_groups").values() if isinstance(group, dict)]
+    return [group["weights"] for group in groups if isinstance(group.get("weights"), dict)]
 
 
 def _group_size(source: Source, table: dict[str, Any]) -> int | None:
     """Return the group size that ModelOpt or compressed-tensors claim, where there is one."""
-    nested = source.quantization.get("quantization")
-    found = [nested.get("group_size")] if isinstance(nested, dict) else []
+    found = [subtable(source.quantization, "quantization").get("group_size")]
     found += [weights.get("group_size") for weights in _groups(table)]
     sizes = {size for size in found if type(size) is int and size > 0}
     return sizes.pop() if len(sizes) == 1 else None

@@ -224,18 +224,17 @@ PLAIN = "plain"  # the name of a checkpoint without quantised weights
 def signatures(config: dict[str, Any], quantization: dict[str, Any]) -> set[str]:
     """Return what the configuration claims, as `method` or `method/variant`."""
     claims: set[str] = set()
-    text = _table(config, "text_config")
-    table = _table(config, "quantization_config") or _table(text, "quantization_config")
+    text, table = subtable(config, "text_config"), quantization_of(config)
     method = str(table.get("quant_method", ""))
     claims |= {method} - {"", "compressed-tensors", "modelopt"}  # those two say what they hold elsewhere
     if method == "fp8":
         claims |= {"fp8/ue8m0"} if table.get("scale_fmt") == "ue8m0" else set()
         claims |= {"fp8/fp4"} if any(part.get("expert_dtype") == "fp4" for part in (config, text, table)) else set()
     if method == "compressed-tensors":
-        groups = _table(table, "config_groups").values()
+        groups = subtable(table, "config_groups").values()
         kinds = [table.get("format"), *(group.get("format") for group in groups if isinstance(group, dict))]
         claims |= {f"{method}/{kind}" for kind in kinds if isinstance(kind, str) and kind != "mixed-precision"}
-    algorithm = _table(quantization, "quantization").get("quant_algo") or table.get("quant_algo")
+    algorithm = subtable(quantization, "quantization").get("quant_algo") or table.get("quant_algo")
     if isinstance(algorithm, str):
         claims.add(f"modelopt/{algorithm}")
     return claims
@@ -246,6 +245,12 @@ def unknown_claims(claims: Iterable[str]) -> list[str]:
     return sorted(set(claims) - {signature for row in CONVENTIONS.values() for signature in row.signatures})
 
 
-def _table(parent: dict[str, Any], key: str) -> dict[str, Any]:
+def quantization_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what config.json says of quantisation; models of several modalities say it of their text part."""
+    return subtable(config, "quantization_config") or subtable(subtable(config, "text_config"), "quantization_config")
+
+
+def subtable(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a table inside another; an empty one where there is none."""
     value = parent.get(key)
     return value if isinstance(value, dict) else {}

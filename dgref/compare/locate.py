@@ -33,11 +33,6 @@ class Where:
     bits: float = 0.0
     parts: dict[str, Any] = field(default_factory=dict)  # rows, columns, groups, tile, tiles
 
-    @property
-    def density(self) -> float:
-        """The share of the described set that differs."""
-        return self.differing / self.inside if self.inside else 0.0
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         counts = {"inside": self.inside, "differing": self.differing, "missed": self.missed}

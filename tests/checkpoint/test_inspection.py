@@ -263,6 +263,10 @@ def test_a_missing_global_scale_is_a_contradiction(tmp_path):
     [
         (claim("gpt_oss_mxfp4"), "claimed_convention"),
         ({"hidden_size": 512}, "claimed_convention"),
+        (
+            {"text_config": {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}}},
+            "claimed_block",
+        ),
         ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}}, "claimed_block"),
         (
             {
