@@ -159,6 +159,12 @@ class FolderBackend(BackendBase):
     def arithmetic(self, case: Case, architecture: Any) -> str | None:
         return self._arithmetic
 
+    def limit_arithmetic(self, case: Case, architecture: Any) -> Any:
+        """Return what bounds a program that ran nobody knows where: a narrow accumulator is not excluded."""
+        from dgref.ops.typical import limit_arithmetic, operands_of
+
+        return limit_arithmetic(case.op, operands_of(case), narrow=True)
+
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         """Check that the inputs on disk are those that were exported, then read the outputs."""
         entry = self._entries[case.name]

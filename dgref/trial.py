@@ -31,6 +31,7 @@ from dgref.suite import Case
 
 MOST_REPEATS = 1000  # a race that a thousand launches do not show needs another tool
 MOST_TIMED = 10_000
+LONGEST_REASON = 2000  # characters
 OUT_OF_MEMORY = ("out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "Unable to allocate")
 
 
@@ -112,7 +113,14 @@ def trial(case: Case, backend: Backend, settings: Settings, truth: Expectation |
             result.evidence["traceback"] = traceback.format_exc(limit=-6)
     for name in ("evidence", "provenance", "outputs", "diagnosis"):
         setattr(result, name, plain(getattr(result, name)))
+    result.reason = _printable(result.reason)
     return result
+
+
+def _printable(reason: str) -> str:
+    """Return a sentence that any file and terminal takes, whatever a backend put into its exception."""
+    text = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}... ({len(reason)} characters)"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _classified(error: Exception) -> tuple[str, str]:

@@ -79,6 +79,12 @@ class Worker:
             result = Result(**channel.recv())
         except (EOFError, OSError):
             return self._end(blank(case, backend, settings), *self._cause_of_death())
+        except Exception as error:  # a backend that writes into every open file writes here too
+            reason = f"the process's answer cannot be read ({type(error).__name__})"
+            return self._end(blank(case, backend, settings), "crash", reason)
+        if (result.case, result.backend) != (case.name, backend):  # a fork of the process answered as well
+            reason = f"the process answered for {result.case} on {result.backend}"
+            return self._end(blank(case, backend, settings), "crash", reason)
         if outlives_its_case(result):
             self.stop()
         return result

@@ -17,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 from dgref.cli import group
 from dgref.errors import DgrefError, FileError, UnavailableError
 from dgref.exchange import FolderBackend, export, read_manifest, verify
+from dgref.ops import OPS
+from dgref.suite import OperandChoice
 from dgref.trial import Settings
 from tests import samples
 
@@ -47,6 +49,15 @@ def test_a_claimed_arithmetic_is_held_to_every_bit(folder: Path) -> None:
     bits[0, 0] ^= 1
     save_file({"d": bits}, path)
     assert verify(folder, QUICK, arithmetic="exact").results[0].status == "fail"
+
+
+def test_a_program_may_have_run_on_a_narrow_accumulator(tmp_path: Path) -> None:
+    operands = {"a": OperandChoice("deepseek_fp8"), "b": OperandChoice("deepseek_fp8_weight")}
+    case = samples.case(shape={"m": 16, "n": 32, "k": 512}, operands=operands, out="float32")
+    export(samples.Suite("sample", "", (case,)), tmp_path)
+    made = OPS["gemm"].compute(case, case.make_inputs(), "deep_gemm.sm90.fp8_1d2d")
+    save_file({"d": made["d"]}, FolderBackend(tmp_path).outputs_file(case))
+    assert verify(tmp_path, QUICK).results[0].level == "bounded"
 
 
 def test_outputs_may_be_stored_under_their_own_type(folder: Path) -> None:

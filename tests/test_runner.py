@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,7 @@ def run_one(fault: str, case: object = None, isolate: bool = False, **settings: 
         ("correct", "pass", ""),
         ("memory", "out_of_memory", "no more of it"),
         ("cuda_memory", "out_of_memory", "CUDA out of memory"),
+        ("unprintable", "error", "RuntimeError: \\ud800xxx"),
         ("raises", "error", "ZeroDivisionError: division by zero"),
         ("refuses_late", "unsupported", "needs k % 16 == 0"),
         ("one_bit", "fail", "1 of 32 bfloat16 elements differ"),
@@ -74,6 +78,28 @@ def test_dying_and_hanging_workers_are_one_cases_result_each() -> None:
     assert found["killed"][0] == "out_of_memory"
     assert found["hang"] == ("timeout", "no result within 5 s")
     assert found["correct"] == ("pass", "")
+
+
+def _answer(written: bytes) -> Result:
+    """Return what a worker makes of bytes that its process wrote for its answer."""
+    with worker.Worker() as one:
+        one._channel, theirs = multiprocessing.Pipe()
+        one._process = multiprocessing.Process()
+        one._process.kill = one._process.join = lambda *args, **options: None
+        theirs.send_bytes(written)
+        return one.run(samples.case(), "mine", QUICK)
+
+
+def test_bytes_that_a_backend_wrote_into_the_channel_cost_one_case_and_not_the_run() -> None:
+    result = _answer(b"xxxxxxx")
+    assert (result.status, result.reason) == ("crash", "the process's answer cannot be read (UnpicklingError)")
+
+
+def test_what_a_fork_of_the_process_answered_is_not_taken_for_another_cases_result() -> None:
+    stale = asdict(Result("sample/before", "mine", "pass"))
+    result = _answer(pickle.dumps(stale))
+    assert (result.case, result.status) == ("sample/tiny", "crash")
+    assert result.reason == "the process answered for sample/before on mine"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dgref.formats import RECIPES, Scaling
 from dgref.ops import OPS
 from dgref.ops.problem import CaseLike
-from dgref.reference.arithmetic import ARITHMETICS, Arithmetic
+from dgref.reference.arithmetic import ARITHMETICS, SCALED_INSIDE, Arithmetic
 from dgref.reference.tensor_core import NARROW, TENSOR_CORES, TensorCore
 
 _BY_OP = {
@@ -15,7 +15,6 @@ _BY_OP = {
     "mqa_logits": "deep_gemm.sm90.mqa_logits",
     "paged_mqa_logits": "deep_gemm.sm90.mqa_logits",
 }
-_BY_SCALE_FORMAT = {"float8_e8m0fnu": "deep_gemm.sm100.fp8_fp4", "float8_e4m3fn": "cublaslt.sm100.nvfp4"}
 _NO_BLOCKS = 1 << 30  # a scale that spans all of K
 
 
@@ -38,8 +37,8 @@ def typical_arithmetic(op: str, operands: Sequence[Operand]) -> Arithmetic:
         return Arithmetic(f"sm90.{format}", f"sm90.wgmma.{format}")
     finest = min(scalings, key=lambda scaling: scaling.block[1] or _NO_BLOCKS)
     narrow, alike = 0 < finest.block[1] < 128, len({scaling.scale_format for scaling in scalings}) == 1
-    if narrow and alike and finest.scale_format in _BY_SCALE_FORMAT:
-        return ARITHMETICS[_BY_SCALE_FORMAT[finest.scale_format]]
+    if narrow and alike and finest.scale_format in SCALED_INSIDE:
+        return ARITHMETICS[SCALED_INSIDE[finest.scale_format]]
     if narrow:
         return ARITHMETICS["dgref.sm90.fp8_fp4"].but(interval=finest.block[1])
     return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if finest.block[1] == 128 else "cublaslt.fp8_promote128"]
@@ -63,8 +62,19 @@ def limit_arithmetic(op: str, operands: Sequence[Operand], narrow: bool) -> Arit
     `narrow` says that FP8 products may be added in 13 fraction bits, as Ada and Hopper do; elsewhere every product is
     added in fp32 or better, which a core of 25 fraction bits with truncated fp32 results covers.
     """
-    typical = typical_arithmetic(op, operands)
+    typical = typical_arithmetic(op, operands).but(status="assumed")
     if typical.scales in ("none", "epilogue"):
         typical = typical.but(interval=0)  # nobody promises a promotion that no scale asks for
+    if narrow and typical.scales == "core" and typical.lanes is None:
+        return _outside(operands)
     wide = f"sm100.tcgen05.{typical.tensor_core.format}"
     return typical if narrow or typical.scales == "core" else typical.but(core=wide)
+
+
+def _outside(operands: Sequence[Operand]) -> Arithmetic:
+    """Return what adds a block in a narrow accumulator, and its scales afterwards: Ada and Hopper scale no other way.
+
+    Limits of an assumed arithmetic are those of an instruction that scales as well, where one takes such scales.
+    """
+    block = min(scaling.block[1] or _NO_BLOCKS for _, scaling in operands if scaling is not None)
+    return ARITHMETICS["dgref.sm90.fp8_fp4"].but(interval=block, status="assumed")

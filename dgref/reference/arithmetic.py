@@ -260,3 +260,6 @@ ARITHMETICS: Registry[Arithmetic] = Registry(
         sm90_bf16(),
     ],
 )
+
+# what adds where the instruction itself takes block scales of a format
+SCALED_INSIDE = {"float8_e8m0fnu": "deep_gemm.sm100.fp8_fp4", "float8_e4m3fn": "cublaslt.sm100.nvfp4"}

@@ -99,10 +99,10 @@ def _limits(a: Any, b: Any, c: Any, model: Any, out: str, alpha: float, rows: An
     """Return the limits of the model's accumulator in every order that is in use.
 
     A sum in fp32 may be taken in any order. A narrower accumulator exists in tensor cores only, whose kernels walk
-    along K and begin a new chain wherever they like.
+    along K and begin a new chain wherever they like. What is assumed and not declared may scale inside an instruction.
     """
     from dgref.reference.bound import derived_limits, one_at_a_time
-    from dgref.reference.limits import around
+    from dgref.reference.limits import around, either
     from dgref.reference.tensor_core import NARROW
 
     if 0 in (*a.shape, *b.shape):
@@ -110,7 +110,19 @@ def _limits(a: Any, b: Any, c: Any, model: Any, out: str, alpha: float, rows: An
         return around(rounded(none, out), 0.0)
     narrow = model.tensor_core.fraction_bits < NARROW
     core, order = (None, "cut") if narrow else (one_at_a_time(model.tensor_core), "any")
-    return derived_limits(a, b, model, c, out, alpha, rows, columns, core=core, order=order)
+    found = derived_limits(a, b, model, c, out, alpha, rows, columns, core=core, order=order)
+    inside = _scaling_inside(a, b) if model.status == "assumed" and model.scales != "core" else None
+    return found if inside is None else either(found, _limits(a, b, c, inside, out, alpha, rows, columns))
+
+
+def _scaling_inside(a: Any, b: Any) -> Any:
+    """Return the arithmetic of the instruction that takes both operands' block scales; None where there is none."""
+    from dgref.reference.arithmetic import ARITHMETICS, SCALED_INSIDE
+
+    scalings = [getattr(operand, "scaling", None) for operand in (a, b)]
+    formats = {scaling.scale_format if scaling else "" for scaling in scalings}
+    name = SCALED_INSIDE.get(formats.pop()) if len(formats) == 1 else None
+    return ARITHMETICS[name] if name else None
 
 
 def _by_fractions(a: ScaledTensor, b: ScaledTensor, c: Any, alpha: float, out: str) -> np.ndarray:

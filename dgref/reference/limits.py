@@ -29,6 +29,15 @@ def around(exact: np.ndarray, distance: np.ndarray | float) -> np.ndarray:
     return limits
 
 
+def either(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the limits of results that are within one of two."""
+    limits = np.zeros(first.shape, LIMITS)
+    limits["low"] = np.minimum(first["low"], second["low"])
+    limits["high"] = np.maximum(first["high"], second["high"])
+    limits["besides"] = first["besides"] | second["besides"]
+    return limits
+
+
 def within(actual: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Return which values an implementation may give."""
     values = np.asarray(actual).astype(np.float64)

@@ -117,6 +117,7 @@ BACKENDS = [
     Misbehaving("memory", _raising(MemoryError("no more of it"))),
     Misbehaving("cuda_memory", _raising(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))),
     Misbehaving("illegal", _raising(RuntimeError("CUDA error: an illegal memory access was encountered"))),
+    Misbehaving("unprintable", _raising(RuntimeError("\ud800" + "x" * 10_000))),
     Misbehaving("raises", _raising(ZeroDivisionError("division by zero"))),
     Misbehaving("refuses_late", _raising(UnsupportedError("needs k % 16 == 0"))),
     Misbehaving("one_bit", _changed(_off_by_one_bit)),

@@ -31,6 +31,19 @@ def test_a_right_output_returns_the_level_that_holds() -> None:
     assert assert_conforms(modelled, "gemm", a, b) == "bounded"
 
 
+def test_finely_scaled_operands_may_be_scaled_outside_a_narrow_accumulator() -> None:
+    made = reference.gemm(A, B, arithmetic="dgref.sm90.fp8_fp4", out="float32")
+    assert assert_conforms(made, "gemm", A, B) == "bounded"
+
+
+def test_finely_scaled_operands_may_be_scaled_inside_the_instruction_where_that_loses_more() -> None:
+    rows = np.full((1, 1 << 17), 15 / 64, np.float32)  # products that vanish beside what the first block carries
+    rows[:, :32] = 256
+    a = quantize(rows, "mxfp8")
+    made = reference.gemm(a, a, arithmetic="deep_gemm.sm100.fp8_fp4", out="float32")
+    assert assert_conforms(made, "gemm", a, a) == "bounded"
+
+
 def test_a_wrong_output_is_described() -> None:
     with pytest.raises(ConformanceError, match=r"gemm: got wrong, need bounded .*1 of 256 bfloat16 elements differ"):
         assert_conforms(flipped(reference.gemm(A, B, out="bfloat16")), "gemm", A, B)
