@@ -55,6 +55,7 @@ class Statistics:
     """Everything that the facts about one weight are made from."""
 
     payload: np.ndarray  # counts[256] of bytes
+    partial: bool = False  # only a part of payload or scales was counted: no largest value is certain
     scale: ScaleSummary = field(default_factory=ScaleSummary)
     largest: float = 0.0  # magnitude of the payload
     global_scale: float | None = None
@@ -73,6 +74,10 @@ class Statistics:
 def measure(weight: Weight, reader: Reader, amount: Amount) -> Statistics:
     """Read as much of one weight as an amount says."""
     result = Statistics(byte_counts(reader.chunks(weight.payload, amount.payload)).sum(axis=0))
+    result.partial = any(
+        part is not None and limit is not None and part.size > limit
+        for part, limit in ((weight.payload, amount.payload), (weight.scale, amount.scales))
+    )
     result.largest = _largest(result.payload, weight)
     result.global_scale = scalar(weight.global_scale, reader)
     result.input_scale = scalar(weight.input_scale, reader)

@@ -9,6 +9,7 @@ from dgref.checkpoint.layouts import LINEAR
 from dgref.checkpoint.statistics import multiplier
 from dgref.errors import expected
 from dgref.formats import FORMATS
+from dgref.formats.scaling import FULL
 
 # Thresholds of the statistical facts; docs/checkpoints.md says how each was chosen.
 _BINADES = 32  # distinct exponents that no tensor of weights has
@@ -180,7 +181,9 @@ def granularity(m: Measured) -> Found:
 @fact
 def unused_range(m: Measured) -> Found:
     """A payload that leaves the top binade of its format empty everywhere."""
-    limit = FORMATS[m.weight.convention.format].max
+    limit, block = FORMATS[m.weight.convention.format].max, m.weight.block
+    if m.statistics.partial and (block is None or block[0] != 1 or block[1] == FULL):
+        return  # the largest of a wide block may lie where nothing was read
     if 0 < m.statistics.largest < limit / 2:
         fix = "the quantiser's exponent is off, or the scales are for another format"
         yield "suspicion", expected("payload", f"magnitudes up to {m.statistics.largest:g}", f"up to {limit:g}"), fix
@@ -216,6 +219,6 @@ def global_scale(m: Measured) -> Found:
         return
     if not (np.isfinite(value) and value > 0):
         yield "contradiction", expected("global scale", value, "a positive finite value"), ""
-    elif row.scale_format == "float8_e4m3fn" and 0 < m.statistics.scale.largest < 128:
+    elif row.scale_format == "float8_e4m3fn" and 0 < m.statistics.scale.largest < 128 and not m.statistics.partial:
         got = f"a largest block scale of {m.statistics.scale.largest:g}"
         yield "suspicion", expected("global scale", got, "448, as amax / (6 * 448) gives"), "precision is lost"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dgref.bench.checkpoint import sparse
@@ -29,6 +30,14 @@ def test_a_sample_of_a_weight_of_any_size_is_bounded(tmp_path, name):
     assert inspection.conventions == {name: 4}
     assert inspection.bytes > 4 << 27
     assert 4 << 17 < inspection.bytes_read < 4 << 21, "from an eighth to two mebibytes a weight"
+
+
+@pytest.mark.parametrize("name", ["modelopt_fp8", "modelopt_nvfp4"])
+def test_a_sample_that_misses_the_largest_weight_suspects_nothing(tmp_path, name):
+    weights = structured(1024, 4096)
+    weights[200, 7] = 40 * np.abs(weights).max()  # in no stretch: every other block scale is far below 448
+    path = save(tmp_path / "m.safetensors", MAKERS[name]("w", weights))
+    assert inspect(path, payload="sample").findings == ()
 
 
 def test_a_sample_reaches_the_last_byte(tmp_path):
