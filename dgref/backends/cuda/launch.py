@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from dgref.backends.cuda.binding import Address, Struct
-from dgref.backends.cuda.driver import DriverError, address_replacer, bindings, explain
+from dgref.backends.cuda.driver import address_replacer, bindings, check_status, launcher
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 
@@ -57,9 +57,8 @@ class Plan:
         self._pointers_at: list[tuple[int, int]] = []  # word of the block, operand
         self._maps_at: list[tuple[int, int]] = []  # address of the map, operand
         self._addresses: Sequence[int] | None = None  # of the operands that the block has been written for
-        self._function = function
-        self._address = ctypes.addressof(self._pointers)
-        self._launch = bindings().cuLaunchKernelEx
+        self._given = (int(self._config.getPtr()), int(function), ctypes.addressof(self._pointers), None)
+        self._launch = launcher()
 
     def __call__(self, values: Sequence[Any]) -> None:
         """Launch with these arguments; the driver copies them before it returns."""
@@ -100,16 +99,15 @@ class Plan:
             if before is None or addresses[index] != before[index]:
                 status = replace(place, addresses[index])
                 if status:
-                    call = f"cuTensorMapReplaceAddress [{addresses[index]:#x}]"
-                    raise DriverError(expected(call, explain(bindings().CUresult(status)), "CUDA_SUCCESS"))
+                    check_status(status, f"cuTensorMapReplaceAddress [{addresses[index]:#x}]")
         self._addresses = addresses
 
     def again(self) -> None:
         """Launch with the arguments that are in the block."""
         Plan.last = self
-        (status,) = self._launch(self._config, self._function, self._address, 0)
+        status = self._launch(*self._given)
         if status:
-            raise DriverError(expected("cuLaunchKernelEx", explain(status), "CUDA_SUCCESS"))
+            check_status(status, "cuLaunchKernelEx")
 
 
 def value_of(argument: Any) -> Any:

@@ -24,18 +24,26 @@ class Names:
         return name
 
 
+class Config(SimpleNamespace):
+    """A launch's geometry, at an address."""
+
+    def getPtr(self) -> int:
+        return id(self)
+
+
 class Driver:
     """What of `cuda.bindings.driver` a launch uses; a tensor map is its address and a checksum of the rest."""
 
     cuuint32_t = cuuint64_t = CUstream = CUresult = int
-    CUlaunchConfig = SimpleNamespace
+    CUlaunchConfig = Config
     CUtensorMapDataType = CUtensorMapInterleave = CUtensorMapSwizzle = CUtensorMapL2promotion = Names()
     CUtensorMapFloatOOBfill = CUlaunchAttributeID = Names()
 
     def __init__(self) -> None:
         self.launches: list[tuple] = []
+        self.functions: list[tuple[str, list[int]]] = []
         self.replaced = 0
-        self.refusal = 0
+        self.refusal = self.launch_refusal = 0
 
     def CUlaunchAttribute(self) -> Any:
         return SimpleNamespace(value=SimpleNamespace(clusterDim=SimpleNamespace()))
@@ -44,12 +52,13 @@ class Driver:
         checksum = zlib.crc32(repr((dtype, rank, geometry)).encode())
         return 0, SimpleNamespace(opaque=[pointer, checksum, *[0] * 14])
 
-    def cuLaunchKernelEx(self, config: Any, function: tuple, pointers: int, extra: int) -> tuple:
-        name, sizes = function
+    def launch(self, config: int, function: int, pointers: int, extra: None) -> int:
+        name, sizes = self.functions[function]
+        geometry = ctypes.cast(config, ctypes.py_object).value
         places = (ctypes.c_void_p * len(sizes)).from_address(pointers)
         arguments = [ctypes.string_at(place, size) for place, size in zip(places, sizes, strict=True)]
-        self.launches.append((name, config.gridDimX, config.hStream, *arguments))
-        return (0,)
+        self.launches.append((name, geometry.gridDimX, geometry.hStream, *arguments))
+        return self.launch_refusal
 
     def cuGetErrorString(self, status: int) -> tuple:
         return 0, b"refused"
@@ -64,13 +73,14 @@ class Driver:
 class NotedKernel(jit.Kernel):
     """A kernel that needs no compiler: its parameters are what it is first given."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, driver: Driver, name: str):
+        self.driver, self.name = driver, name
 
     def _plan(self, geometry: Any, device: int, stream: int, values: Sequence[Any]) -> plans.Plan:
         codes = [f"{len(value)}s" if isinstance(value, bytes) else "q" for value in values]
         sizes = [len(value) if isinstance(value, bytes) else 8 for value in values]
-        return plans.Plan((self.name, sizes), codes, geometry, stream, self)
+        self.driver.functions.append((self.name, sizes))
+        return plans.Plan(len(self.driver.functions) - 1, codes, geometry, stream, self)
 
 
 def record(patch: pytest.MonkeyPatch) -> Driver:
@@ -80,13 +90,14 @@ def record(patch: pytest.MonkeyPatch) -> Driver:
     for module in (cuda_driver, plans, tensor_map):
         patch.setattr(module, "bindings", lambda: driver)
     patch.setattr(plans, "address_replacer", lambda: driver.replace)
+    patch.setattr(plans, "launcher", lambda: driver.launch)
     for module in (jit, launch, rearrange):
         patch.setattr(module, "current_device", lambda: 0)
         patch.setattr(module, "current_stream", lambda device: 7)
     patch.setattr(launch, "multiprocessors", lambda device: 132)
-    patch.setattr(launch, "kernel_of", lambda configuration: NotedKernel("gemm"))
-    patch.setattr(scale_layouts, "_kernel", lambda entry, arguments: NotedKernel(entry))
-    patch.setattr(rearrange, "compile_kernel", lambda source, entry, constants: NotedKernel(entry))
+    patch.setattr(launch, "kernel_of", lambda configuration: NotedKernel(driver, "gemm"))
+    patch.setattr(scale_layouts, "_kernel", lambda entry, arguments: NotedKernel(driver, entry))
+    patch.setattr(rearrange, "compile_kernel", lambda source, entry, constants: NotedKernel(driver, entry))
     patch.setattr(launch._local, "plans", {}, raising=False)
     make: Callable = lambda key, count, zeroed: buffers.setdefault((*key, count), torch.empty(count, dtype=torch.uint8))  # noqa: E731
     patch.setattr(workspace, "_buffer", make)

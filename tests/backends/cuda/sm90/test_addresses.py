@@ -161,6 +161,12 @@ def test_a_move_that_failed_is_made_again_in_full(driver: Driver) -> None:
     assert noted(driver, bf16_gemm, first) == planned(driver, bf16_gemm, first)
 
 
+def test_a_launch_that_the_driver_refuses_is_an_error(driver: Driver) -> None:
+    driver.launch_refusal = 1
+    with pytest.raises(DriverError, match=r"cuLaunchKernelEx: got 1 .refused., need CUDA_SUCCESS"):
+        bf16_gemm(empty(M, K), empty(N, K), empty(M, N))
+
+
 def test_an_address_that_no_map_can_have_is_an_error_at_every_call(driver: Driver) -> None:
     a, b, d = empty(M, K), empty(N, K), empty(M, N)
     bf16_gemm(a, b, d)
