@@ -38,11 +38,9 @@ def is_mn_major(sf: torch.Tensor) -> bool:
 
 def movable(sf: torch.Tensor) -> torch.Tensor:
     """Return scales that a kernel reads as they lie, or moves by itself: copied only where they are neither."""
-    if sf.is_contiguous():
-        return sf
     strides = sf.stride()
     readable = strides[-2] == 1 and strides[-1] % 4 == 0 and (len(strides) == 2 or is_mn_major(sf))
-    return sf if readable else sf.contiguous()
+    return sf if readable else sf.contiguous()  # itself where it is contiguous
 
 
 @explained

@@ -36,10 +36,9 @@ def fp8_gemm(
     one row. `head_splits` (left, middle, right) leaves `middle` columns of d untouched between `left` and `right`
     columns of the product.
     """
-    if is_empty(a, d, c):
-        return
     options = (b_block, batch_invariant, head_splits, packed, resources, forced)
-    repeatable(_fp8_plan, (a, a_scale, b, b_scale, d, c), options)
+    if not repeatable(_fp8_plan, (a, a_scale, b, b_scale, d, c), options):
+        add_nothing(d, c)
 
 
 def bf16_gemm(
@@ -53,20 +52,18 @@ def bf16_gemm(
     forced: Configuration | None = None,
 ) -> None:
     """Write a[m, k] * b[n, k]^T into d (plus c where given); either operand may be a transposed view."""
-    if is_empty(a, d, c):
-        return
-    repeatable(_bf16_plan, (a, b, d, c), (batch_invariant, resources, forced))
+    if not repeatable(_bf16_plan, (a, b, d, c), (batch_invariant, resources, forced)):
+        add_nothing(d, c)
 
 
-def is_empty(a: Any, d: Any, c: Any) -> bool:
-    """Say whether there is nothing to multiply; d is then already what it should be: c, or zero."""
-    if a.shape[-1] and d.numel():
-        return False
+def add_nothing(d: Any, c: Any) -> None:
+    """Write what a product over no K is: c, or zero."""
     d.zero_() if c is None else d.copy_(c)
-    return True
 
 
 def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_splits, packed, resources, forced):
+    if not (a.shape[-1] and d.numel()):
+        return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     shape = _shape(pair, d, c, batch_invariant, head_splits)
     given = pair.given(**destination(d, c, bulk=head_splits is None), head=head_splits or (0, 0, 0))
@@ -74,6 +71,8 @@ def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_split
 
 
 def _bf16_plan(a, b, d, c, batch_invariant, resources, forced):
+    if not (a.shape[-1] and d.numel()):
+        return None
     pair = pair_of(a, b)
     shape = _shape(pair, d, c, batch_invariant, None)
     return prepare(forced or configuration(shape, available(resources)), pair.given(**destination(d, c)), resources)

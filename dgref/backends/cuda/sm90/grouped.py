@@ -9,7 +9,7 @@ from dgref.backends.cuda import group_contract
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configuration
-from dgref.backends.cuda.sm90.gemm import destination
+from dgref.backends.cuda.sm90.gemm import add_nothing, destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.pair import Pair, pair_of, scales_of
 from dgref.backends.cuda.tensor_map import TensorMap
@@ -99,7 +99,7 @@ def gemm_grouped_k(
     if check or group_contract.always():
         group_contract.check_k(layout, sum(sizes) if a.dim() == 1 else a.shape[0], prefix_sum, alignment)
     if not (a.numel() and d.numel()):
-        d.zero_() if c is None else d.copy_(c)
+        add_nothing(d, c)
         return
     options = (None if sizes is None else tuple(sizes), prefix_sum, alignment, resources, forced)
     tensors = (a, b, d, layout, c, a_scale, b_scale)

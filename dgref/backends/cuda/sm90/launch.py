@@ -125,8 +125,10 @@ class Steps:
             plan.at(addresses)
 
 
-def repeatable(build: Callable[..., Plan | Steps], tensors: Sequence[Any], options: tuple) -> None:
+def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any], options: tuple) -> bool:
     """Launch `build(*tensors, *options)`; a call whose tensors look like an earlier one's only says where they lie.
+
+    Returns whether there was anything to launch: where there is not, `build` returns None.
 
     Every line here is paid for by every launch. Plans are kept per thread, so that no two threads write their addresses
     into one argument block, and per stream, whose workspaces they hold.
@@ -141,17 +143,23 @@ def repeatable(build: Callable[..., Plan | Steps], tensors: Sequence[Any], optio
         else:
             addresses.append(address := tensor.data_ptr())
             together |= address
-            key += (tensor.dtype, tensor.shape, tensor.stride())
+            key.append(tensor.dtype)
+            key += tensor.shape
+            key += tensor.stride()
     if together & 15:
         key += [address & 15 for address in addresses]
     plans = _local.__dict__.setdefault("plans", {})
     plan = plans.get(key := tuple(key))
     if plan is None:
+        operands = (tensor if tensor is None else Operand(tensor, index) for index, tensor in enumerate(tensors))
+        plan = build(*operands, *options)
+        if plan is None:
+            return False
         if len(plans) >= PREPARED_KEPT:
             plans.clear()
-        operands = (tensor if tensor is None else Operand(tensor, index) for index, tensor in enumerate(tensors))
-        plan = plans[key] = build(*operands, *options)
+        plans[key] = plan
     plan.at(addresses)
+    return True
 
 
 def available(resources: Resources) -> int:
