@@ -119,23 +119,28 @@ def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits,
     """
     if not (a.is_cuda and a_scale.is_cuda and b.is_cuda and b_scale.is_cuda and (c is None or c.is_cuda)):
         on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
-    options = fp8_options("fp8_fp4_gemm", a_scale, b, b_scale, block_a, block_b)
-    kernels().fp8_gemm(a, b=b, d=d, c=c, head_splits=head_splits, **options)
+    packed = check_scaled("fp8_fp4_gemm", b, block_a, block_b)
+    kernels().fp8_gemm(
+        a,
+        a_scale=movable(a_scale),
+        b=b,
+        b_scale=movable(b_scale),
+        d=d,
+        c=c,
+        b_block=block_b,
+        head_splits=head_splits,
+        packed=packed,
+        resources=SETTINGS.resources,
+    )
 
 
-def fp8_options(name: str, a_scale: Any, b: Any, b_scale: Any, block_a: Any, block_b: Any) -> dict[str, Any]:
-    """Return what every kernel with scales is told of them, and how much of the GPU it may have."""
+def check_scaled(name: str, b: Any, block_a: Any, block_b: Any) -> bool:
+    """Raise unless there are kernels for scales of these blocks; say whether b is packed FP4."""
     packed = b.dtype is not torch.float8_e4m3fn
     if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
         need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
         raise no_kernel(name, f"{need}, not {block_a} by {block_b} with b in {b.dtype}")
-    return {
-        "a_scale": movable(a_scale),
-        "b_scale": movable(b_scale),
-        "b_block": block_b,
-        "packed": packed,
-        "resources": SETTINGS.resources,
-    }
+    return packed
 
 
 def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from dgref import reference
 from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, ScaledStack, Stack, Vector, explained
-from dgref.deep_gemm.dense import fp8_options
+from dgref.deep_gemm.dense import check_scaled
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
@@ -23,6 +23,7 @@ from dgref.deep_gemm.operands import (
     scaled,
     write,
 )
+from dgref.deep_gemm.scales import movable
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import ShapeError, expected
 from dgref.formats.native import to_numpy
@@ -58,8 +59,9 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
-        scales = fp8_options("m_grouped_fp8_fp4_gemm_nt_contiguous", a_scale, b, b_scale, *chosen)
-        _contiguous_on_gpu(a, b, d, grouped_layout, options, scales)
+        packed = check_scaled("m_grouped_fp8_fp4_gemm_nt_contiguous", b, *chosen)
+        scales = (movable(a_scale), movable(b_scale), chosen[1], packed)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, *scales)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     float32 = disable_ue8m0_cast or None
@@ -104,7 +106,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, b, grouped_layout)
-        _contiguous_on_gpu(a, b, d, grouped_layout, options, {"resources": SETTINGS.resources})
+        _contiguous_on_gpu(a, b, d, grouped_layout, options)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,), 3)
@@ -159,11 +161,24 @@ def _written_rows(layout: torch.Tensor, used: np.ndarray, psum: bool) -> np.ndar
     return np.arange(len(used)) < -(-end // SETTINGS.alignment) * SETTINGS.alignment
 
 
-def _contiguous_on_gpu(a: Any, b: Any, d: Any, layout: Any, options: tuple[bool, bool], others: dict) -> None:
+def _contiguous_on_gpu(
+    a, b, d, layout, options: tuple[bool, bool], a_scale=None, b_scale=None, b_block=(128, 128), packed: bool = False
+) -> None:
     if d.numel():
-        others["prefix_sum"], others["zero_padding"] = options
-        others["alignment"] = SETTINGS.alignment
-        kernels().contiguous(a, b, d, layout, **others)
+        kernels().contiguous(
+            a,
+            b,
+            d,
+            layout,
+            a_scale,
+            b_scale,
+            prefix_sum=options[0],
+            alignment=SETTINGS.alignment,
+            zero_padding=options[1],
+            b_block=b_block,
+            packed=packed,
+            resources=SETTINGS.resources,
+        )
 
 
 # -- stacks of groups with row counts ---------------------------------------------------------------------------------
@@ -190,8 +205,19 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     if d.is_cuda:
         on_gpu("a, b, d and masked_m", a, a_scale, b, b_scale, masked_m)
-        scales = fp8_options("m_grouped_fp8_fp4_gemm_nt_masked", a_scale, b, b_scale, *chosen)
-        kernels().masked(a, b, d, masked_m, expected_m, **scales)
+        packed = check_scaled("m_grouped_fp8_fp4_gemm_nt_masked", b, *chosen)
+        kernels().masked(
+            a,
+            b,
+            d,
+            masked_m,
+            expected_m,
+            movable(a_scale),
+            movable(b_scale),
+            b_block=chosen[1],
+            packed=packed,
+            resources=SETTINGS.resources,
+        )
         return
     used, float32 = _rows_under_mask(a, masked_m), disable_ue8m0_cast or None
     left = scaled("a", (a, a_scale), chosen[0], axes=3, float32=float32, used=used)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from dgref.backends.cuda import launch as plans
 from dgref.backends.cuda.driver import DriverError
 from dgref.backends.cuda.sm90 import launch
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
@@ -159,6 +161,26 @@ def test_a_move_that_failed_is_made_again_in_full(driver: Driver) -> None:
         bf16_gemm(*other)
     driver.refusal = 0
     assert noted(driver, bf16_gemm, first) == planned(driver, bf16_gemm, first)
+
+
+def test_a_thread_that_launches_amid_another_ones_launch_changes_nothing_of_it(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = ((empty(M, K), empty(N, K), empty(M, N)) for _ in range(3))
+    alone = [planned(driver, bf16_gemm, tensors) for tensors in (second, third)]
+    bf16_gemm(*first)
+    driver.launches.clear()
+    amid = threading.Thread(target=bf16_gemm, args=second)
+
+    def replace(place: int, address: int) -> int:
+        if not amid.ident:  # the argument block holds half of the third call's addresses
+            amid.start()
+            amid.join()
+        return driver.replace(place, address)
+
+    monkeypatch.setattr(plans, "address_replacer", lambda: replace)
+    bf16_gemm(*third)
+    assert [[noted] for noted in driver.launches] == alone
 
 
 def test_a_launch_that_the_driver_refuses_is_an_error(driver: Driver) -> None:
