@@ -107,9 +107,15 @@ def read_arrays(path: Path) -> dict[str, tuple[str, np.ndarray]]:
 
 def _bits(row: Mapping[str, Any]) -> np.ndarray:
     shape, data = row["shape"], bytes(row["data"])
-    width = len(data) // int(np.prod(shape, dtype=np.int64)) if data else 1
+    width = len(data) // int(np.prod(shape, dtype=np.int64)) if data else _width(row["dtype"])
     kind = "i" if row["dtype"].startswith("I") else "u"
     return np.frombuffer(data, np.dtype(f"{kind}{width}")).reshape(shape)
+
+
+def _width(stored: str) -> int:
+    """Return the bytes of one element of a type such as BF16 or F8_E4M3; of no elements, nothing else says it."""
+    digits = re.search(r"\d+", stored)
+    return max(int(digits[0]) // 8, 1) if digits else 1
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -146,7 +152,12 @@ class FolderBackend(BackendBase):
         self.name = f"files/{folder.resolve().name}"
         self._folder = folder
         self._arithmetic = arithmetic
-        self._entries = {_case_of(row, folder).name: row for row in read_manifest(folder)["cases"]}
+        self._entries: dict[str, dict[str, Any]] = {}
+        for row in read_manifest(folder)["cases"]:
+            name = _case_of(row, folder).name
+            if name in self._entries:
+                raise FileError(expected(f"{folder / MANIFEST} case {name!r}", "two entries", "one, as exported"))
+            self._entries[name] = row
 
     def cases(self) -> list[Case]:
         """Return the exported cases."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,19 @@ class Journal:
     def append(self, result: Result) -> None:
         """Write one result through to the file."""
         if self._file is not None:
-            self._file.write(_line(result) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(_line(result) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise FileError(expected(self._file.name, error.strerror, "a journal that can be written")) from error
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *details: Any) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # nothing is left to write, unless the last result could not be
+                self._file.close()
 
 
 def _line(result: Result) -> str:

@@ -262,7 +262,7 @@ def _output(actual: np.ndarray, right: np.ndarray, mask: np.ndarray | None, verd
     if not verdict.differing:
         return {"count": int(right.size), "differing": 0, "summary": f"all {right.size} equal"}
     different = ~same(actual, right, nan_equal=verdict.against == "exact")
-    described = compare(actual, right, mask=mask, against=verdict.against).to_dict()
+    described = compare(actual, right, mask=mask, policy=verdict.policy, against=verdict.against).to_dict()
     return {**described, "map": error_map(different if mask is None else different & mask)}
 
 

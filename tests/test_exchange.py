@@ -60,6 +60,21 @@ def test_a_program_may_have_run_on_a_narrow_accumulator(tmp_path: Path) -> None:
     assert verify(tmp_path, QUICK).results[0].level == "bounded"
 
 
+def test_an_output_without_elements_is_judged_like_any_other(tmp_path: Path) -> None:
+    case = samples.case(shape={"m": 0, "n": 8, "k": 16}, out="float32")
+    export(samples.Suite("sample", "", (case,)), tmp_path)
+    save_file({"d": np.empty((0, 8), np.float32)}, FolderBackend(tmp_path).outputs_file(case))
+    assert verify(tmp_path, QUICK).results[0].level == "exact"
+
+
+def test_two_entries_of_one_case_are_an_error_and_not_one_judged(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    manifest["cases"].append({**manifest["cases"][0], "outputs_file": "other.safetensors"})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FileError, match="two entries"):
+        verify(folder, QUICK)
+
+
 def test_outputs_may_be_stored_under_their_own_type(folder: Path) -> None:
     for path in folder.glob("*.outputs.safetensors"):
         save_file({"d": load_file(path)["d"].view(np.float32)}, path)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from dgref import runner, worker
-from dgref.errors import InputError, SuiteError
+from dgref.errors import FileError, InputError, SuiteError
+from dgref.journal import Journal
 from dgref.results import Result, load_results
 from dgref.runner import Selection, Settings
 from tests import samples
@@ -162,6 +163,14 @@ def test_resume_runs_only_what_is_missing(tmp_path: Path) -> None:
     assert [row.status for row in results] == ["pass"] * 3
     assert len(journal.read_text().splitlines()) == 4
     assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_fills_up_is_a_sentence() -> None:
+    journal = Journal(None, {}, resume=False)
+    journal._file = Path("/dev/full").open("w")  # noqa: SIM115
+    with journal, pytest.raises(FileError, match=r"/dev/full: got No space left on device"):
+        journal.append(Result("s/x", "mine", "pass"))
 
 
 def test_resume_refuses_another_runs_journal(tmp_path: Path) -> None:

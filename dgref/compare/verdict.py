@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dgref.compare.gain import Gain, unexplained
+from dgref.compare.ulp import Policy
 from dgref.reference.limits import within
 
 LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
@@ -30,6 +31,11 @@ class Verdict:
     differing: dict[str, int] = field(default_factory=dict)  # output -> elements that differ from `expected`
     beyond_bound: dict[str, int] = field(default_factory=dict)
     gains: dict[str, Gain] = field(default_factory=dict)  # of outputs that are off by a factor, within the bound
+
+    @property
+    def policy(self) -> Policy:
+        """What counted as a difference: a model says which NaN, the exact result only that there is one."""
+        return Policy(nan="bits" if self.against == "model" else "equal")
 
     def reaches(self, required: str) -> bool:
         """Whether the level is at least the required one."""

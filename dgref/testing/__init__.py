@@ -152,7 +152,9 @@ def _limits(row: Any, inputs: dict[str, Any], options: dict[str, Any], arithmeti
 def _message(op: str, actual: np.ndarray, verdict: Any, required: str) -> str:
     from dgref.compare.comparison import compare
 
-    summary = compare(actual, next(iter(verdict.expected.values()))).summary()
+    (name, right), *_ = verdict.expected.items()
+    seen = {"mask": verdict.defined.get(name), "policy": verdict.policy, "against": verdict.against}
+    summary = compare(actual, right, **seen).summary()
     summary += "".join(f"; {gain.sentence()}" for gain in verdict.gains.values())
     return f"{op}: got {verdict.level}, need {required} [against {verdict.against}]: {summary}"
 

@@ -57,6 +57,24 @@ def test_an_exact_claim_takes_no_rounding_for_an_excuse() -> None:
         assert_conforms(off, "gemm", A, B, arithmetic="exact")
 
 
+def test_a_nan_of_other_bits_than_the_models_is_counted_in_the_message() -> None:
+    a, b = np.full((2, 16), 2.0**-24, ml_dtypes.bfloat16), np.ones((3, 16), ml_dtypes.bfloat16)
+    a[0], a[1, 0] = np.nan, 1  # and a row in which the model is not exact
+    made = reference.gemm(a, b, arithmetic="deep_gemm.sm90.bf16", out="float32")
+    made[0, 0] = np.nan
+    with pytest.raises(ConformanceError, match=r"need model .*1 of 6 float32 elements differ from model"):
+        assert_conforms(made, "gemm", a, b, arithmetic="deep_gemm.sm90.bf16")
+
+
+def test_elements_that_the_op_leaves_undefined_are_not_counted_in_the_message() -> None:
+    a, b, counts = np.ones((1, 8, 16)), np.ones((1, 4, 16)), np.array([3], np.int32)
+    a, b = a.astype(ml_dtypes.bfloat16), b.astype(ml_dtypes.bfloat16)
+    made = reference.gemm_grouped_masked(a, b, counts, out="bfloat16")
+    made[0, 3:], made[0, 0, 0] = 7, 9
+    with pytest.raises(ConformanceError, match="1 of 12 bfloat16 elements differ"):
+        assert_conforms(made, "gemm_grouped_masked", a, b, counts)
+
+
 def test_rows_past_the_mask_may_hold_anything() -> None:
     a, b = (np.ones((2, 8, 16), ml_dtypes.bfloat16) for _ in "ab")
     counts = np.array([3, 8], np.int32)
