@@ -213,7 +213,8 @@ def merge(parts: Iterable[Results]) -> Results:
     for part in parts:
         _same_origin(merged.machine, part.machine)
         merged.machine = merged.machine or part.machine
-        merged.flags = merged.flags or part.flags
+        suites = dict.fromkeys([*merged.flags.get("suites", ()), *part.flags.get("suites", ())])
+        merged.flags = {**part.flags, **merged.flags} | ({"suites": list(suites)} if suites else {})
         for result in part:
             known = seen.setdefault((result.case, result.backend), result)
             if (known.status, known.level) != (result.status, result.level):

@@ -117,6 +117,11 @@ def test_shards_merge_into_the_whole() -> None:
     assert merge([whole, whole]).results == whole.results
 
 
+def test_a_merged_run_claims_the_suites_of_all_its_parts() -> None:
+    parts = [Results([], {}, {"suites": names}) for names in (["gemm", "smoke"], ["smoke", "edges"])]
+    assert merge(parts).flags == {"suites": ["gemm", "smoke", "edges"]}
+
+
 def test_two_different_results_of_one_case_do_not_merge() -> None:
     with pytest.raises(FileError, match=r"sample/case-0 on mine: got two different results"):
         merge([samples.results(1, wrong=1), samples.results(1, wrong=0)])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from math import exp, log
 
+from dgref import suite
 from dgref.results import Result, Results, load_results
 
 OURS, PEER, TENSORWISE = "cuda", "torch/cuda", "torch/cuda_fast"
@@ -13,8 +14,10 @@ ROWS = (1, 16, 64, 128, 512, 4096)
 
 
 def times(results: Results) -> dict[tuple[str, str], Result]:
-    """Return every timed result by (case id, backend)."""
-    return {(row.case.split("/", 1)[1], row.backend): row for row in results if row.throughput}
+    """Return every timed result by (case id, backend), in the suite's order, whichever shard a result came from."""
+    place = {case.id: index for index, case in enumerate(suite.load("deepseek").cases)}
+    found = {(row.case.split("/", 1)[1], row.backend): row for row in results if row.throughput}
+    return dict(sorted(found.items(), key=lambda item: place.get(item[0][0], len(place))))
 
 
 def dense(found: dict[tuple[str, str], Result]) -> Iterator[str]:
