@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 
 from dgref.errors import FileError, expected
 from dgref.files import as_path, write_atomically
+from dgref.nested import MACHINE, RESULT, misfits
 
 SCHEMA = "dgref.results/1"
 
@@ -143,7 +145,10 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     path = as_path("results", path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is JSON, and no text that a page could be written in
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
     except OSError as error:
         raise FileError(expected(str(path), error.strerror, "a results file")) from error
     except (ValueError, RecursionError) as error:
@@ -163,6 +168,8 @@ def parse_results(data: Any, subject: str) -> Results:
     for name, value in about.items():
         if not isinstance(value, Mapping):
             raise FileError(expected(f"{subject} field {name!r}", repr(value), "an object"))
+    for name, value, need in misfits(about["machine"], MACHINE):
+        raise FileError(expected(f"{subject} field 'machine.{name}'", reprlib.repr(value), need))
     return Results([_result(row, subject) for row in rows], **{name: dict(value) for name, value in about.items()})
 
 
@@ -185,23 +192,9 @@ def _result(row: Any, subject: str) -> Result:
     return Result(**{key: value for key, value in row.items() if key in _FIELDS})
 
 
-# what each value of a nested field must be; a page or a table reads them without looking again
-_NESTED = {
-    "outputs": Mapping,
-    "recipes": str,
-    "layouts": str,
-    "shape": int,
-    "seconds": int | float,
-    "throughput": int | float,
-}
-
-
 def _check_nested(row: Mapping[str, Any], subject: str) -> None:
-    for name, kind in _NESTED.items():
-        for key, value in (row.get(name) or {}).items():
-            if not isinstance(value, kind):
-                need = getattr(kind, "__name__", str(kind))
-                raise FileError(expected(f"{subject} field '{name}.{key}' of {row['case']}", repr(value), need))
+    for name, value, need in misfits(row, RESULT):
+        raise FileError(expected(f"{subject} field {name!r} of {row['case']}", reprlib.repr(value), need))
     if row.get("throughput") and "microseconds" not in row["throughput"]:
         raise FileError(expected(f"{subject} throughput of {row['case']}", "no microseconds", "microseconds"))
 

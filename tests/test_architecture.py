@@ -20,7 +20,7 @@ ROOMS = [
     ("machine", "grid", "suite", "suite_documentation", "timing", "buffers", "guards", "recordings"),
     ("compare",),
     ("backends", "deep_gemm"),
-    ("results", "waivers", "journal"),
+    ("nested", "results", "waivers", "journal"),
     ("answers", "expectation", "observation", "trial", "worker", "pool", "runner"),
     ("checkpoint", "exchange", "faults", "testing", "doctor"),
     ("report",),

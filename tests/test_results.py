@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from dgref import files
 from dgref.errors import DgrefError, FileError
+from dgref.report import compare, html, junit, terminal
 from dgref.results import (
     BAD,
     GOOD,
@@ -155,3 +159,60 @@ def test_nested_fields_of_another_kind_are_named(nested: dict) -> None:
     row = {"case": "s/c", "backend": "b", "status": "pass", **nested}
     with pytest.raises(FileError, match="s/c"):
         parse_results({"schema": SCHEMA, "results": [row]}, "file")
+
+
+def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*path, key)
+        yield from _places(part, (*path, key))
+
+
+def _failing() -> dict:
+    made = json.loads(samples.results(1).to_json())
+    row = made["results"][0]
+    row["diagnosis"] |= {"hypothesis": "scale_layout", "status": "confirmed", "agreed": 3, "total": 4}
+    row["outputs"]["d"]["worst"] = [{"index": [0, 1], "ulps": 3, "line": "[0, 1] differs"}]
+    row["evidence"] |= {"guards": ["d: written past"], "judged": "4 rows", "diagnosis": "failed"}
+    made["machine"]["gpu"] = {"name": "a GPU"}
+    return made
+
+
+@pytest.mark.parametrize("spoiled", [None, -3, "q", 10**400, [5], [[]], {"x": 5}, {"x": ["y"]}])
+def test_a_field_of_any_kind_is_refused_by_name_or_shown(spoiled: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = _failing()
+    for place in _places(whole):
+        document = copy.deepcopy(whole)
+        holder = document
+        for key in place[:-1]:
+            holder = holder[key]
+        holder[place[-1]] = spoiled
+        try:
+            read = parse_results(document, "x.json")
+        except FileError as error:
+            assert "x.json" in str(error)
+            continue
+        html.render(read), junit.render(read), compare.compare(read, read), terminal.summary(read)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"diagnosis": {"sentence": 5}}, "diagnosis.sentence"),
+        ({"evidence": {"poisons": [255]}}, r"evidence.poisons\[0\]"),
+        ({"outputs": {"d": {"map": {"cells": "zz", "shape": "q", "tile": [4, 4]}}}}, "outputs.d.map"),
+        ({"outputs": {"d": {"map": {"cells": ["12"]}}}}, "outputs.d.map"),
+        ({"outputs": {"d": {"histogram": {"1": -3}}}}, "outputs.d.histogram.1"),
+    ],
+)
+def test_a_spoiled_field_is_named_with_its_result(changes: dict, field: str) -> None:
+    row = {"case": "s/c", "backend": "b", "status": "fail", **changes}
+    with pytest.raises(FileError, match=f"{field}.*of s/c: got"):
+        parse_results({"schema": SCHEMA, "results": [row]}, "file")
+
+
+def test_text_that_no_page_can_hold_is_refused(tmp_path: Path) -> None:
+    row = {"case": "s/c", "backend": "b", "status": "fail", "reason": "\ud800"}
+    (tmp_path / "results.json").write_text(json.dumps({"schema": SCHEMA, "results": [row]}))
+    with pytest.raises(FileError, match="surrogates not allowed"):
+        load_results(tmp_path)
