@@ -41,13 +41,16 @@ def observe(kernel: Kernel, repeats: int, defined: Masks) -> Observation:
     first = launch(kernel, poisons[0], guards)
     seen = Observation(first)
     for pattern in poisons[1:]:
-        seen.differing += _changes(first, launch(kernel, pattern, guards), defined, pattern, 2)
+        now = launch(kernel, pattern, guards)
+        seen.differing += _changes(first, now, defined, pattern, 2)
+        unwritten = _unwritten(first, now, defined, pattern)
     runs = len(poisons)
     while runs < len(poisons) + repeats and time.perf_counter() - started < REPEAT_SECONDS * repeats:
         runs += 1
         seen.differing += _changes(first, launch(kernel, poisons[0], guards), defined, None, runs)
     seen.evidence = {"runs": runs, "poisons": [f"0x{pattern:02X}" for pattern in poisons], **guards.evidence()}
     if len(poisons) > 1:
+        seen.evidence |= {"unwritten": unwritten} if unwritten else {}
         seen.evidence["undefined_written"] = _written(first, defined)
     return seen
 
@@ -93,6 +96,17 @@ def _changes(first: Arrays, now: Arrays, defined: Masks, pattern: int | None, nu
         count = int(np.count_nonzero(unwritten))
         note = f": {count} of its elements were never written" if count else ""
         yield f"output {name} changed when {cause} (launch {number}){note}"
+
+
+def _unwritten(first: Arrays, now: Arrays, defined: Masks, pattern: int) -> dict[str, int]:
+    """Return, for each output that changed only where it was never written, how many elements those are."""
+    found = {}
+    for name in first:
+        changed = _changed(first[name], now.get(name), defined.get(name))
+        if changed.any() and changed.shape == first[name].shape == now[name].shape:
+            kept = _holding(first, POISONS[0], name) & _holding(now, pattern, name)
+            found |= {} if (changed & ~kept).any() else {name: int(np.count_nonzero(changed))}
+    return found
 
 
 def _changed(first: np.ndarray, now: np.ndarray | None, mask: np.ndarray | None) -> np.ndarray:

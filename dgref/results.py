@@ -84,6 +84,11 @@ class Result:
         """Whether the backend computed anything, or should have."""
         return self.status not in NOT_RUN
 
+    @property
+    def explanation(self) -> str:
+        """One sentence on the cause: what the diagnosis found, or that the search for it failed."""
+        return str((self.diagnosis or self.evidence).get("sentence" if self.diagnosis else "diagnosis", ""))
+
 
 @dataclass
 class Results:

@@ -65,3 +65,16 @@ def test_a_stray_byte_that_equals_one_pattern_shows_over_the_other(pattern: int)
 def test_a_kernel_without_guards_claims_nothing_about_them() -> None:
     seen = observe(BufferKernel(lambda: None, {"d": np.zeros(4, np.float32)}), 0, {"d": None})
     assert "guards" not in seen.evidence
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_an_output_is_unwritten_where_nothing_else_of_it_changes(reads: bool) -> None:
+    d = np.zeros(8, np.float32)
+
+    def launch() -> None:
+        d[:6] = 1
+        d[0] = np.isnan(d[7]) if reads else 1  # true over one of the patterns
+
+    assert observe(BufferKernel(launch, {"d": d}), 0, {"d": None}).evidence.get("unwritten") == (
+        None if reads else {"d": 2}
+    )

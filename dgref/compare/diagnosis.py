@@ -16,7 +16,7 @@ import numpy as np
 from dgref.compare.gain import Gain
 from dgref.compare.hypotheses import HYPOTHESES
 from dgref.compare.prediction import Agreement
-from dgref.compare.runner_evidence import Finding, findings, lines
+from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines
 from dgref.compare.search import Ranked, Search
 from dgref.compare.separation import advice, as_toml, doubts, rivals, telling_case
 from dgref.compare.suspects import sentence_of
@@ -132,6 +132,11 @@ def _misshapen(case: Any, observed: Mapping[str, np.ndarray]) -> Diagnosis | Non
 
 def _from_evidence(shown: list[Finding], search: Search, evidence: Mapping[str, Any]) -> Diagnosis:
     first = shown[0]
+    if first is UNWRITTEN:
+        found = _from_search(search)
+        if found.status == "confirmed" and not found.benign:  # which part it is, and why
+            found.evidence = [*lines(evidence), *(finding.sentence for finding in shown[1:]), *found.evidence]
+            return found
     details = [*lines(evidence), *(finding.sentence for finding in shown[1:]), *search.where]
     return Diagnosis(first.sentence, first.hypothesis, "confirmed", first.fix, details, total=search.elements)
 

@@ -56,6 +56,12 @@ UNINITIALISED = Finding(
     "the outputs depend on what memory held before: padding, scales or a workspace are read uninitialised",
     "zero the workspace and the padding before the launch, or mask the reads",
 )
+UNWRITTEN = Finding(
+    "output_unwritten",
+    (26,),
+    "part of the output was never written",
+    "check the grid and the tile bounds: the last tile along M or N is what is forgotten most",
+)
 
 
 def findings(evidence: Mapping[str, Any]) -> Iterator[Finding]:
@@ -64,7 +70,7 @@ def findings(evidence: Mapping[str, Any]) -> Iterator[Finding]:
     if any("repeated" in line for line in differing):
         yield RACE
     elif differing:
-        yield UNINITIALISED
+        yield UNWRITTEN if len(evidence.get("unwritten") or ()) == len(differing) else UNINITIALISED
     if evidence.get("guards"):
         where = "; ".join(map(str, evidence["guards"]))
         fix = "mask the stores of the last tile; compute-sanitizer --tool memcheck names the instruction"

@@ -15,6 +15,7 @@ _BY_OP = {
     "mqa_logits": "deep_gemm.sm90.mqa_logits",
     "paged_mqa_logits": "deep_gemm.sm90.mqa_logits",
 }
+_LOGITS = ("mqa_logits", "paged_mqa_logits")
 _NO_BLOCKS = 1 << 30  # a scale that spans all of K
 
 
@@ -31,7 +32,8 @@ def typical_arithmetic(op: str, operands: Sequence[Operand]) -> Arithmetic:
     """Return the arithmetic of the hardware and library that most likely runs an op on such operands."""
     format = operands[0][0]
     if op in _BY_OP:
-        return ARITHMETICS[_BY_OP[op] if format != "float4_e2m1fn" else "deep_gemm.sm100.mqa_logits_fp4"]
+        row = ARITHMETICS[_BY_OP[op] if format != "float4_e2m1fn" else "deep_gemm.sm100.mqa_logits_fp4"]
+        return _widened(row, operands) if op in _LOGITS else row
     scalings = [scaling for _, scaling in operands if scaling is not None]
     if not scalings:
         return Arithmetic(f"sm90.{format}", f"sm90.wgmma.{format}")
@@ -42,6 +44,13 @@ def typical_arithmetic(op: str, operands: Sequence[Operand]) -> Arithmetic:
     if narrow:
         return ARITHMETICS["dgref.sm90.fp8_fp4"].but(interval=finest.block[1])
     return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if finest.block[1] == 128 else "cublaslt.fp8_promote128"]
+
+
+def _widened(row: Arithmetic, operands: Sequence[Operand]) -> Arithmetic:
+    """Return the arithmetic on the core of 16-bit products, where q or kv is of a format that its own does not take."""
+    if all(format != "bfloat16" for format, _ in operands[:2]):
+        return row
+    return row.but(name=f"{row.name}.bfloat16", core="sm90.wgmma.bfloat16", status="assumed", source="")
 
 
 def published_arithmetics(limits: Arithmetic) -> list[Arithmetic]:

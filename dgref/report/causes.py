@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dgref.results import Result
 
 UNKNOWN = "no cause found"
+CRASHED = "the search for a cause failed"
 _RAISED = re.compile(r"(\w+(?:Error|Exception)): ")
 
 
@@ -38,4 +39,5 @@ def cause_of(row: Result) -> str:
         return " + ".join(dict.fromkeys(parts))
     raised = _RAISED.match(row.reason) if row.status == "error" else None
     status = row.status.replace("_", " ")
-    return f"error: {raised[1]}" if raised else UNKNOWN if row.status == "fail" else status
+    unnamed = CRASHED if not diagnosis and row.explanation else UNKNOWN if row.status == "fail" else status
+    return f"error: {raised[1]}" if raised else unnamed

@@ -131,7 +131,7 @@ def _failure(row: Result) -> dict[str, Any]:
         "backend": row.backend,
         "status": row.status.replace("_", " "),
         "reason": row.reason,
-        "cause": diagnosis.get("sentence", ""),
+        "cause": row.explanation,
         "certainty": _certainty(diagnosis),
         "fix": diagnosis.get("fix", ""),
         "reproduce": row.reproduce,

@@ -38,8 +38,7 @@ def _testcase(suite: ElementTree.Element, row: Result) -> None:
     child = ElementTree.SubElement(case, kind, message=_clean(row.reason))
     if row.bad:
         child.set("type", row.status)
-        cause = (row.diagnosis or {}).get("sentence", "")
-        child.text = _clean("\n".join(filter(None, [row.reason, cause, f"again: {row.reproduce}"])))
+        child.text = _clean("\n".join(filter(None, [row.reason, row.explanation, f"again: {row.reproduce}"])))
 
 
 def _clean(text: str) -> str:

@@ -152,9 +152,9 @@ def failure(result: Result, width: int) -> Text:
     text = Text()
     text.append(f"{_title(result, width)}\n", style="bold")
     text.append(f"  {result.reason}\n")
-    for word, key in (("cause", "sentence"), ("fix", "fix")):
-        if diagnosis.get(key):
-            text.append(f"  {word}: {diagnosis[key]}\n")
+    for word, line in (("cause", result.explanation), ("fix", diagnosis.get("fix"))):
+        if line:
+            text.append(f"  {word}: {line}\n")
     text.append(f"  again: {result.reproduce}\n", style="dim")
     return text
 

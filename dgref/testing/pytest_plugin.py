@@ -69,8 +69,8 @@ class ConformanceItem(pytest.Item):
         if not result.ran:
             pytest.skip(result.reason)
         if result.bad:
-            cause = (result.diagnosis or {}).get("sentence", "")
-            raise ConformanceError("\n".join(filter(None, [result.reason, cause, f"again: {result.reproduce}"])))
+            lines = [result.reason, result.explanation, f"again: {result.reproduce}"]
+            raise ConformanceError("\n".join(filter(None, lines)))
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """Show a conformance failure as its sentences, anything else as a traceback."""

@@ -11,6 +11,7 @@ import pytest
 from dgref.compare import search
 from dgref.compare.diagnosis import Diagnosis, diagnose
 from dgref.compare.hypotheses import HYPOTHESES, State
+from dgref.compare.hypotheses.base import poisoned
 from dgref.compare.prediction import SAMPLERS, Part, compute
 from dgref.errors import UnknownNameError
 from dgref.faults.problems import PROBLEMS, state_of
@@ -169,6 +170,7 @@ def test_large_outputs_are_sampled_where_they_stand_out_and_confirmed_in_strips(
     [
         ({"differing": ["output d changed when repeated (launch 3)"]}, "race"),
         ({"differing": ["output d changed when over another poison pattern (launch 2)"]}, "uninitialised_memory"),
+        ({"differing": ["over another poison pattern"], "unwritten": {"d": 3}}, "output_unwritten"),
         ({"guards": ["16 bytes after d"]}, "out_of_bounds_write"),
         ({"provenance": {"requested_kernel": "x", "kernel": "y"}}, "silent_fallback"),
         ({"provenance": {"architecture": "sm_90a", "built_for": "sm_80"}}, "wrong_architecture"),
@@ -181,6 +183,20 @@ def test_what_only_a_run_shows_is_named_from_its_evidence(evidence: dict, name: 
     found = of(state, compute(state), evidence=evidence)
     assert (found.hypothesis, found.status) == (name, "confirmed")
     assert found.fix
+
+
+def test_rows_that_still_hold_poison_are_unwritten_and_named_by_what_skipped_them() -> None:
+    operand, shape = OperandChoice("mxfp8", None), {"g": 3, "m": 48, "n": 16, "k": 64}
+    case = Case("masked", "a test", "gemm_grouped_masked", shape, {"a": operand, "b": operand})
+    state = state_of(replace(case, params={"groups": "skewed"}))
+    counts = np.asarray(state.inputs["masked_m"])
+    right, rows = compute(state)["d"], np.arange(48)
+    for name, written in (("masked_m_wrong", np.roll(counts, 1)), ("output_unwritten", counts - 1)):
+        skipped = (rows >= written[:, None]) & (rows < counts[:, None])
+        wrong = np.where(skipped[..., None], poisoned(right), right)
+        evidence = {"differing": ["output d changed when over another poison pattern"], "unwritten": {"d": 1}}
+        found = of(state, {"d": wrong}, evidence=evidence)
+        assert (found.hypothesis, found.status) == (name, "confirmed"), found.sentence
 
 
 def test_agreeing_provenance_is_no_evidence() -> None:

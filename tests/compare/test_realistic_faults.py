@@ -113,3 +113,16 @@ def test_what_rounds_otherwise_is_a_suspicion_of_one_fault_not_of_two():
     c = np.asarray(state.inputs["c"].values(), np.float32)
     found = diagnose(state.case, state.inputs, {"d": compute(state)["d"] + c}, state.arithmetic)
     assert (found.status, found.hypothesis) == ("suspicion", "c_added_twice")
+
+
+@pytest.mark.parametrize(("name", "step"), [("starts", -1), ("starts", 1), ("ends", 1)])
+@pytest.mark.parametrize("format", ["bfloat16", "float8_e4m3fn"])
+def test_logits_of_every_format_have_a_cause_where_a_range_is_off_by_one(format, name, step):
+    shape = {"s": 9, "h": 8, "d": 64, "t": 40}
+    kv = format if format == "bfloat16" else "per_row_fp8"
+    operands = {"q": OperandChoice(format), "kv": OperandChoice(kv)}
+    state = state_of(Case("logits", "a test", "mqa_logits", shape, operands, out="float32"))
+    moved = np.clip(np.asarray(state.inputs[name]) + step, 0, shape["t"]).astype(np.int32)
+    found = diagnose(state.case, state.inputs, compute(state.put(name, moved)))
+    assert (found.hypothesis, found.status) == ("ragged_metadata", "confirmed"), found.sentence
+    assert name in found.sentence and found.sentence.startswith(name)

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from dgref.cli.list import TABLES
-from dgref.report import terminal
+from dgref.report import html, junit, terminal
 from dgref.report.causes import causes
 from dgref.results import Result, Results
 from dgref.tables import shorten, table
@@ -65,6 +65,14 @@ FOUND = [
 def test_causes_are_counted_the_most_frequent_first() -> None:
     names = [(cause.name, len(cause.rows)) for cause in causes(FOUND)]
     assert names == [("error: KeyError", 3), ("nibble order", 2), ("no cause found", 1), ("out of memory", 1)]
+
+
+def test_a_search_that_failed_is_a_cause_that_every_report_shows() -> None:
+    row = Result("s/1", "x", "fail", "d differs", evidence={"diagnosis": "the search for a cause failed: <why>"})
+    assert [cause.name for cause in causes([row])] == ["the search for a cause failed"]
+    assert "cause: the search for a cause failed: <why>" in terminal.failure(row, 80).plain
+    assert "the search for a cause failed: &lt;why&gt;" in html.render(Results([row]))
+    assert "the search for a cause failed: &lt;why&gt;" in junit.render(Results([row]))
 
 
 @pytest.mark.parametrize("width", [80, 140])

@@ -138,6 +138,9 @@ def ragged_metadata(scene: Scene) -> Iterator[Misreading]:
     if "starts" in state.inputs:
         fix = "pass the first key of each row in starts, and the key after its last in ends"
         yield _indexed(state, "starts", "starts was ignored: every range began at key 0", np.zeros_like, fix)
+        before, after = (lambda x: np.maximum(x - 1, 0)), (lambda x: x + 1)
+        yield _indexed(state, "starts", "starts were read one key too early", before, fix)
+        yield _indexed(state, "starts", "starts were read one key too late", after, fix)
         yield _indexed(state, "ends", "ends were read as the last key, one too late", lambda x: x + 1, fix)
         yield _indexed(state, "ends", "ends were read one key too early", lambda x: x - 1, fix)
     if "context_lens" in state.inputs:
