@@ -17,7 +17,7 @@ from dgref.reference.dispatch import using
 from dgref.suite import Case
 
 RATIONAL_LIMIT = 1 << 16  # multiply-adds: what fractions do within a second
-READABLE_LIMIT = 1 << 21
+READABLE_LIMIT = 1 << 20
 
 
 class _Reference(BackendBase):
