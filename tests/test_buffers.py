@@ -22,7 +22,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(("recipe", "major"), product(sorted(RECIPES), ["k", "mn"]))
+@pytest.mark.parametrize(("recipe", "major"), list(product(sorted(RECIPES), ["k", "mn"])))
 def test_every_recipe_survives_its_buffers_in_both_orders(recipe: str, major: str) -> None:
     for layout in [None, *LAYOUTS.get(recipe, [])]:
         choice = OperandChoice(recipe, layout, major)
