@@ -37,8 +37,8 @@ class Expectation:
 
     def overwritten(self, used: dict[str, Any]) -> list[str]:
         """Return the names of operands in which `used` no longer holds what `fresh_inputs` gave."""
-        pairs = ((name, _arrays(value), _arrays(used[name])) for name, value in self.inputs.items())
-        return [name for name, mine, theirs in pairs if not all(map(_same_bytes, mine, theirs))]
+        pairs = ((name, _arrays(value), _arrays(used.get(name))) for name, value in self.inputs.items())
+        return [name for name, *sides in pairs if len(sides[0]) != len(sides[1]) or not all(map(_same_bytes, *sides))]
 
     @cached_property
     def answers(self) -> Answers:

@@ -124,7 +124,10 @@ def _printable(reason: str) -> str:
 
 
 def _classified(error: Exception) -> tuple[str, str]:
-    text = str(error) if isinstance(error, DgrefError) else f"{type(error).__name__}: {error}"
+    try:
+        text = str(error) if isinstance(error, DgrefError) else f"{type(error).__name__}: {error}"
+    except Exception:
+        text = f"{type(error).__name__}, whose message cannot be printed"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return ("out_of_memory" if any(mark in text for mark in OUT_OF_MEMORY) else "error"), first
 

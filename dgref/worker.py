@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,6 +22,7 @@ from dgref.suite import Case
 from dgref.trial import Settings, blank, trial
 
 START_SECONDS = 120.0  # importing and compiling on a loaded machine
+LOOK_SECONDS = 0.5  # between two looks at whether a silent process lives
 _GUARDED = "a process that starts: a script needs its calls under `if __name__ == '__main__':`"
 FIRST_TO_GO = "1000"  # when memory runs out, the kernel ends the worker and not the run
 
@@ -74,8 +76,8 @@ class Worker:
         channel = self._started()
         try:
             channel.send((case, backend, settings))
-            if not channel.poll(settings.timeout):
-                return self._end(blank(case, backend, settings), "timeout", f"no result within {settings.timeout:g} s")
+            if not self._answered(channel, settings.timeout):
+                return self._end(blank(case, backend, settings), *self._silence(settings))
             result = Result(**channel.recv())
         except (EOFError, OSError):
             return self._end(blank(case, backend, settings), *self._cause_of_death())
@@ -88,6 +90,20 @@ class Worker:
         if outlives_its_case(result):
             self.stop()
         return result
+
+    def _answered(self, channel: Connection, seconds: float) -> bool:
+        """Wait for an answer while the process lives: a fork that it left behind may hold the channel open."""
+        deadline = time.monotonic() + seconds
+        while not channel.poll(min(LOOK_SECONDS, max(deadline - time.monotonic(), 0.0))):
+            process = self._process
+            if time.monotonic() >= deadline or process is None or not process.is_alive():
+                return channel.poll()
+        return True
+
+    def _silence(self, settings: Settings) -> tuple[str, str]:
+        if self._process is None or not self._process.is_alive():
+            return self._cause_of_death()
+        return "timeout", f"no result within {settings.timeout:g} s"
 
     def _started(self) -> Connection:
         if self._process is not None and self._channel is not None:

@@ -39,6 +39,7 @@ def run_one(fault: str, case: object = None, isolate: bool = False, **settings: 
         ("memory", "out_of_memory", "no more of it"),
         ("cuda_memory", "out_of_memory", "CUDA out of memory"),
         ("unprintable", "error", "RuntimeError: \\ud800xxx"),
+        ("mute", "error", "Mute, whose message cannot be printed"),
         ("raises", "error", "ZeroDivisionError: division by zero"),
         ("refuses_late", "unsupported", "needs k % 16 == 0"),
         ("one_bit", "fail", "1 of 32 bfloat16 elements differ"),
@@ -52,6 +53,7 @@ def run_one(fault: str, case: object = None, isolate: bool = False, **settings: 
             "output d: 2 bytes written before its start, the first at byte -2 (row -1, column 7)",
         ),
         ("overwrites_inputs", "fail", "input a: got other bits after the launch"),
+        ("clears_inputs", "fail", "input a and b: got other bits after the launch"),
         ("no_output", "fail", "output d: got nothing, need shape (4, 8) of bfloat16"),
         ("other_output", "fail", "outputs: got extra, need d"),
         ("wrong_type", "fail", "got shape (4, 8) of float32, need (4, 8) of bfloat16"),
@@ -72,11 +74,12 @@ def test_a_write_outside_the_output_is_wrong_and_named_even_where_every_bit_insi
 
 def test_dying_and_hanging_workers_are_one_cases_result_each() -> None:
     runner.select([samples.MISBEHAVING])
-    names = [f"misbehaving/{fault}" for fault in ("segfault", "killed", "hang", "correct")]
+    names = [f"misbehaving/{fault}" for fault in ("segfault", "killed", "leaves_a_fork", "hang", "correct")]
     results = runner.run([samples.suite()], names, settings=Settings(timeout=5, diagnose=False), jobs=1)
     found = {row.backend.split("/")[1]: (row.status, row.reason) for row in results}
     assert found["segfault"] == ("crash", "the process died of SIGSEGV")
     assert found["killed"][0] == "out_of_memory"
+    assert found["leaves_a_fork"] == ("crash", "the process exited with code 7")
     assert found["hang"] == ("timeout", "no result within 5 s")
     assert found["correct"] == ("pass", "")
 

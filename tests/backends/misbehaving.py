@@ -108,16 +108,35 @@ def _overwrites_inputs(case: Any, inputs: Any, right: dict) -> Any:
     return FunctionKernel(lambda: right)
 
 
+def _clears_inputs(case: Any, inputs: Any, right: dict) -> Any:
+    inputs.clear()
+    return FunctionKernel(lambda: right)
+
+
+class Mute(RuntimeError):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def _leaves_a_fork_behind() -> None:
+    if os.fork():
+        os._exit(7)
+    time.sleep(8)
+    os._exit(0)
+
+
 BACKENDS = [
     Misbehaving("correct", _changed(dict)),
     Misbehaving("exit", _calling(lambda: os._exit(7))),
     Misbehaving("segfault", _calling(lambda: ctypes.string_at(0))),
     Misbehaving("killed", _calling(lambda: os.kill(os.getpid(), 9))),
+    Misbehaving("leaves_a_fork", _calling(_leaves_a_fork_behind)),
     Misbehaving("hang", _calling(lambda: time.sleep(600))),
     Misbehaving("memory", _raising(MemoryError("no more of it"))),
     Misbehaving("cuda_memory", _raising(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))),
     Misbehaving("illegal", _raising(RuntimeError("CUDA error: an illegal memory access was encountered"))),
     Misbehaving("unprintable", _raising(RuntimeError("\ud800" + "x" * 10_000))),
+    Misbehaving("mute", _raising(Mute())),
     Misbehaving("raises", _raising(ZeroDivisionError("division by zero"))),
     Misbehaving("refuses_late", _raising(UnsupportedError("needs k % 16 == 0"))),
     Misbehaving("one_bit", _changed(_off_by_one_bit)),
@@ -128,6 +147,7 @@ BACKENDS = [
     Misbehaving("past_the_end", _stray(8)),
     Misbehaving("before_the_start", _stray(-1)),
     Misbehaving("overwrites_inputs", _overwrites_inputs),
+    Misbehaving("clears_inputs", _clears_inputs),
     Misbehaving("no_output", _changed(lambda outputs: {})),
     Misbehaving("other_output", _changed(lambda outputs: {**outputs, "extra": np.zeros(1)})),
     Misbehaving("wrong_type", _changed(lambda outputs: {k: v.astype(np.float32) for k, v in outputs.items()})),
