@@ -126,3 +126,12 @@ def test_logits_of_every_format_have_a_cause_where_a_range_is_off_by_one(format,
     found = diagnose(state.case, state.inputs, compute(state.put(name, moved)))
     assert (found.hypothesis, found.status) == ("ragged_metadata", "confirmed"), found.sentence
     assert name in found.sentence and found.sentence.startswith(name)
+
+
+@pytest.mark.parametrize("recipe", ["bfloat16", "mxfp8", "deepseek_fp8"])
+def test_exact_sums_cut_off_are_named_where_the_exact_result_is_declared(recipe):
+    state = replace(product(recipe, recipe), arithmetic="exact")
+    sums = compute(replace(state, case=replace(state.case, out="float32")))["d"]
+    wrong = (sums.view(np.uint32) >> 16).astype(np.uint16).view(compute(state)["d"].dtype)
+    found = diagnose(state.case, state.inputs, {"d": wrong}, "exact")
+    assert (found.hypothesis, found.status) == ("output_truncated", "confirmed"), found.sentence

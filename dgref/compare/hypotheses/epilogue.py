@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from dgref.compare.hypotheses.base import Misreading, Outputs, Scene, hypothesis, on
+from dgref.compare.hypotheses.base import After, Change, Misreading, Outputs, Scene, hypothesis, on
 from dgref.formats import FORMATS, ScaledTensor
 from dgref.reference.arithmetic import ARITHMETICS, Arithmetic
+from dgref.reference.dispatch import rounded
 
 _PRODUCTS = ("gemm", "gemm_grouped_contiguous", "gemm_grouped_masked", "gemm_grouped_k", "einsum")
 
@@ -58,14 +59,29 @@ def output_truncated(scene: Scene) -> Iterator[Misreading]:
     """Sums cut off to the output format where they should be rounded to nearest."""
     arithmetic = scene.state.arithmetic
     model = ARITHMETICS[arithmetic] if isinstance(arithmetic, str) and arithmetic in ARITHMETICS else arithmetic
-    if isinstance(model, Arithmetic) and scene.state.case.out in ("bfloat16", "float16"):
-        yield Misreading(
-            f"fp32 sums were cut off to {scene.state.case.out} where they should be rounded to nearest even",
-            lambda s: replace(s, arithmetic=model.but(output_rounding="toward_zero")),
-            "d",
-            "convert with cvt.rn, not by dropping the low half of the word",
-            "cutting them off",
+    out = scene.state.case.out
+    if out not in ("bfloat16", "float16"):
+        return
+    words = (
+        f"fp32 sums were cut off to {out} where they should be rounded to nearest even",
+        "d",
+        "convert with cvt.rn, not by dropping the low half of the word",
+        "cutting them off",
+    )
+    if isinstance(model, Arithmetic):
+        cut = model.but(output_rounding="toward_zero")
+        yield _truncating(words, lambda s: replace(s, arithmetic=cut))
+    elif scene.state.case.op in _PRODUCTS:  # the exact sums, rounded to fp32 as a kernel has them
+        yield _truncating(
+            words,
+            lambda s: replace(s, case=replace(s.case, out="float32")),
+            lambda sums, _: {n: rounded(d, out, "toward_zero") for n, d in sums.items()},
         )
+
+
+def _truncating(words: tuple[str, str, str, str], change: Change, after: After | None = None) -> Misreading:
+    cause, site, fix, remedy = words
+    return Misreading(cause, change, site, fix, remedy, after, elementwise=True)
 
 
 @hypothesis(29, likelihood=0.6, combines=False)
