@@ -31,6 +31,11 @@ def causes(results: Iterable[Result]) -> list[Cause]:
     return sorted(found, key=lambda cause: -len(cause.rows))
 
 
+def known_failures(count: int) -> str:
+    """Return the words for results that are wrong, as a waiver says."""
+    return f"{count} known failure{'s' * (count != 1)} waived"
+
+
 def cause_of(row: Result) -> str:
     """Return the name of the diagnosed fault; where there is none, how the result came to be bad."""
     diagnosis = row.diagnosis or {}

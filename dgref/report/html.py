@@ -10,18 +10,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dgref.report.causes import Cause, causes
+from dgref.report.causes import Cause, causes, known_failures
 from dgref.report.pictures import pictures
 from dgref.results import STATUSES, Result, Results
 from dgref.version import VERSION
 
-TONES = ("exact", "model", "bounded", "bad", "missing", "idle")
+TONES = ("exact", "model", "bounded", "bad", "missing", "waived", "idle")
 _TILES = {
     "exact": "equal to the infinitely precise result",
     "model": "every bit as the declared arithmetic says",
     "bounded": "within the derived bound",
     "bad": "must be looked at",
     "missing": "the program wrote no output",
+    "waived": "known failures",
     "idle": "unsupported or unavailable here",
 }
 _LABELS = {"bad": "wrong", "idle": "not run"}
@@ -56,6 +57,8 @@ def tone(result: Result) -> str:
     """Return the colour group of a result."""
     if result.bad:
         return "bad" if result.wrong else "missing"
+    if result.status == "waived":
+        return "waived"
     return (result.level or "bounded") if result.ran else "idle"
 
 
@@ -69,6 +72,7 @@ def _page(results: Results) -> dict[str, Any]:
         "tiles": _tiles(results),
         "causes": [_cause(cause) for cause in found[:SHOWN_CAUSES]],
         "missing": any(row.bad and not row.wrong for row in results),
+        "waived": results.counts["waived"],
         "hidden": sum(len(cause.rows) for cause in found[SHOWN_CAUSES:]),
         "backends": backends,
         "matrix": _matrix(results, backends),
@@ -92,7 +96,11 @@ def _headline(results: Results) -> str:
         return "Nothing could run"
     parts = [f"{wrong} of {ran} results are wrong"] if wrong else []
     parts += [f"{missing} of {ran} outputs are missing"] if missing else []
-    return ", ".join(parts) or f"All {ran} results conform"
+    waived = results.counts["waived"]
+    conform = ran - wrong - missing - waived
+    if not parts and conform:
+        parts = [f"All {conform} {'other ' if waived else ''}results conform"]
+    return ", ".join([*parts, *([known_failures(waived)] if waived else [])])
 
 
 def _subline(results: Results) -> str:
@@ -107,7 +115,7 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
     return [
         {"tone": name, "count": counts[name], "label": _LABELS.get(name, name), "meaning": _TILES[name]}
         for name in TONES
-        if counts[name] or name != "missing"
+        if counts[name] or name not in ("missing", "waived")
     ]
 
 
@@ -202,7 +210,7 @@ def _data(rows: list[dict[str, Any]]) -> Markup:
 
 def _row(row: Result) -> dict[str, Any]:
     """Return what script.js makes a result's row of, drill-down and all."""
-    label = row.status.replace("_", " ") if row.bad or not row.ran else row.level or row.status
+    label = row.level or row.status if row.status == "pass" else row.status.replace("_", " ")
     return {
         "tone": tone(row),
         "label": label,

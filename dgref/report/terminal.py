@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from dgref.report.causes import Cause, causes
+from dgref.report.causes import Cause, causes, known_failures
 from dgref.results import BAD, STATUSES, Result, Results
 from dgref.tables import shorten, table
 
@@ -107,12 +107,14 @@ def _counts(backend: str, rows: list[Result], width: int) -> dict[str, Any]:
     """Return how many results of a backend hold at each level; a zero is left blank."""
     held = Counter(row.level for row in rows if row.ran and not row.bad)
     missing = sum(row.bad and not row.wrong for row in rows)
+    waived = sum(row.status == "waived" for row in rows)
     counts = {level: held[level] or None for level in ("exact", "model", "bounded")}
     counts |= {"wrong": sum(row.wrong for row in rows) or None, "not run": sum(not row.ran for row in rows) or None}
     return {
         "backend": shorten(backend, max(width - COUNTS_WIDTH, 12)),
         **counts,
         **({"missing": missing} if missing else {}),
+        **({"waived": waived} if waived else {}),
     }
 
 
@@ -163,8 +165,12 @@ def closing(results: Results) -> str:
     """Return the one sentence that a reader takes away."""
     counts = results.counts
     parts = [f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES if counts[status]]
+    known = known_failures(counts["waived"])
+    conform = f"all others conform, {known}" if counts["pass"] else known
     bad = "something is wrong" if any(row.wrong for row in results) else "outputs are missing"
-    verdict = {0: "all that ran conform", 1: bad, 3: "nothing could run"}[results.exit_code]
+    verdict = {0: conform if counts["waived"] else "all that ran conform", 1: bad, 3: "nothing could run"}[
+        results.exit_code
+    ]
     return f"{len(results)} results: {', '.join(parts) or 'none'} — {verdict}"
 
 

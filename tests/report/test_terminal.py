@@ -94,3 +94,13 @@ def test_missing_outputs_have_a_column_and_a_verdict_of_their_own() -> None:
     assert terminal._counts("files/x", results.results, 80)["missing"] == 1
     assert terminal._counts("files/x", results.results, 80)["wrong"] is None
     assert "missing" not in terminal._counts("mine", samples.results().results, 80)
+
+
+def test_waived_failures_are_said_to_be_known_and_have_a_column_on_both_reports() -> None:
+    waived = [Result(f"s/{i}", "mine", "waived", level="wrong", op="gemm") for i in range(2)]
+    assert terminal.closing(Results(waived)).endswith("2 waived — 2 known failures waived")
+    passed = [*waived, Result("s/3", "mine", "pass", level="exact", op="gemm")]
+    assert terminal.closing(Results(passed)).endswith("all others conform, 2 known failures waived")
+    assert terminal._counts("mine", waived, 80)["waived"] == 2
+    page = html.render(Results(passed))
+    assert "All 1 other results conform, 2 known failures waived" in page and 'title="1 exact, 2 waived"' in page
