@@ -46,13 +46,14 @@ def contract(
     m, n = selection(rows, a.shape[-2], "rows"), selection(columns, b.shape[-2], "columns")
     c = None if c is None else _addend(c, a.shape[-2], b.shape[-2])
     result = np.zeros((*batch, m.size, n.size), np.float32)
-    for index in np.ndindex(*batch):
-        left, right = _operands(a, b, arithmetic.tensor_core, index)
-        start = None if c is None else c[_within(index, c.shape)][np.ix_(m, n)]
-        result[index] = _accumulate(left.select(m), right.select(n), arithmetic, start, run)
-    factor = _global_factor(a, b)
-    if factor is not None:
-        result *= factor
+    with np.errstate(over="ignore", invalid="ignore"):  # fp32 sums may overflow, as they do on a GPU
+        for index in np.ndindex(*batch):
+            left, right = _operands(a, b, arithmetic.tensor_core, index)
+            start = None if c is None else c[_within(index, c.shape)][np.ix_(m, n)]
+            result[index] = _accumulate(left.select(m), right.select(n), arithmetic, start, run)
+        factor = _global_factor(a, b)
+        if factor is not None:
+            result *= factor
     result[np.isnan(result)] = CANONICAL_NAN
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -252,3 +253,11 @@ def test_global_scales_multiply_the_finished_sum():
     scaling = Scaling((1, 16), "float8_ue4m3", global_scale="multiply")
     tensor = ScaledTensor(codes, "float4_e2m1fn", np.full((1, 1), 0x38, np.uint8), scaling, np.float32(0.5))
     assert contract(tensor, tensor, "cublaslt.sm100.nvfp4")[0, 0] == 16 * 0.25
+
+
+def test_sums_and_scales_that_overflow_do_so_without_a_warning():
+    huge = scaled(np.full((2, 128), 0x7E, np.uint8), np.full((2, 1), 3e37, np.float32), (1, 128))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for arithmetic in ("deep_gemm.sm90.fp8_1d2d", "cublaslt.fp8_fast"):
+            assert np.isposinf(contract(huge, huge, arithmetic)).all()
