@@ -59,12 +59,18 @@ class _Chosen:
     def __init__(self, table: Mapping[str, Any]):
         self.__dict__.update({key: _chosen(value) for key, value in table.items()})
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no {name} among {', '.join(vars(self))}")
+
     def __format__(self, spec: str) -> str:
         return "-".join(format(value) for value in vars(self).values())
 
 
 class _Name(str):
     recipe = property(str)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{self!s} is a plain name, without a {name}")
 
 
 def _chosen(value: Any) -> Any:

@@ -117,7 +117,7 @@ def load(name_or_path: str | Path) -> Suite:
     if text.endswith(".toml") or "/" in text:
         return load_file(Path(text))
     if text not in names():
-        raise unknown_name("suite", text, names())
+        raise UnknownNameError(expected("suite", repr(text), f"one of {', '.join(names())}, or a path to a .toml file"))
     return load_file(folder() / f"{text}.toml")
 
 

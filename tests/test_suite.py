@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dgref import suite
+from dgref import grid, suite
 from dgref.errors import DgrefError, SuiteError, UnknownNameError
 from dgref.grid import expand
 from dgref.suite import Case
@@ -165,3 +165,13 @@ def test_any_grid_is_expanded_or_refused_in_a_sentence(changes: dict[str, Any]) 
         [Case.from_dict(row) for row in rows[:4]]
     except DgrefError as error:
         assert str(error)
+
+
+def test_an_unknown_suite_is_answered_with_all_of_them() -> None:
+    with pytest.raises(UnknownNameError, match=r"got 'nosuch', need one of .*einsum.*smoke.*\.toml"):
+        suite.load("nosuch")
+
+
+def test_a_grid_id_that_asks_a_plain_operand_for_its_layout_is_told_so() -> None:
+    with pytest.raises(SuiteError, match="bfloat16 is a plain name, without a layout"):
+        grid._fill("{a.layout}", {"operands": {"a": "bfloat16"}}, "s.toml")

@@ -22,12 +22,20 @@ def render(inspection: Inspection):
     return Group(*parts)
 
 
+def _amount(count: int) -> str:
+    """Return a number of bytes in the unit that leaves it at least one."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"
+
+
 def _summary(inspection: Inspection):
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
     files = f"{inspection.files} file{'s' * (inspection.files != 1)}"
-    size = f"{inspection.bytes / 1e9:.2f} GB in {files}, {inspection.bytes_read / 1e9:.2f} GB read"
+    size = f"{_amount(inspection.bytes)} in {files}, {_amount(inspection.bytes_read)} read"
     kinds = ", ".join(f"{count} {name}" for name, count in inspection.conventions.items()) or "no quantised weight"
     plain = ", ".join(f"{count} {dtype}" for dtype, count in inspection.plain.items()) or "none"
     rows = (

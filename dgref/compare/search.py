@@ -112,7 +112,8 @@ class Search:
         from dgref.compare.comparison import compare
 
         masks = self.observation.defined
-        against = "exact" if self.name == "exact" else f"the arithmetic {self.name}"
+        assumed = "" if self.declared else " (assumed: none is declared)"
+        against = "exact" if self.name == "exact" else f"the arithmetic {self.name}{assumed}"
         compared = [
             compare(self.observation.outputs[n], array, mask=masks.get(n), against=against)
             for n, array in self.correct.items()

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import dgref
-from dgref.checkpoint import CONVENTIONS, FACTS, inspect, render
+from dgref.checkpoint import CONVENTIONS, FACTS, inspect, render, rendering
 from dgref.checkpoint.__main__ import conventions_table, facts_table, targets_table
 from dgref.checkpoint.checkpoint_facts import SURVEY_FACTS
 from dgref.checkpoint.conversion import claim
@@ -289,3 +289,8 @@ def test_the_documentation_lists_every_convention_and_fact_as_generated():
 
 def test_nibbles_helper_puts_even_columns_low():
     assert nibbles(np.array([[1, 2]], np.uint8))[0, 0] == 0x21
+
+
+@pytest.mark.parametrize(("count", "text"), [(131328, "131.33 kB"), (12, "12 bytes"), (95_000_000_000, "95.00 GB")])
+def test_sizes_are_said_in_a_unit_that_shows_them(count: int, text: str) -> None:
+    assert rendering._amount(count) == text

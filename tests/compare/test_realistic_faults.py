@@ -135,3 +135,18 @@ def test_exact_sums_cut_off_are_named_where_the_exact_result_is_declared(recipe)
     wrong = (sums.view(np.uint32) >> 16).astype(np.uint16).view(compute(state)["d"].dtype)
     found = diagnose(state.case, state.inputs, {"d": wrong}, "exact")
     assert (found.hypothesis, found.status) == ("output_truncated", "confirmed"), found.sentence
+
+
+@pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 0], [0, 0, 0]])
+def test_weights_of_another_group_are_named_in_a_masked_product(order):
+    state = product("mxfp8", "mxfp8", "gemm_grouped_masked", {"g": 3, "m": 40, "n": 24, "k": 64})
+    weights = state.inputs["b"]
+    other = replace(weights, data=np.asarray(weights.data)[order], scale=np.asarray(weights.scale)[order])
+    found = diagnose(state.case, state.inputs, compute(state.put("b", other)), state.arithmetic)
+    assert (found.hypothesis, found.status) == ("weights_of_neighbour", "confirmed"), found.sentence
+
+
+def test_an_arithmetic_that_nobody_declared_is_said_to_be_assumed():
+    state = product()
+    found = diagnose(state.case, state.inputs, moved_rows(state))
+    assert "differ from the arithmetic deep_gemm.sm90.fp8_1d2d (assumed: none is declared)" in " ".join(found.evidence)

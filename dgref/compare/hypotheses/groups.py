@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from dgref.compare.hypotheses.base import Misreading, Outputs, Scene, State, hypothesis
+from dgref.compare.hypotheses.base import Misreading, Outputs, Scene, State, hypothesis, on
 from dgref.compare.hypotheses.memory import blank, poisoned
+from dgref.reference.operands import take
 
 TILES = (256, 128, 64, 32, 16)
 
@@ -72,6 +73,28 @@ def group_index_wrong(scene: Scene) -> Iterator[Misreading]:
     for cause, how in ways.items():
         if (how(labels) != labels).any():
             yield _indexed(scene.state, "grouped_layout", cause, how, fix)
+
+
+@hypothesis(31, likelihood=0.69)
+def weights_of_neighbour(scene: Scene) -> Iterator[Misreading]:
+    """Each group of a masked product multiplied by the weights of another group."""
+    if "masked_m" not in scene.state.inputs or _groups(scene) < 2:
+        return
+    last = _groups(scene) - 1
+    ways = {
+        "the group before (the first by its own)": lambda g: np.maximum(g - 1, 0),
+        "the group before (the first by the last)": lambda g: (g - 1) % (last + 1),
+        "the group after (the last by its own)": lambda g: np.minimum(g + 1, last),
+        "the group after (the last by the first)": lambda g: (g + 1) % (last + 1),
+        "group 0": lambda g: g * 0,
+    }
+    for which, how in ways.items():
+        yield Misreading(
+            f"every group was multiplied by the weights of {which}",
+            on("b", lambda t, how=how: take(t, how(np.arange(last + 1)))),
+            "b",
+            "check the index of the group with which b and its scales are addressed",
+        )
 
 
 @hypothesis(31, likelihood=0.96)
