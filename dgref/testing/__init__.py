@@ -160,7 +160,10 @@ def _message(op: str, actual: np.ndarray, verdict: Any, required: str) -> str:
 
 
 def assert_backend_conforms(backend: Any, suites: str | Iterable[str], **settings: Any) -> None:
-    """Raise ConformanceError unless a backend conforms on every case of the suites that it supports."""
+    """Raise ConformanceError unless a backend conforms on every case of the suites that it supports.
+
+    The message names, for every wrong result, the diagnosed cause and the command that shows it again.
+    """
     from dgref.runner import load_suites
     from dgref.trial import Settings, trial
 
@@ -168,7 +171,12 @@ def assert_backend_conforms(backend: Any, suites: str | Iterable[str], **setting
     results = [trial(case, backend, Settings(**settings)) for row in rows for case in row.cases]
     bad = [result for result in results if result.bad]
     if bad:
-        lines = [f"{result.case}: {result.status}: {result.reason}" for result in bad]
+        lines = [line for result in bad for line in _lines(result)]
         raise ConformanceError(f"{backend.name}: got {len(bad)} wrong of {len(results)}, need 0\n" + "\n".join(lines))
     if not any(result.ran for result in results):
         raise ConformanceError(f"{backend.name}: got no case that could run, need at least one: {results[0].reason}")
+
+
+def _lines(result: Any) -> list[str]:
+    cause = [f"  cause: {result.explanation}"] if result.explanation else []
+    return [f"{result.case}: {result.status}: {result.reason}", *cause, f"  again: {result.reproduce}"]

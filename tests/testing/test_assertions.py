@@ -117,6 +117,8 @@ def test_a_backend_is_held_to_a_whole_suite(tmp_path: object) -> None:
     assert_backend_conforms(backends()["misbehaving/correct"], str(path))
     with pytest.raises(ConformanceError, match="got 1 wrong of 1, need 0\none/x: fail"):
         assert_backend_conforms(backends()["misbehaving/one_bit"], str(path), diagnose=False)
+    with pytest.raises(ConformanceError, match=r"\n  cause: .*\n  again: dgref run .*one\.toml --case x --backend "):
+        assert_backend_conforms(backends()["misbehaving/one_bit"], str(path))
     with pytest.raises(ConformanceError, match="no case that could run"):
         assert_backend_conforms(backends()["misbehaving/refuses_late"], str(path))
 
