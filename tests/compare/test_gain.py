@@ -74,9 +74,58 @@ def test_a_gain_of_one_group_is_uneven_and_gets_no_name(rowwise):
     assert (found.hypothesis, found.status) == (None, "none") and "parts of the output differ" in found.sentence
 
 
+@pytest.fixture(scope="module")
+def tensorwise():
+    return gemm("per_tensor_fp8", shape={"m": 32, "n": 64, "k": 2048}, out="bfloat16")
+
+
+def _alternating(outputs):
+    outputs[::2] *= 1.012
+    outputs[1::2] *= 0.988
+
+
+def _one_row(outputs):
+    outputs[0] *= 1.02
+
+
+def _one_column(outputs):
+    outputs[:, 5] *= 1.02
+
+
+@pytest.mark.parametrize(("spoil", "part"), [(_alternating, "row"), (_one_row, "row 0"), (_one_column, "column 5")])
+def test_a_gain_of_a_line_that_the_whole_does_not_show_is_wrong(spoil, part):
+    state = gemm("per_tensor_fp8", shape={"m": 64, "n": 64, "k": 2048}, out="bfloat16")
+    exact = compute(replace(state, arithmetic="exact"))["d"]
+    wrong = exact.astype(np.float32)
+    spoil(wrong)
+    verdict = undeclared(state, {"d": wrong.astype(exact.dtype)})
+    assert (verdict.level, verdict.beyond_bound) == ("wrong", {"d": 0})
+    assert f"the elements of {part}" in verdict.gains["d"].sentence()
+
+
+@pytest.mark.parametrize("core", ["sm89.mma", "sm90.wgmma", "sm100.mma"])
+@pytest.mark.parametrize(("interval", "splits"), [(0, 1), (512, 1), (0, 4), (128, 2)])
+def test_no_line_of_a_published_accumulator_has_a_gain(tensorwise, core, interval, splits):
+    arithmetic = tensorwise.arithmetic.but(core=f"{core}.float8_e4m3fn", interval=interval, splits=splits)
+    outputs = compute(replace(tensorwise, arithmetic=arithmetic))
+    assert undeclared(tensorwise, outputs).level in ("bounded", "exact")
+
+
+def test_a_gain_of_a_line_that_a_right_output_has_too_is_no_fault():
+    exact = {"d": np.random.default_rng(0).standard_normal((64, 64))}
+    wrong = {"d": exact["d"].copy()}
+    wrong["d"][7] *= 1.02
+    assert unexplained(wrong, exact, {}, [exact])["d"].part == "the elements of row 7 of those judged are"
+    assert not unexplained(wrong, exact, {}, [exact, wrong])
+    wrong["d"][7] /= 1.04
+    assert not unexplained(wrong, exact, {}, [exact]), "toward zero, an order of K may explain it"
+
+
 def test_few_or_equal_elements_tell_nothing():
     ones = np.ones((64, 64), np.float32)
     assert measured(ones * np.float32(1.1), ones) is None
     few = np.arange(1.0, 200.0)
     assert measured(few * 1.1, few) is None
+    empty = np.zeros((4, 0))
+    assert not unexplained({"d": empty}, {"d": empty}, {}, [])
     assert judge({"d": few * 1.1}, exact=lambda: {"d": few}, bound=lambda: {"d": around(few, 99.0)}).level == "bounded"
