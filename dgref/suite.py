@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dgref.grid import expand
 LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
 MAJORS = ("k", "mn")
 DEVICES = ("any", "gpu")
+MOST_ELEMENTS = 1 << 36  # of the two largest extents: beyond any memory that a case is computed in
 _ID = re.compile(r"[^\s/\\'\"`$.-][^\s/\\'\"`$]*")  # goes into file names and shell commands as it is
 
 
@@ -260,6 +262,10 @@ def _shape(shape: Any, context: str) -> dict[str, int]:
         )
     for axis, extent in shape.items():
         _whole(extent, f"{context} field 'shape.{axis}'")
+    largest = prod(sorted(shape.values())[-2:])
+    if largest > MOST_ELEMENTS:
+        need = f"at most {MOST_ELEMENTS:,} elements in a matrix"
+        raise SuiteError(expected(f"{context} field 'shape'", f"{largest:,} elements", need))
     return dict(shape)
 
 

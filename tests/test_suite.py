@@ -60,6 +60,11 @@ def test_the_default_run_has_at_least_300_cases() -> None:
         ('layout = "swizzle_128x4"', 'major = "row"', "field 'major'"),
         ("m = 4", "m = -4", "field 'shape.m': got -4, need a whole number of at least 0"),
         ("m = 4", "m = 4.5", "field 'shape.m': got 4.5"),
+        (
+            "m = 4, n = 8",
+            "m = 1000000000, n = 1000000000",
+            "field 'shape': got 1,000,000,000,000,000,000 elements, need at most",
+        ),
         ("m = 4,", "", "no extent for m"),
         ("m = 4", "m = 4, q = 1", "axis: got 'q'"),
         ('why = "because"', "", "field 'why': got nothing, need a text"),
