@@ -47,7 +47,8 @@ def assert_conforms(
     )
     required = _required(claim, expect)
     if not verdict.reaches(required):
-        raise ConformanceError(_message(op, found, verdict, required))
+        cause = _cause(row, inputs, params, {output: found}, arithmetic)
+        raise ConformanceError(f"{_message(op, found, verdict, required)}\n  cause: {cause}")
     return verdict.level
 
 
@@ -180,3 +181,27 @@ def assert_backend_conforms(backend: Any, suites: str | Iterable[str], **setting
 def _lines(result: Any) -> list[str]:
     cause = [f"  cause: {result.explanation}"] if result.explanation else []
     return [f"{result.case}: {result.status}: {result.reason}", *cause, f"  again: {result.reproduce}"]
+
+
+_SEARCH_SECONDS = 10.0
+
+
+def _cause(row: Any, inputs: dict[str, Any], params: dict[str, Any], outputs: Any, arithmetic: Any) -> str:
+    """Return what a diagnosis of the operands as a case finds; a search that fails changes no verdict."""
+    from dgref.compare import diagnose
+    from dgref.formats import RECIPES, format_of
+    from dgref.reference.operands import scaled
+    from dgref.suite import Case, OperandChoice
+
+    try:
+        known = {op.name: op for op in row.inputs if op.kind in ("scaled", "plain") and op.name in inputs}
+        tensors = {name: scaled(inputs[name], name) for name in known}
+        recipes = {(recipe.format, recipe.scaling): name for name, recipe in RECIPES.items()}
+        choices = {name: OperandChoice(recipes[tensor.format, tensor.scaling]) for name, tensor in tensors.items()}
+        shaped = ((op.axes.split(), tensors[name].shape) for name, op in known.items() if isinstance(op.axes, str))
+        shape = {axis: extent for axes, extents in shaped for axis, extent in zip(axes, extents, strict=False)}
+        out = format_of(next(iter(outputs.values()))).name if row.out_formats else None
+        case = Case("asserted", "an assertion", row.name, shape, choices, params, out)
+        return diagnose(case, {**inputs, **tensors}, outputs, arithmetic, budget=_SEARCH_SECONDS).sentence
+    except Exception as error:
+        return f"the search for a cause failed: {type(error).__name__}: {error}"

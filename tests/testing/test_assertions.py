@@ -153,3 +153,10 @@ def test_operands_that_do_not_fit_get_a_sentence(operands: int, named: dict, mes
     given = _operands()[:operands]
     with pytest.raises(ValueError, match=message):
         assert_conforms(np.zeros((8, 8), np.float32), "gemm", *given, **named)
+
+
+@pytest.mark.parametrize("arithmetic", [None, "exact"])
+def test_a_wrong_output_is_given_its_cause(arithmetic: str | None) -> None:
+    made = np.maximum(reference.gemm(A, B, out="bfloat16"), 0)
+    with pytest.raises(ConformanceError, match="cause: negative outputs became zero: a ReLU"):
+        assert_conforms(made, "gemm", A, B, arithmetic=arithmetic)
