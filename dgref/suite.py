@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -119,7 +120,9 @@ def load(name_or_path: str | Path) -> Suite:
     if text.endswith(".toml") or "/" in text:
         return load_file(Path(text))
     if text not in names():
-        raise UnknownNameError(expected("suite", repr(text), f"one of {', '.join(names())}, or a path to a .toml file"))
+        near = get_close_matches(text.lower(), names(), n=3)
+        need = " or ".join(near) or f"one of {', '.join(names())}, or a path to a .toml file"
+        raise UnknownNameError(expected("suite", repr(text), need))
     return load_file(folder() / f"{text}.toml")
 
 
