@@ -51,11 +51,16 @@ def infer_arithmetic(
         raise InputError(expected("output", "none", "an array, a mapping of arrays, or a backend to call"))
     if op not in _OPS:
         raise UnsupportedError(expected("op", repr(op), " or ".join(_OPS), "its product can be given as a gemm"))
-    missing = [operand.name for operand in OPS[op].inputs if operand.required and operand.name not in inputs]
-    if missing:
-        raise InputError(expected("inputs", ", ".join(map(str, inputs)) or "nothing", " and ".join(missing)))
+    _check_complete(op, inputs)
     params = _parameters(case) if hasattr(case, "shape") else {}
     return _OPS[op]({**params, **inputs}, arrays, architecture, budget)
+
+
+def _check_complete(op: str, inputs: Mapping[str, Any]) -> None:
+    needed = [operand.name for operand in OPS[op].inputs if operand.required and operand.name not in _ASSUMED]
+    missing = [name for name in needed if name not in inputs]
+    if missing:
+        raise InputError(expected("inputs", ", ".join(map(str, inputs)) or "nothing", " and ".join(missing)))
 
 
 def _parameters(case: Any) -> dict[str, Any]:
@@ -136,6 +141,8 @@ def _group(
     found = _gemm({"a": a, "b": b}, {name: array[span] for name, array in arrays.items()}, *how)
     return replace(found, evidence=(f"group {group}, rows {span.start}..{span.stop - 1}", *found.evidence))
 
+
+_ASSUMED = ("starts", "ends")  # logits without ranges are recorded where every row sees every key
 
 _OPS = {
     "gemm": _gemm,
