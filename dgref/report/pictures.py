@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 SIDE = 336  # what the longer side of a map aims at, in pixels
 SMALLEST, LARGEST = 5, 28  # of a cell
+TALL, COLUMN, CHARACTER, GAP = 90, 58, 7, 24  # of a histogram: the tallest column, the least step, a letter, a break
 
 
 def pictures(outputs: Mapping[str, Any], wrong: bool) -> Markup:
@@ -65,26 +66,35 @@ def _group_lines(data: Mapping[str, Any], width: int, size: int) -> str:
 
 
 def histogram(bins: Mapping[str, int]) -> Markup:
-    """Return columns whose heights are logarithmic in the count, labelled with both."""
+    """Return columns whose heights are logarithmic in the count, labelled with both; a break where bins are empty."""
     from math import log10
 
     shown = [(label, int(count)) for label, count in bins.items() if count]
     top = max((log10(count + 1) for _, count in shown), default=1.0)
-    step, tall = 58, 90
-    columns = [
-        _column(i * step, label, count, tall * log10(count + 1) / top, tall) for i, (label, count) in enumerate(shown)
-    ]
-    width = max(len(shown) * step, 150)
-    return Markup(f'<svg viewBox="0 0 {width} {tall + 30}" width="{width}" role="img">{"".join(columns)}</svg>')
+    columns, right, before = [], 0, None
+    for label, count in shown:
+        if before is not None and not _adjacent(before, label):
+            columns.append(f'<text x="{right + GAP // 2}" y="{TALL + 10}" text-anchor="middle">…</text>')
+            right += GAP
+        width = max(COLUMN, len(label) * CHARACTER)
+        columns.append(_column(right + width // 2, label, count, TALL * log10(count + 1) / top))
+        right, before = right + width, label
+    width = max(right, 150)
+    return Markup(f'<svg viewBox="0 0 {width} {TALL + 30}" width="{width}" role="img">{"".join(columns)}</svg>')
 
 
-def _column(x: int, label: str, count: int, height: float, tall: int) -> str:
-    top = tall - height + 12
-    middle = x + 29
+def _adjacent(left: str, right: str) -> bool:
+    """Return whether no distance lies between two bins; the named ones at the ends hold no distance of their own."""
+    last, first = left.rpartition(".")[2], right.partition(".")[0]
+    return not (last.isdigit() and first.isdigit()) or int(last) + 1 == int(first)
+
+
+def _column(middle: int, label: str, count: int, height: float) -> str:
+    top = TALL - height + 12
     return (
-        f'<rect class="column" x="{x + 12}" y="{top:.1f}" width="34" height="{height:.1f}"/>'
+        f'<rect class="column" x="{middle - 17}" y="{top:.1f}" width="34" height="{height:.1f}"/>'
         f'<text x="{middle}" y="{top - 2:.1f}" text-anchor="middle">{short(count)}</text>'
-        f'<text x="{middle}" y="{tall + 24}" text-anchor="middle">{escape(label)}</text>'
+        f'<text x="{middle}" y="{TALL + 24}" text-anchor="middle">{escape(label)}</text>'
     )
 
 

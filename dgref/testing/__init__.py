@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def assert_conforms(
     format is that of `actual`; operands are ScaledTensors, NumPy arrays or torch tensors of a native dtype.
     """
     from dgref.compare.verdict import LEVELS, judge
-    from dgref.formats.native import on_cpu, to_numpy
+    from dgref.formats.native import as_codes, on_cpu, to_numpy
     from dgref.ops import OPS
     from dgref.ops.typical import published_arithmetics
     from dgref.reference.dispatch import resolve
@@ -35,6 +36,8 @@ def assert_conforms(
     output = row.outputs[0].name
     resolve(arithmetic)  # an unknown one is an error before anything is computed
     options = _options(row, found, params)
+    if row.outputs[0].kind == "codes":
+        found = as_codes(found)
     claim = arithmetic if row.takes_arithmetic else "exact"
     limits = _limit_arithmetic(row, inputs, arithmetic) if row.takes_arithmetic and arithmetic != "exact" else None
     verdict = judge(
@@ -47,8 +50,8 @@ def assert_conforms(
     )
     required = _required(claim, expect)
     if not verdict.reaches(required):
-        cause = _cause(row, inputs, params, {output: found}, arithmetic)
-        raise ConformanceError(f"{_message(op, found, verdict, required)}\n  cause: {cause}")
+        cause = _cause(row, inputs, {**params, **options}, {output: found}, arithmetic)
+        raise ConformanceError(f"{_message(row, found, verdict, required, options)}\n  cause: {cause}")
     return verdict.level
 
 
@@ -77,7 +80,15 @@ def _inputs(row: Any, operands: tuple[Any, ...], params: dict[str, Any]) -> dict
     for name in params:
         if name not in known:
             raise unknown_name(f"parameter of {row.name}", name, known | set(names))
+    for name in _needed(row) & known - set(params) - {"out"}:  # the format is that of what is asserted
+        raise InputError(expected(f"parameter {name} of {row.name}", "nothing", "a value"))
     return inputs
+
+
+def _needed(row: Any) -> set[str]:
+    """Return the operands and parameters that the op's reference has no default for."""
+    parameters = signature(row.reference).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.default is Parameter.empty}
 
 
 def _check_operands(row: Any, inputs: dict[str, Any]) -> None:
@@ -85,10 +96,11 @@ def _check_operands(row: Any, inputs: dict[str, Any]) -> None:
     from dgref.formats.native import is_torch, on_cpu, to_numpy
     from dgref.reference.operands import scaled
 
+    needed = _needed(row)
     for operand in row.inputs:
         name = operand.name
         if name not in inputs:
-            if name in ("a", "b", "q", "kv", "x"):
+            if name in needed:
                 raise InputError(expected(f"operand {name} of {row.name}", "nothing", "a tensor"))
             continue
         if is_torch(inputs[name]):
@@ -150,14 +162,15 @@ def _limits(row: Any, inputs: dict[str, Any], options: dict[str, Any], arithmeti
         return _first(row, inputs, options, arithmetic)
 
 
-def _message(op: str, actual: np.ndarray, verdict: Any, required: str) -> str:
+def _message(row: Any, actual: np.ndarray, verdict: Any, required: str, options: dict[str, Any]) -> str:
     from dgref.compare.comparison import compare
 
     (name, right), *_ = verdict.expected.items()
     seen = {"mask": verdict.defined.get(name), "policy": verdict.policy, "against": verdict.against}
-    summary = compare(actual, right, **seen).summary()
+    format = options.get("out") if row.outputs[0].kind == "codes" else None
+    summary = compare(actual, right, format, **seen).summary()
     summary += "".join(f"; {gain.sentence()}" for gain in verdict.gains.values())
-    return f"{op}: got {verdict.level}, need {required} [against {verdict.against}]: {summary}"
+    return f"{row.name}: got {verdict.level}, need {required} [against {verdict.against}]: {summary}"
 
 
 def assert_backend_conforms(backend: Any, suites: str | Iterable[str], **settings: Any) -> None:
@@ -189,7 +202,7 @@ _SEARCH_SECONDS = 10.0
 def _cause(row: Any, inputs: dict[str, Any], params: dict[str, Any], outputs: Any, arithmetic: Any) -> str:
     """Return what a diagnosis of the operands as a case finds; a search that fails changes no verdict."""
     from dgref.compare import diagnose
-    from dgref.formats import RECIPES, format_of
+    from dgref.formats import RECIPES
     from dgref.reference.operands import scaled
     from dgref.suite import Case, OperandChoice
 
@@ -197,11 +210,14 @@ def _cause(row: Any, inputs: dict[str, Any], params: dict[str, Any], outputs: An
         known = {op.name: op for op in row.inputs if op.kind in ("scaled", "plain") and op.name in inputs}
         tensors = {name: scaled(inputs[name], name) for name in known}
         recipes = {(recipe.format, recipe.scaling): name for name, recipe in RECIPES.items()}
+        unnamed = [name for name, tensor in tensors.items() if (tensor.format, tensor.scaling) not in recipes]
+        if unnamed:
+            return f"not searched for: no recipe describes {' and '.join(unnamed)}"
         choices = {name: OperandChoice(recipes[tensor.format, tensor.scaling]) for name, tensor in tensors.items()}
         shaped = ((op.axes.split(), tensors[name].shape) for name, op in known.items() if isinstance(op.axes, str))
         shape = {axis: extent for axes, extents in shaped for axis, extent in zip(axes, extents, strict=False)}
-        out = format_of(next(iter(outputs.values()))).name if row.out_formats else None
-        case = Case("asserted", "an assertion", row.name, shape, choices, params, out)
+        chosen = {name: value for name, value in params.items() if name != "out"}
+        case = Case("asserted", "an assertion", row.name, shape, choices, chosen, params.get("out"))
         return diagnose(case, {**inputs, **tensors}, outputs, arithmetic, budget=_SEARCH_SECONDS).sentence
     except Exception as error:
         return f"the search for a cause failed: {type(error).__name__}: {error}"

@@ -10,6 +10,8 @@ from dgref import reference
 from dgref.backends import backends, load_file
 from dgref.errors import ConformanceError, DgrefError
 from dgref.formats import quantize
+from dgref.formats.scaling import Scaling
+from dgref.formats.tensor import ScaledTensor
 from dgref.testing import assert_backend_conforms, assert_conforms
 from tests import samples
 
@@ -147,12 +149,14 @@ def test_torch_operands_are_taken() -> None:
         (1, {}, "operand b of gemm: got nothing, need a tensor"),
         (2, {"a": None}, "operand a of gemm: got two values"),
         (2, {"expect": "garbage"}, "expect: got 'garbage'"),
+        (2, {"op": "einsum"}, "parameter expression of einsum: got nothing, need a value"),
+        (2, {"op": "mqa_logits"}, "operand weights of mqa_logits: got nothing, need a tensor"),
     ],
 )
 def test_operands_that_do_not_fit_get_a_sentence(operands: int, named: dict, message: str) -> None:
     given = _operands()[:operands]
     with pytest.raises(ValueError, match=message):
-        assert_conforms(np.zeros((8, 8), np.float32), "gemm", *given, **named)
+        assert_conforms(np.zeros((8, 8), np.float32), named.pop("op", "gemm"), *given, **named)
 
 
 @pytest.mark.parametrize("arithmetic", [None, "exact"])
@@ -160,3 +164,17 @@ def test_a_wrong_output_is_given_its_cause(arithmetic: str | None) -> None:
     made = np.maximum(reference.gemm(A, B, out="bfloat16"), 0)
     with pytest.raises(ConformanceError, match="cause: negative outputs became zero: a ReLU"):
         assert_conforms(made, "gemm", A, B, arithmetic=arithmetic)
+
+
+def test_a_cause_is_not_searched_for_in_operands_of_no_recipe() -> None:
+    tensor = ScaledTensor(A.data, A.format, np.ones((2, 4), np.float32), Scaling((8, 16)))
+    with pytest.raises(ConformanceError, match="cause: not searched for: no recipe describes a and b"):
+        assert_conforms(np.full((16, 16), 7e9, np.float32), "gemm", tensor, tensor)
+
+
+def test_conversions_are_asserted_in_the_format_they_make() -> None:
+    x = RANDOM.standard_normal((16, 64)).astype(np.float32)
+    assert assert_conforms(x.astype(ml_dtypes.float8_e4m3fn), "cast", x) == "exact"
+    assert assert_conforms(A.data, "quantize", A.values().astype(np.float32), recipe="mxfp8") == "exact"
+    with pytest.raises(ConformanceError, match="1 of 1,024 float8_e4m3fn elements differ"):
+        assert_conforms(flipped(x.astype(ml_dtypes.float8_e4m3fn)), "cast", x)

@@ -7,18 +7,20 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 from dgref.backends.cuda import environment
 from dgref.backends.cuda.binding import Address, Operand
 from dgref.backends.cuda.driver import multiprocessors
-from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_stream
+from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_stream, on_device
 from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
 from dgref.backends.cuda.sm90.configuration import Configuration, store_line
 from dgref.backends.cuda.sm90.operands import NO_BLOCK_SCALE, BlockScale, Matrix
 from dgref.backends.cuda.sm90.rearrange import widened
 from dgref.backends.cuda.tensor_map import TensorMap
+from dgref.errors import InputError, expected
 
 PREPARED_KEPT = 512
 NO_MAP = TensorMap(bytes(128))
@@ -135,7 +137,7 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
     """
     device = current_device()
     stream = current_stream(device)
-    addresses, key, together = [], [build, device, stream, options], 0
+    addresses, key, together, elsewhere = [], [build, device, stream, options], 0, 0
     for tensor in tensors:
         if tensor is None:
             addresses.append(0)
@@ -143,9 +145,12 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
         else:
             addresses.append(address := tensor.data_ptr())
             together |= address
+            elsewhere |= tensor.get_device() ^ device
             key.append(tensor.dtype)
             key += tensor.shape
             key += tensor.stride()
+    if elsewhere:
+        return _on_their_device(build, tensors, options)
     if together & 15:
         key += [address & 15 for address in addresses]
     plans = _local.__dict__.setdefault("plans", {})
@@ -160,6 +165,17 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
         plans[key] = plan
     plan.at(addresses)
     return True
+
+
+def _on_their_device(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any], options: tuple) -> bool:
+    named = zip(signature(build).parameters, tensors, strict=False)
+    given = {name: tensor for name, tensor in named if tensor is not None}
+    devices = {tensor.device for tensor in given.values()}
+    if len(devices) > 1 or min(tensor.get_device() for tensor in given.values()) < 0:
+        placed = ", ".join(f"{name} on {tensor.device}" for name, tensor in given.items())
+        raise InputError(expected("operands", placed, "all on one GPU"))
+    with on_device(next(iter(given.values()))):
+        return repeatable(build, tensors, options)
 
 
 def available(resources: Resources) -> int:

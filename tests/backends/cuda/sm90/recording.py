@@ -16,6 +16,8 @@ from dgref.backends.cuda import jit, scale_layouts, tensor_map
 from dgref.backends.cuda import launch as plans
 from dgref.backends.cuda.sm90 import launch, rearrange, workspace
 
+CPU = -1  # where torch says that a tensor on the CPU lies
+
 
 class Names:
     """An enumeration whose members are their own names."""
@@ -92,7 +94,7 @@ def record(patch: pytest.MonkeyPatch) -> Driver:
     patch.setattr(plans, "address_replacer", lambda: driver.replace)
     patch.setattr(plans, "launcher", lambda: driver.launch)
     for module in (jit, launch, rearrange):
-        patch.setattr(module, "current_device", lambda: 0)
+        patch.setattr(module, "current_device", lambda: CPU)
         patch.setattr(module, "current_stream", lambda device: 7)
     patch.setattr(launch, "multiprocessors", lambda device: 132)
     patch.setattr(launch, "kernel_of", lambda configuration: NotedKernel(driver, "gemm"))

@@ -275,3 +275,17 @@ def test_an_unsplit_launch_has_the_bits_that_deep_gemm_recorded(torch, name):
         fp8_gemm(a, mn_major(torch, a_scale), b, b_scale, d, b_block=(1, 128) if vector else (128, 128), forced=forced)
     bits = d.view(torch.int16 if out == torch.bfloat16 else torch.int32).cpu().numpy()
     assert (bits.view(found["d"].dtype) == found["d"]).all()
+
+
+def test_a_call_runs_on_the_gpu_of_its_tensors(torch):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    inputs = fp8_inputs(torch, 64, 256, 1024, "BLOCK")
+    want = fp8(torch, inputs, "BLOCK", None)
+    there = [tensor.to("cuda:1") for tensor in inputs]
+    d = torch.empty(64, 256, device="cuda:1")
+    for _ in range(2):
+        fp8_gemm(*there, d.fill_(float("nan")))
+        assert torch.cuda.current_device() == 0 and torch.equal(d.cpu(), want.cpu())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from dgref.backends.cuda.binding import Operand
 from dgref.backends.cuda.sm90 import launch
+from dgref.errors import InputError
+from tests.backends.cuda.sm90.recording import CPU
 
 
 class Plan:
@@ -22,7 +25,7 @@ class Plan:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    monkeypatch.setattr(launch, "current_device", lambda: 0)
+    monkeypatch.setattr(launch, "current_device", lambda: CPU)
     monkeypatch.setattr(launch, "current_stream", lambda device: 7)
     monkeypatch.setattr(launch._local, "plans", {}, raising=False)
     return []
@@ -73,3 +76,65 @@ def test_a_stream_has_launches_of_its_own(built: list[tuple], monkeypatch: pytes
     monkeypatch.setattr(launch, "current_stream", lambda device: 8)
     launch.repeatable(build, (), ())
     assert [plan.launches for plan in plans] == [1, 1]
+
+
+class OnGpu:
+    """A tensor as a call reads it, on a GPU."""
+
+    dtype, shape = torch.float32, (4, 8)
+
+    def __init__(self, index: int):
+        self.index, self.device = index, torch.device("cuda", index)
+
+    def get_device(self) -> int:
+        return self.index
+
+    def data_ptr(self) -> int:
+        return 4096
+
+    def stride(self) -> tuple[int, int]:
+        return 8, 1
+
+
+def test_a_call_is_launched_where_its_tensors_lie(built: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    current, entered = [0], []
+
+    @contextmanager
+    def switched(tensor: OnGpu):
+        entered.append(tensor.index)
+        current[0], before = tensor.index, current[0]
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(launch, "current_device", lambda: current[0])
+    monkeypatch.setattr(launch, "on_device", switched)
+    monkeypatch.setattr(launch, "Operand", lambda tensor, index: tensor)
+    plans: list[Plan] = []
+
+    def build(a: OnGpu, c: None, d: OnGpu) -> Plan:
+        built.append((current[0], a.index))
+        plans.append(Plan())
+        return plans[-1]
+
+    for index in (1, 0, 1):
+        assert launch.repeatable(build, (OnGpu(index), None, OnGpu(index)), ())
+    assert built == [(1, 1), (0, 0)] and entered == [1, 1] and current == [0]
+    assert [plan.launches for plan in plans] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "placed"),
+    [
+        ((OnGpu(0), None, OnGpu(1)), "a on cuda:0, d on cuda:1"),
+        ((OnGpu(1), None, torch.zeros(2)), "a on cuda:1, d on cpu"),
+        ((torch.zeros(2), None, torch.zeros(2)), "a on cpu, d on cpu"),
+    ],
+)
+def test_operands_apart_are_refused(built: list[tuple], monkeypatch: pytest.MonkeyPatch, tensors, placed) -> None:
+    monkeypatch.setattr(launch, "current_device", lambda: 0)
+
+    def build(a, c, d) -> Plan:
+        return Plan()
+
+    with pytest.raises(InputError, match=f"operands: got {placed}, need all on one GPU"):
+        launch.repeatable(build, tensors, ())

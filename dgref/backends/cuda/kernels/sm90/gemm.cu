@@ -141,7 +141,6 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
   Tile tile;
-  // The shuffle tells the compiler that a warp agrees on its group: descriptors then live in uniform registers.
   const u32 group = index / 4 - 1, warp = index % 4, thread = threadIdx.x % 128, lane = thread % 32;
   const u32 staging = ring.base + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES;
   u32* const counts = reinterpret_cast<u32*>(shared + P::COUNTS_OFFSET);

@@ -274,11 +274,7 @@ template <class P>
 __device__ __forceinline__ void promote_block(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
                                               const BlockProducts<P>& scale, int boundary) {
 #pragma unroll
-#ifdef K1_NOPROMO
-  for (int i = 0; i < P::ACCUMULATORS; i += 64) {
-#else
   for (int i = 0; i < P::ACCUMULATORS; ++i) {
-#endif
     const int half = (i / 2) % 2;
     const bool first = P::ONE_BLOCK || i / 4 * 8 < boundary;
     total[i] = __fmaf_rn(first ? scale.low[half] : scale.high[half], sum[i], total[i]);
