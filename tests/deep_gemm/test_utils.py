@@ -56,6 +56,16 @@ def test_fp4_cast_is_the_recipe_and_comes_back(ue8m0: bool, recipe: str) -> None
     assert torch.equal(utils.cast_back_from_fp4(packed, scales, 32), need)
 
 
+def test_a_block_with_a_nan_gets_deep_gemms_scale_and_codes() -> None:
+    x = torch.full((1, 64), 3.0)
+    x[0, 5] = float("nan")
+    codes, scales = utils.per_token_cast_to_fp8(x, True, 32)
+    assert scales.tolist() == [[2.0**127, 2.0**-7]]
+    assert codes.float().isnan().nonzero().tolist() == [[0, 5]]
+    for ue8m0 in (False, True):
+        assert utils.per_token_cast_to_fp4(x, ue8m0, 32)[0][:, :16].unique().tolist() == [0]
+
+
 def test_packed_scales_are_the_bytes_of_the_others() -> None:
     x = tensor(6, 512)
     words = utils.per_token_cast_to_fp8(x, True, use_packed_ue8m0=True)[1]
@@ -82,7 +92,8 @@ def test_custom_dims_share_a_scale_over_all_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "power"), [(0.0, 2.0**-126), (1.0, 1.0), (1.0001, 2.0), (-3.0, 4.0), (float("inf"), 2.0**127)]
+    ("value", "power"),
+    [(0.0, 2.0**-126), (1.0, 1.0), (1.0001, 2.0), (-3.0, 4.0), (float("inf"), 2.0**127), (float("nan"), 2.0**127)],
 )
 def test_ceil_to_ue8m0_rounds_up_to_a_power_of_two(value: float, power: float) -> None:
     assert utils.math.ceil_to_ue8m0(torch.tensor([value])).item() == power

@@ -37,8 +37,8 @@ def ceil_to_ue8m0(x: torch.Tensor) -> torch.Tensor:
     """Return abs(x) rounded up to a power of two between 2^-126 and 2^127, as float32."""
     _values(x, axes=None)
     bits = x.abs().float().view(torch.int32)
-    rounded = (bits + 0x7FFFFF) >> 23 & 0xFF
-    return (rounded.clamp(1, 254) << 23).view(torch.float32)
+    exponents = (bits >> 23) + ((bits & 0x7FFFFF) != 0)  # a sum of the bits would overflow for a NaN
+    return (exponents.clamp(1, 254) << 23).view(torch.float32)
 
 
 @explained
@@ -183,7 +183,8 @@ def _scales(x: torch.Tensor, axes: tuple[int, ...], largest: float, use_ue8m0: b
 
 def _fp4_codes(x: torch.Tensor) -> torch.Tensor:
     midpoints = torch.tensor(_FP4_MIDPOINTS, device=x.device, dtype=x.dtype)
-    codes = torch.bucketize(x.abs(), midpoints).to(torch.uint8)  # a tie belongs to the interval below it
+    codes = torch.bucketize(x.abs().contiguous(), midpoints).to(torch.uint8)  # a tie belongs to the interval below it
+    codes.masked_fill_(x.isnan(), 0)  # as DeepGEMM has it: a NaN is above no midpoint
     return codes | ((x < 0) & (codes != 0)).to(torch.uint8) << 3
 
 
