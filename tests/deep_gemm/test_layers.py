@@ -8,8 +8,9 @@ import torch
 import dgref.deep_gemm as deep_gemm
 from dgref import reference
 from dgref.deep_gemm.testing import assert_bitwise_equal, calc_diff
-from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError
+from dgref.errors import DgrefError, FormatError, InputError, ShapeError, UnsupportedError
 from dgref.formats import quantize
+from tests.deep_gemm.calls import mega
 
 B, H, R, D = 5, 3, 256, 128
 
@@ -188,8 +189,23 @@ def test_the_buffer_is_one_piece_of_zeroed_bytes_with_views() -> None:
     assert held.x.shape == (384, HIDDEN) and held.x_sf.shape == (384, HIDDEN // 128)
     held.topk_weights.fill_(1)
     assert held.buffer.any() and not held.x.float().any()
+    assert held.handle.buffer_ptrs == [held.buffer.data_ptr()]
     held.destroy()
-    assert held.buffer is None
+    assert held.buffer is None and held.handle is None
+
+
+def test_a_layer_refuses_what_its_buffer_has_no_room_for() -> None:
+    call = mega("bf16xbf16")
+    for name, value, need in (
+        ("y", torch.zeros(385, HIDDEN).bfloat16(), "y: got 385 tokens, need at most the buffer's 384"),
+        ("y", torch.zeros(TOKENS, HIDDEN), "y: got torch.float32, need torch.bfloat16"),
+        ("cumulative_local_expert_recv_stats", torch.zeros(EXPERTS), "recv_stats: got torch.float32, need contiguous"),
+    ):
+        with pytest.raises(DgrefError, match=need):
+            deep_gemm.bf16_mega_moe(**{**call, name: value})
+    call["sym_buffer"].destroy()
+    with pytest.raises(InputError, match="sym_buffer: got one that was destroyed"):
+        deep_gemm.bf16_mega_moe(**call)
 
 
 def test_more_ranks_and_other_activations_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,18 @@ import torch
 
 from dgref import reference
 from dgref.deep_gemm.arguments import Matrix, Recipe, ScaledStack, Stack, Vector, explained
-from dgref.deep_gemm.operands import BF16, FP4, FP8, UE8M0, check_shape, no_kernel, output_format, payload, unpacked
+from dgref.deep_gemm.operands import (
+    BF16,
+    FP4,
+    FP8,
+    UE8M0,
+    check_shape,
+    integers,
+    no_kernel,
+    output_format,
+    payload,
+    unpacked,
+)
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.deep_gemm.utils.math import align
 from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected, unknown_name
@@ -58,6 +70,7 @@ class SymmBuffer:
         self.num_ring_tokens = num_ring_tokens
         self.l1_acts = self.l1_acts_sf = self.l2_acts = self.l2_acts_sf = None
         self._allocate(mma_type == "fp8xfp4")
+        self.handle = SimpleNamespace(buffer_ptrs=[self.buffer.data_ptr()])
 
     def _allocate(self, scaled: bool) -> None:
         """Make one buffer of bytes and the views into it, in the order that DeepGEMM has them."""
@@ -73,7 +86,7 @@ class SymmBuffer:
 
     def destroy(self) -> None:
         """Let the memory and the group go."""
-        self.buffer = self.group = self.x = self.x_sf = self.topk_idx = self.topk_weights = None
+        self.handle = self.buffer = self.group = self.x = self.x_sf = self.topk_idx = self.topk_weights = None
 
 
 @explained
@@ -132,6 +145,7 @@ def fp8_fp4_mega_moe(
         raise FormatError(expected("recipe", tuple(recipe), (1, 1, 32)))
     if y.is_cuda:
         raise no_kernel("fp8_fp4_mega_moe")
+    _check_room(y, sym_buffer, cumulative_local_expert_recv_stats)
     weights = [_restored(name, pair) for name, pair in (("l1_weights", l1_weights), ("l2_weights", l2_weights))]
     tokens = y.shape[0]
     codes = payload("x", sym_buffer.x[:tokens], (FP8,))
@@ -154,6 +168,7 @@ def bf16_mega_moe(
     """Write the layer's output for the tokens in the buffer into y, all BF16."""
     if y.is_cuda:
         raise no_kernel("bf16_mega_moe")
+    _check_room(y, sym_buffer, cumulative_local_expert_recv_stats)
     first = payload("l1_weights", _back(l1_weights, _INTERLEAVED), (BF16,), 3)
     weights = [first, payload("l2_weights", l2_weights, (BF16,), 3)]
     x = payload("x", sym_buffer.x[None, : y.shape[0]], (BF16,), 3)
@@ -209,11 +224,23 @@ def _restored(name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> ScaledTenso
     return ScaledTensor(plain.data, plain.format, scale, Scaling(_BLOCK, UE8M0))
 
 
+def _check_room(y: torch.Tensor, buffer: SymmBuffer, stats: torch.Tensor | None) -> None:
+    """Raise unless the output and the counts are what the buffer's layer writes."""
+    if buffer.buffer is None:
+        raise InputError(expected("sym_buffer", "one that was destroyed", "one from get_symm_buffer_for_mega_moe"))
+    tokens, room = y.shape[0], buffer.num_max_tokens_per_rank
+    if tokens > room:
+        raise ShapeError(expected("y", f"{tokens} tokens", f"at most the buffer's {room}"))
+    check_shape("y", y, (tokens, buffer.hidden))
+    if output_format("y", y) != BF16:
+        raise FormatError(expected("y", y.dtype, "torch.bfloat16"))
+    if stats is not None:
+        integers("cumulative_local_expert_recv_stats", stats, (buffer.num_experts,))
+
+
 def _layer(y: Any, x: ScaledTensor, weights: list, buffer: SymmBuffer, stats: Any, activation: _Activation) -> None:
     _check_activation(activation.name)
     tokens = y.shape[0]
-    check_shape("y", y, (tokens, buffer.hidden))
-    output_format("y", y)
     result = reference.mega_moe(
         x,
         to_numpy(buffer.topk_idx[None, :tokens]),
