@@ -93,12 +93,13 @@ def device_architecture() -> str:
     return found.name if found else "unknown"
 
 
+@explained
 def set_num_sms(new_num_sms: int) -> None:
     """Set how many multiprocessors a GEMM may take, and schedules of logits should count on; 0 for all.
 
     A product whose K is split to fill the GPU may then be split otherwise; nothing else changes its bits.
     """
-    whole_number("num_sms", new_num_sms, 0, _multiprocessors())
+    whole_number("new_num_sms", new_num_sms, 0, _multiprocessors())
     SETTINGS.resources = SETTINGS.resources._replace(multiprocessors=new_num_sms)
 
 
@@ -115,9 +116,10 @@ def _multiprocessors() -> int:
     return found["multiprocessors"] if found else _CPU_SMS
 
 
+@explained
 def set_tc_util(new_tc_util: int) -> None:
     """Set the share of tensor-core time to aim at, in percent; results never depend on it."""
-    whole_number("tc_util", new_tc_util, 0, 100)
+    whole_number("new_tc_util", new_tc_util, 0, 100)
     SETTINGS.tc_util = new_tc_util
 
 
@@ -141,6 +143,7 @@ def set_ignore_compile_dims(new_value: bool) -> None:
     SETTINGS.ignore_compile_dims = bool(new_value)
 
 
+@explained
 def set_block_size_multiple_of(new_value: int | tuple[int, int]) -> None:
     """Set what block sizes must be multiples of, along M and N; results never depend on it."""
     multiples = whole_numbers("new_value", (new_value, new_value) if isinstance(new_value, int) else new_value, 1)
@@ -149,9 +152,10 @@ def set_block_size_multiple_of(new_value: int | tuple[int, int]) -> None:
     SETTINGS.block_multiples = multiples
 
 
+@explained
 def set_mk_alignment_for_contiguous_layout(new_value: int) -> None:
     """Set the multiple at which groups of rows or of K start."""
-    whole_number("alignment", new_value, 1)
+    whole_number("new_value", new_value, 1)
     SETTINGS.alignment = new_value
 
 

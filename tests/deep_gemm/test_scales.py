@@ -88,9 +88,9 @@ def test_settings_keep_what_is_set_and_refuse_what_is_not_possible() -> None:
     assert deep_gemm.get_tc_util() == 100
     deep_gemm.set_block_size_multiple_of((16, 8))
     deep_gemm.set_ignore_compile_dims(True)
-    with pytest.raises(InputError, match="tc_util: got 101, need an integer from 0 to 100"):
+    with pytest.raises(InputError, match=r"^set_tc_util: new_tc_util: got 101, need an integer from 0 to 100"):
         deep_gemm.set_tc_util(101)
-    with pytest.raises(InputError, match="alignment: got 0"):
+    with pytest.raises(InputError, match=r"^set_mk_alignment_for_contiguous_layout: new_value: got 0"):
         deep_gemm.set_mk_alignment_for_contiguous_layout(0)
 
 
