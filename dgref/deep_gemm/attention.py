@@ -22,7 +22,7 @@ from dgref.deep_gemm.operands import (
     unpacked,
 )
 from dgref.deep_gemm.settings import MOST_SMS, SETTINGS, get_num_sms, is_blackwell
-from dgref.errors import FormatError, InputError, expected, whole_number
+from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected, whole_number
 from dgref.formats.native import like, to_numpy
 from dgref.formats.scaling import FULL, Scaling
 from dgref.formats.tensor import ScaledTensor
@@ -98,7 +98,7 @@ def get_paged_mqa_logits_metadata(
     if context_lens.is_cuda:
         raise no_kernel("get_paged_mqa_logits_metadata")
     lengths, num_sms = integers("context_lens", context_lens), whole_number("num_sms", num_sms, 1, MOST_SMS)
-    groups = None if indices is None else integers("indices", indices, (context_lens.shape[0],))
+    groups = None if indices is None else _sequences(indices, context_lens)
     schedule = "sm100" if blackwell else "sm90"
     made = reference.paged_mqa_metadata(lengths, num_sms=num_sms, schedule=schedule, indices=groups)
     return torch.from_numpy(made)
@@ -133,7 +133,7 @@ def fp8_fp4_paged_mqa_logits(
         if tensor.dtype != torch.int32:
             raise FormatError(expected(name, tensor.dtype, "torch.int32"))
     if indices is not None:
-        integers("indices", indices, (q.shape[0],))
+        _sequences(indices, context_lens)
     format = FP8 if q_scale is None else FP4
     query = _query(q, q_scale, 4)
     result = reference.paged_mqa_logits(
@@ -164,6 +164,16 @@ def fp8_paged_mqa_logits(
     """Return the float32 logits of `fp8_fp4_paged_mqa_logits` for FP8 queries."""
     tables = (context_lens, block_table, schedule_meta, max_context_len, clean_logits)
     return fp8_fp4_paged_mqa_logits((q, None), kv_cache, weights, *tables, torch.float32, indices)
+
+
+def _sequences(indices: torch.Tensor, context_lens: torch.Tensor) -> np.ndarray:
+    """Return which sequence each token belongs to: only schedules for Blackwell, one token a row, know them."""
+    if not is_blackwell(context_lens):
+        need = "None, or dgref.deep_gemm.configure('sm100'): only Blackwell's schedule knows them"
+        raise UnsupportedError(expected("indices", "a tensor, on sm90", need))
+    if context_lens.shape[1] != 1:
+        raise ShapeError(expected("context_lens shape", list(context_lens.shape), "[tokens, 1], with indices"))
+    return integers("indices", indices, (context_lens.shape[0],))
 
 
 def _two(name: str, operand: Any) -> tuple[Any, Any]:

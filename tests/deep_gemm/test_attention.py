@@ -160,3 +160,15 @@ def test_metadata_follows_the_architecture() -> None:
     deep_gemm.configure("sm90")
     with pytest.raises(InputError, match="block_kv: got 32, need 64"):
         deep_gemm.get_paged_mqa_logits_metadata(lengths, 32, 6)
+
+
+def test_tokens_of_one_sequence_are_for_blackwells_schedule() -> None:
+    lengths, sequences = indices([[700], [900], [300]]), indices([0, 0, 1])
+    with pytest.raises(UnsupportedError, match=r"indices: got a tensor, on sm90, need None, or .*configure\('sm100'\)"):
+        deep_gemm.get_paged_mqa_logits_metadata(lengths, 64, 6, sequences)
+    deep_gemm.configure("sm100")
+    made = deep_gemm.get_paged_mqa_logits_metadata(lengths, 64, 6, sequences)
+    need = reference.paged_mqa_metadata(lengths.numpy(), num_sms=6, schedule="sm100", indices=sequences.numpy())
+    assert np.array_equal(made.numpy(), need)
+    with pytest.raises(ShapeError, match=r"context_lens shape: got \[3, 2\], need \[tokens, 1\], with indices"):
+        deep_gemm.get_paged_mqa_logits_metadata(lengths.repeat(1, 2), 64, 6, sequences)
