@@ -178,8 +178,9 @@ def _k_scaled(
     counts, rows = spans.blocks(block[1]), plain.shape[0]
     why = "K blocks of every group by rows"
     if scales.dtype != torch.int32:
-        check_shape(f"{name} scales", scales, (sum(counts), rows), why)
-        return with_float_scales(name, plain, scales.t(), block)
+        held = scales[: sum(counts)] if spans.psum else scales  # as words: DeepGEMM reads what the groups need
+        check_shape(f"{name} scales", held, (sum(counts), rows), why)
+        return with_float_scales(name, plain, held.t(), block)
     words = sum(-(-count // 4) for count in counts)
     held = scales[:words].contiguous()  # more rows may have been allocated than the groups need
     check_shape(f"{name} scales", held, (words, rows), f"{why}, four in a word")

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from dgref import reference
 from dgref.deep_gemm.arguments import Matrix, Vector, explained
 from dgref.deep_gemm.operands import check_shape, integers
 from dgref.deep_gemm.settings import SETTINGS, is_blackwell
-from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected, whole_numbers
+from dgref.errors import (
+    FormatError,
+    InputError,
+    LayoutError,
+    ShapeError,
+    UnsupportedError,
+    expected,
+    whole_number,
+    whole_numbers,
+)
 from dgref.reference.scale_transforms import group_lengths
 
 
@@ -64,21 +75,48 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
     k_alignment: int,
     use_psum_layout: bool = False,
 ) -> torch.Tensor:
-    """Return float32 powers of two [K blocks, mn] as int32 words; every group of K starts a new row of words."""
+    """Return float32 powers of two [K blocks, mn] as int32 words; every group of K starts a new row of words.
+
+    With `use_psum_layout` there may be more scales than the groups have, and there are as many rows of words as
+    `ks_cpu` asks for, or without it as the groups may need at most: what is left over is zero.
+    """
     if sf.dim() != 2 or sf.dtype != torch.float32 or not sf.is_contiguous():
         raise FormatError(expected("sf", f"{sf.dtype} {list(sf.shape)}", "contiguous torch.float32 [K blocks, mn]"))
     if not ks_cpu and not use_psum_layout:
         raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, unless use_psum_layout"))
+    if not use_psum_layout:
+        if not sf.is_cuda:
+            integers("grouped_layout", grouped_layout)
+            if list(ks_cpu) != grouped_layout.tolist():
+                raise InputError(expected("grouped_layout", grouped_layout.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
+        return _pack_k_groups(sf, _blocks_of(ks_cpu, gran_k))
+    lengths = group_lengths(integers("grouped_layout", grouped_layout.cpu()), True, k_alignment)
+    counts = _blocks_of(lengths, gran_k)
+    packed = _pack_k_groups(sf[: sum(counts)], counts)
+    rows = _words_of(_blocks_of(ks_cpu, gran_k)) if ks_cpu else (len(sf) + 3 * len(counts)) // 4
+    if rows < len(packed):
+        raise InputError(expected("ks_cpu", list(ks_cpu), f"at least {lengths}, as in grouped_layout"))
+    return torch.cat([packed, packed.new_zeros(rows - len(packed), sf.shape[1])])
+
+
+def _blocks_of(lengths: Sequence[int], block: int) -> list[int]:
+    width = whole_number("gran_k", block, 1)
+    return [-(-length // width) for length in lengths]
+
+
+def _words_of(counts: list[int]) -> int:
+    return sum(-(-count // 4) for count in counts)
+
+
+def _pack_k_groups(sf: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    if len(sf) != sum(counts):
+        raise ShapeError(expected("sf shape", list(sf.shape), f"{sum(counts)} rows, one a block of every group"))
     if not sf.is_cuda:
-        layout = integers("grouped_layout", grouped_layout)
-        if ks_cpu and not use_psum_layout and list(ks_cpu) != layout.tolist():
-            raise InputError(expected("grouped_layout", layout.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
-        options = {"block": gran_k, "psum": use_psum_layout, "alignment": k_alignment}
-        return reference.scales_packed_k_grouped(sf, layout, **options)
+        layout = np.asarray(counts, np.int32)
+        return reference.scales_packed_k_grouped(sf, layout, block=1)
     from dgref.backends.cuda.scale_layouts import pack
 
-    lengths = ks_cpu or group_lengths(grouped_layout.cpu().numpy(), True, k_alignment)
-    return pack("packed_ue8m0_k_grouped", sf, extents=[-(-length // gran_k) for length in lengths])
+    return pack("packed_ue8m0_k_grouped", sf, extents=counts)
 
 
 @explained

@@ -51,7 +51,9 @@ def served(architecture: str) -> list[Case]:
     return chosen
 
 
+ENDS = {"block": 32, "psum": True, "alignment": 160}
 CASES = [(architecture, case) for architecture in SHIPPED for case in served(architecture)]
+CASES += [("sm100", Case("ends", "", "scales_packed_k_grouped", {"g": 4, "m": 8, "k": 1600}, params=ENDS))]
 
 
 @pytest.mark.parametrize(("architecture", "case"), CASES, ids=lambda value: getattr(value, "name", value))

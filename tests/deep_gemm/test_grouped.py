@@ -176,6 +176,9 @@ def test_groups_of_k_take_packed_scales_and_running_ends() -> None:
     deep_gemm.k_grouped_fp8_gemm_tn_contiguous(*operands, results[2], None, running, c, recipe, use_psum_layout=True)
     assert_bitwise_equal(results[0], results[1], "packed")
     assert_bitwise_equal(results[0], results[2], "running ends")
+    longer = [(codes, torch.cat([scales, scales[:1]])) for codes, scales in operands]
+    deep_gemm.k_grouped_fp8_gemm_tn_contiguous(*longer, results[1], None, running, c, recipe, use_psum_layout=True)
+    assert_bitwise_equal(results[0], results[1], "a scale more than the groups have")
     assert calc_diff(results[0], by_group(a, b, c)) < 1e-3
 
 

@@ -77,6 +77,19 @@ def test_groups_of_k_start_new_words() -> None:
         deep_gemm.get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(scales, layout, None, 128, 128)
 
 
+def test_running_ends_of_k_take_more_scales_and_give_as_many_rows_of_words_as_deep_gemm() -> None:
+    pack = deep_gemm.get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor
+    real, aligned = [160, 0, 96], [224, 0, 224]  # 5, 0 and 3 blocks of 32; each group starts at a multiple of 224
+    ends = torch.tensor([160, 224, 320], dtype=torch.int32)
+    scales = powers(10, 8)  # two more than the groups have
+    need = torch.from_numpy(LAYOUTS["packed_ue8m0_k_grouped"].pack(scales[:8].numpy(), extents=[5, 0, 3]).view("i4"))
+    for sizes, rows in ((real, 3), (aligned, 4), (None, (10 + 9) // 4), ([], 4)):
+        made = pack(scales, ends, sizes, 32, 224, use_psum_layout=True)
+        assert made.shape == (rows, 8) and torch.equal(made[:3], need) and not made[3:].any()
+    with pytest.raises(InputError, match=r"ks_cpu: got \[32, 0, 32\], need at least \[160, 0, 96\]"):
+        pack(scales, ends, [32, 0, 32], 32, 224, use_psum_layout=True)
+
+
 def test_settings_keep_what_is_set_and_refuse_what_is_not_possible() -> None:
     for name, value in (("num_sms", 40), ("tc_util", 50), ("pdl", True)):
         default = getattr(deep_gemm, f"get_{name}")()
