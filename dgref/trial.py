@@ -283,8 +283,9 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
     from dgref.compare import diagnose
 
     evidence = {**attempt.seen.evidence, "differing": attempt.seen.differing, "provenance": attempt.provenance}
+    held = {"arithmetic": attempt.claim, "limits": None if attempt.claim else attempt.limits}
     try:
-        found = diagnose(attempt.case, attempt.inputs, attempt.outputs, arithmetic=attempt.claim, evidence=evidence)
+        found = diagnose(attempt.case, attempt.inputs, attempt.outputs, evidence=evidence, **held)
     except Exception as error:
         result.evidence["diagnosis"] = f"the search for a cause failed: {_classified(error)[1]}"
         return

@@ -78,34 +78,37 @@ def diagnose(
     arithmetic: Any = None,
     evidence: Mapping[str, Any] | None = None,
     budget: float = 30.0,
+    limits: Any = None,
 ) -> Diagnosis:
     """Return why `outputs` of a case are wrong: an array, or one for each output's name.
 
     `arithmetic` is what the implementation declares; without it outputs are held to the derived bound. `evidence` is
     what a run showed: `differing` launches, `provenance`. `budget` is in seconds; an answer found on a sample is
-    confirmed on as many outputs as the rest of it allows.
+    confirmed on as many outputs as the rest of it allows. `limits` is the arithmetic whose bound outputs without a
+    declared one are held to: unless given, the widest that hardware has.
     """
     started = time.perf_counter()
-    _check(case, inputs, arithmetic, evidence, budget)
+    _check(case, inputs, arithmetic, evidence, budget, limits)
     observed = _named(case, outputs)
     misshapen = _misshapen(case, observed)
     if misshapen is not None:
         return misshapen
     shown = list(findings(evidence or {}))
-    search = Search(case, inputs, observed, arithmetic, started + budget)
+    search = Search(started + budget, case, inputs, observed, arithmetic, limits)
     answer = _from_evidence(shown, search, evidence or {}) if shown else _from_search(search)
     answer.seconds = time.perf_counter() - started
     return answer
 
 
-def _check(case: Any, inputs: Any, arithmetic: Any, evidence: Any, budget: Any) -> None:
+def _check(case: Any, inputs: Any, arithmetic: Any, evidence: Any, budget: Any, limits: Any) -> None:
     if not hasattr(case, "op") or case.op not in OPS:
         raise InputError(expected("case", shown(case), "a Case"))
     instance("inputs", inputs, Mapping, "a mapping of operands by name")
     instance("evidence", evidence, Mapping | None, "a mapping, or None")
     seconds("budget", budget)
-    if arithmetic is not None:
-        resolve(arithmetic)
+    for given in (arithmetic, limits):
+        if given is not None:
+            resolve(given)
 
 
 def _named(case: Any, outputs: Any) -> dict[str, np.ndarray]:
@@ -151,7 +154,7 @@ def _from_search(search: Search) -> Diagnosis:
     if not tried:
         sentence = "no hypothesis was tried: none fits this operation, or the budget ran out first"
         return Diagnosis(sentence, evidence=search.where, total=baseline.total)
-    return _concluded(search, tried, baseline)
+    return _concluded(search, tried)
 
 
 def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
@@ -170,16 +173,17 @@ def _gained(gain: Gain, found: Agreement) -> Diagnosis:
     return Diagnosis(gain.sentence(), "output_gain", "confirmed", fix, agreed=found.agreed, total=found.total)
 
 
-def _concluded(search: Search, tried: list[Ranked], baseline: Agreement) -> Diagnosis:
+def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
     best = tried[0]
     row, others = best.misreading, rivals(tried)
-    explained = 1 - best.found.error / baseline.error if baseline.error else 0.0
+    explained = 1 - best.left
     status = "confirmed" if best.found.all else "suspicion" if explained > _SUSPICION else "none"
     benign = status == "confirmed" and row.hypothesis in HYPOTHESES and HYPOTHESES[row.hypothesis].benign
     telling = None if benign or not others else telling_case(search.state, row, others[0].misreading)
     doubt = doubts([other.misreading.cause for other in others], telling)
+    beside = search.relation if status == "none" else doubt
     return Diagnosis(
-        sentence_of(status, row, best.found, explained, search.elements, benign, doubt),
+        sentence_of(status, row, best.found, explained, search.elements, benign, beside),
         row.hypothesis if status != "none" else None,
         status,
         row.fix if status != "none" else "",

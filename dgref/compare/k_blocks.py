@@ -55,7 +55,8 @@ def locate_k(actual: Any, a: ScaledTensor, b: ScaledTensor, block: int, differin
     `actual` is a matrix; `differing` marks where it is wrong, and the sample is taken there. Blocks are taken up one by
     one, each time the one that explains most of what remains, as long as that helps (orthogonal matching pursuit).
     """
-    values = to_numpy(actual, "actual").astype(np.float64)
+    with np.errstate(invalid="ignore"):  # ml_dtypes warns of NaN
+        values = to_numpy(actual, "actual").astype(np.float64)
     wrong = np.ones(values.shape, bool) if differing is None else differing
     rows = np.sort(np.argsort(-wrong.sum(axis=1), kind="stable")[:_SIDE])
     columns = np.sort(np.argsort(-wrong[rows].sum(axis=0), kind="stable")[:_SIDE])

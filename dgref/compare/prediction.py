@@ -17,6 +17,7 @@ from dgref.reference.grouped import psum_spans
 from dgref.reference.limits import around, distances, within
 from dgref.reference.operands import take_rows
 
+Bound = Callable[[], dict[str, Any]]
 _UNLIKE = 0.05  # an error beyond which no bound is worth computing
 
 
@@ -142,20 +143,29 @@ class Observation:
         masks = {n: None if m is None else pick(state, n, m, part) for n, m in self.defined.items()}
         return {n: pick(state, n, array, part) for n, array in self.outputs.items()}, masks
 
-    def against(self, true: State, wrong: State, after: After | None, part: Part | None) -> Agreement:
-        """Return how far the observed outputs agree with those of a state, over a part or everything."""
+    def against(
+        self, true: State, wrong: State, after: After | None, part: Part | None, bound: Bound | None = None
+    ) -> Agreement:
+        """Return how far the observed outputs agree with those of a state, over a part or everything.
+
+        `bound` returns that state's limits, where they are known already.
+        """
         observed, masks = self.sample(true, part)
         smaller = wrong if part is None else SAMPLERS[self.case.op].cut(wrong, part)
         predicted = compute(smaller, after, observed)
         agreement = agree(observed, predicted, masks)
         if self.limits is None or agreement.all or agreement.error > _UNLIKE:
             return agreement
-        return self._within(smaller, after, observed, masks, agreement)
+        limits = bound() if bound else self.bound(smaller)
+        return self._within(limits, smaller, after, observed, masks, agreement) if limits else agreement
 
-    def _within(self, state: State, after: After | None, observed: Outputs, masks: Any, found: Agreement) -> Agreement:
-        limits = OPS[self.case.op].bound(state.case, state.inputs, self.limits)
-        if not limits:
-            return found
+    def bound(self, state: State) -> dict[str, Any]:
+        """Return the limits that a state's outputs are held to."""
+        return OPS[self.case.op].bound(state.case, state.inputs, self.limits)
+
+    def _within(
+        self, limits: dict, state: State, after: After | None, observed: Outputs, masks: Any, found: Agreement
+    ) -> Agreement:
         exact = compute(replace(state, arithmetic="exact"), None, observed)
         if after is not None:  # what memory then holds is as near to what it should hold
             off = {name: distances(array, limits[name]) for name, array in exact.items() if name in limits}

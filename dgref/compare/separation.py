@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from dgref.compare.examination import SMALL
 from dgref.compare.hypotheses.base import Misreading, State
 from dgref.compare.prediction import compute
-from dgref.compare.search import SMALL, Ranked
+from dgref.compare.search import Ranked
 from dgref.compare.verdict import same
 from dgref.errors import DgrefError
 from dgref.ops import OPS

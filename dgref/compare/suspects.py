@@ -5,31 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from dgref.compare.hypotheses.base import Misreading, State
-from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part
+from dgref.compare.prediction import SAMPLERS, Agreement, Bound, Observation, Part
 from dgref.compare.stripes import ranges
 from dgref.compare.verdict import same
 from dgref.formats import dequantize
+from dgref.reference.limits import within
 
+TELLING = 16  # differing outputs, below which one of some hundred variants may fit all of them by chance
 _WORTH_SAMPLING = 1 << 21  # multiply-adds; below, everything costs no more than a sample
 _OUTLIER = 8.0  # times the median residual
 _FILLED = 0.4  # of a rectangle that one fault makes wrong: 16-bit outputs often round to the same value
 _ROWS, _COLUMNS = (14, 6), (20, 8)  # differing ones, and any others
 
 
-def suspect_places(observation: Observation, correct: dict[str, np.ndarray]) -> np.ndarray:
-    """Return where the first output differs, as a matrix; leading axes are laid one over the other.
+def suspect_places(wrong: np.ndarray) -> np.ndarray:
+    """Return where an output is wrong as a matrix; leading axes are laid one over the other."""
+    wrong = np.atleast_2d(wrong)
+    return wrong.reshape(-1, *wrong.shape[-2:]).any(axis=0)
 
-    Where a bound decides, small differences are no suspects.
-    """
+
+def suspects(observation: Observation, correct: dict[str, np.ndarray], bound: Bound) -> np.ndarray:
+    """Return where the first output differs; where a bound decides, what differs much, or is beyond it."""
     name = next(iter(correct))
     observed = observation.outputs[name]
     wrong = ~same(observed, correct[name], nan_equal=True)
-    if observation.limits is not None and wrong.any():
-        wrong &= _far(observed, correct[name])
     mask = observation.defined.get(name)
     wrong = wrong if mask is None else wrong & mask
-    wrong = np.atleast_2d(wrong)
-    return wrong.reshape(-1, *wrong.shape[-2:]).any(axis=0)
+    if observation.limits is None or not wrong.any():
+        return wrong
+    far = wrong & _far(observed, correct[name])
+    if np.count_nonzero(far) >= TELLING:
+        return far  # without the bound, which takes longer than all else
+    limits = bound()
+    return wrong & ~within(observed, limits[name]) if name in limits else far
 
 
 def _far(observed: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -109,18 +117,22 @@ def _spread(extent: int, count: int) -> np.ndarray:
 
 
 def sentence_of(
-    status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool, doubt: str = ""
+    status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool, beside: str = ""
 ) -> str:
-    """Return the one sentence of a diagnosis; `doubt` follows the cause where others explain the outputs as well."""
+    """Return the one sentence of a diagnosis.
+
+    `beside` follows the cause where others explain the outputs as well; without a cause it says what is known.
+    """
     if status == "none":
-        return f"no hypothesis explains it; the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
+        nearest = f"the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
+        return f"no hypothesis explains it; {beside or nearest}"
     if status == "suspicion":
         counts = f"{found.agreed:,} of {found.total:,} outputs equal"
         return f"suspicion: {row.cause}; {row.remedy} explains {explained:.0%} of the error and makes {counts}"
     result = _agreement(found, elements)
     if benign:
         return f"nothing is wrong: the outputs follow another valid arithmetic ({row.cause}), which {result}"
-    return f"{row.cause}{doubt}; {row.remedy} {result}"
+    return f"{row.cause}{beside}; {row.remedy} {result}"
 
 
 def _agreement(found: Agreement, elements: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dgref.compare import search
+from dgref.compare import examination, search
 from dgref.compare.diagnosis import Diagnosis, diagnose
 from dgref.compare.hypotheses import HYPOTHESES, State
 from dgref.compare.hypotheses.base import poisoned
@@ -151,7 +151,8 @@ def test_without_a_declared_arithmetic_the_bound_decides() -> None:
 
 
 def test_large_outputs_are_sampled_where_they_stand_out_and_confirmed_in_strips(monkeypatch) -> None:
-    monkeypatch.setattr(search, "SMALL", 1 << 20)
+    for module in (examination, search):
+        monkeypatch.setattr(module, "SMALL", 1 << 20)
     monkeypatch.setattr(search, "_STRIP", 1 << 20)
     state = gemm("deepseek_fp8", shape={"m": 300, "n": 260, "k": 512})
     right = compute(state)

@@ -150,3 +150,22 @@ def test_an_arithmetic_that_nobody_declared_is_said_to_be_assumed():
     state = product()
     found = diagnose(state.case, state.inputs, moved_rows(state))
     assert "differ from the arithmetic deep_gemm.sm90.fp8_1d2d (assumed: none is declared)" in " ".join(found.evidence)
+
+
+def test_what_lies_outside_one_place_must_be_right_too():
+    state = replace(product(), arithmetic=None)
+    wrong = compute(replace(state, arithmetic="exact"))["d"].copy()
+    wrong.reshape(-1)[::7] *= wrong.dtype.type(1.01)  # one of which is no longer near what it should be
+    wrong[50, 50] *= wrong.dtype.type(1.1)
+    found = diagnose(state.case, state.inputs, {"d": wrong})
+    assert found.status != "confirmed", found.sentence
+
+
+@pytest.mark.parametrize("count", [1, 15])
+def test_a_few_outputs_are_no_evidence_for_a_cause(count):
+    state = product()
+    wrong = compute(state)["d"].copy()
+    bits = wrong[40, :count].view(np.uint16)
+    bits += 1
+    found = diagnose(state.case, state.inputs, {"d": wrong}, state.arithmetic)
+    assert found.status != "confirmed", found.sentence

@@ -102,7 +102,7 @@ class Misreading:
             fix="; ".join(fix for fix in (self.fix, other.fix) if fix),
             remedy="computing with both",
             after=self.after or other.after,
-            elementwise=self.elementwise and other.elementwise,
+            elementwise=all(one.elementwise or one.after is None for one in (self, other)),
             likelihood=(self.likelihood or 0.5) * (other.likelihood or 0.5),
             hypothesis=f"{self.hypothesis}+{other.hypothesis}",
         )

@@ -29,7 +29,8 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
     fix = "check the grid and the tile bounds: the last tile along M or N is what is forgotten most"
     if scene.observed is not None:
         empty = [blank(array) for array in scene.observed.values()]
-        if any(part.any() for part in empty) and not all(part.all() for part in empty) and not _is_rectified(scene):
+        missing = any(part.any() for part in _missing(scene))
+        if missing and not all(part.all() for part in empty) and not _is_rectified(scene):
             yield Misreading(
                 "part of the output was never written",
                 after=lambda correct, observed: {n: _kept(observed[n], correct[n]) for n in correct},
@@ -46,6 +47,13 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
             yield Misreading(f"the {word} of the output never written", after=after, site="d", fix=fix)
 
 
+def _missing(scene: Scene) -> Iterator[np.ndarray]:
+    """Yield where each output is blank and should not be, as far as is known."""
+    for name, observed in scene.observed.items():
+        correct = (scene.correct or {}).get(name)
+        yield blank(observed) if correct is None else blank(observed) & (_unsigned(observed) != _unsigned(correct))
+
+
 def _is_rectified(scene: Scene) -> bool:
     """Say whether what is zero is what should be negative: that is no place of the output."""
     if scene.correct is None:
@@ -58,10 +66,9 @@ def _is_rectified(scene: Scene) -> bool:
 def _is_a_tile(scene: Scene) -> bool:
     """Say whether what is blank and should not be is poison, or fills compact ranges of rows and columns."""
     name = next(iter(scene.observed))
-    observed, correct = scene.observed[name], (scene.correct or {}).get(name)
-    if correct is None:
+    observed, missing = scene.observed[name], next(_missing(scene))
+    if name not in (scene.correct or {}):
         return True
-    missing = blank(observed) & (_unsigned(observed) != _unsigned(correct))
     if (_unsigned(observed)[missing] != 0).all():
         return True
     matrix = missing.reshape(-1, missing.shape[-1])
