@@ -234,17 +234,23 @@ def split_count(n: int, k: int, block_k: int = 128) -> int:
 @lru_cache(maxsize=4096)
 def configuration(shape: Shape, multiprocessors: int) -> Configuration:
     """Return the configuration with the least estimated time."""
-    found = [
+    found = candidates(shape, multiprocessors)
+    if not found:
+        raise UnsupportedError(expected("SM90 GEMM", shape, "a shape that one of the block sizes divides"))
+    return min(found, key=found.__getitem__)
+
+
+def candidates(shape: Shape, multiprocessors: int) -> dict[Configuration, float]:
+    """Return everything that may be launched for a shape, and the clocks that it is estimated to take."""
+    before = {way: widening_clocks(shape) if way.weights != shape.weights else 0 for way in ways(shape)}
+    found = (
         configure(way, tile, splits, multiprocessors)
-        for way in ways(shape)
+        for way in before
         for tile in tiles_of(way)
         if tile.cluster <= multiprocessors
         for splits in split_choices(way)
-    ]
-    if not found:
-        raise UnsupportedError(expected("SM90 GEMM", shape, "a shape that one of the block sizes divides"))
-    before = {way: widening_clocks(shape) if way.weights != shape.weights else 0 for way in ways(shape)}
-    return min(found, key=lambda candidate: before[candidate.shape] + estimate(candidate, multiprocessors))
+    )
+    return {candidate: before[candidate.shape] + estimate(candidate, multiprocessors) for candidate in found}
 
 
 def ways(shape: Shape) -> list[Shape]:
