@@ -107,10 +107,8 @@ def _scaling(shape: Shape, stack: tuple[int, ...], weights: tuple[int, ...], dev
 
     grid = (*weights, -(-shape.n // rows), -(-shape.k // columns))
     scale_b = torch.rand(grid, device=device) if rows > 1 else vectors(*grid)
-    return (vectors(*stack, shape.m, -(-shape.k // 128)), scale_b), {
-        "b_block": block,
-        "packed": shape.weights == "E2M1",
-    }
+    scale_a = vectors(*stack, shape.m, -(-shape.k // 128))
+    return (scale_a, scale_b), {"b_block": block, "packed": shape.weights == "E2M1"}
 
 
 def shape_of(text: str, options: dict[str, Any]) -> tuple[Shape, int]:
@@ -119,9 +117,8 @@ def shape_of(text: str, options: dict[str, Any]) -> tuple[Shape, int]:
         *groups, m, n, k = (int(extent) for extent in text.split("x"))
         (count,) = groups or (1,)
     except ValueError:
-        raise InputError(
-            expected("shape", repr(text), "M x N x K, or groups x M x N x K, such as 64x4096x7168")
-        ) from None
+        need = "M x N x K, or groups x M x N x K, such as 64x4096x7168"
+        raise InputError(expected("shape", repr(text), need)) from None
     if bool(groups) != (options["schedule"] != "DENSE") or min(count, m, n, k) < 1:
         need = "no groups where the schedule is DENSE, else some, and extents of 1 or more"
         raise InputError(expected("shape", repr(text), need))
