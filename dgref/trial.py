@@ -62,6 +62,7 @@ class _Attempt:
     claim: Any  # the arithmetic that the backend declares
     limits: Any  # the arithmetic that bounds it
     provenance: dict[str, Any]
+    repeatable: bool  # whether launching it on other inputs would show anything
 
     @property
     def case(self) -> Case:
@@ -176,7 +177,8 @@ def _launch(result: Result, truth: Expectation, backend: Backend, settings: Sett
     limits = getattr(backend, "limit_arithmetic", BackendBase().limit_arithmetic)
     claim = backend.arithmetic(case, here)
     limit = limits(case, here) if claim is None and truth.op.takes_arithmetic else claim
-    return _Attempt(truth, seen, truth.overwritten(inputs), claim, limit, result.provenance)
+    repeatable = getattr(kernel, "repeatable", True)
+    return _Attempt(truth, seen, truth.overwritten(inputs), claim, limit, result.provenance, repeatable)
 
 
 @contextmanager
@@ -281,6 +283,7 @@ def _reason(result: Result, attempt: _Attempt, verdict: Verdict) -> str:
 def _diagnose(result: Result, attempt: _Attempt) -> None:
     """Name the cause; a search that fails is noted, and changes nothing about the verdict."""
     from dgref.compare import diagnose
+    from dgref.compare.address_probe import OPERATIONS
 
     evidence = {**attempt.seen.evidence, "differing": attempt.seen.differing, "provenance": attempt.provenance}
     held = {"arithmetic": attempt.claim, "limits": None if attempt.claim else attempt.limits}
@@ -289,4 +292,7 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
     except Exception as error:
         result.evidence["diagnosis"] = f"the search for a cause failed: {_classified(error)[1]}"
         return
+    if found.status == "none" and not found.benign and attempt.repeatable and attempt.case.op in OPERATIONS:
+        command = result.reproduce.replace("dgref run", "dgref fingerprint", 1)
+        found.fix = f"ask the kernel which payload and scales it reads: {command} --addresses"
     result.diagnosis = found.to_dict()

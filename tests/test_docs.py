@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dgref import runner, suite_documentation
 from dgref.backends import load_file
@@ -79,6 +80,25 @@ def test_the_quantised_example_broken_is_named_for_it(tmp_path: Path, right: str
     case = runner.Selection(ids=("mxfp4",))
     (result,) = runner.run(["smoke"], load_file(path), selection=case, isolate=False).results
     assert (result.status, cause_of(result)) == ("fail", cause)
+
+
+def test_the_quantised_example_is_asked_what_it_reads_as_the_diagnosis_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, right = blocks("write-a-backend.md", "python")[1], "    scales = np.where(exponents == NAN"
+    wrong = 'if name == "a":\n        exponents = exponents[np.arange(rows) ^ 8]\n'
+    text = text.replace(right, f"    {wrong}{right}").replace("mine/fp4", "mine/fragments")
+    (tmp_path / "my_fp4_backend.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (shown,) = blocks("diagnosis.md", "console")
+    command, _, printed = shown.partition("\n")
+    done = CliRunner().invoke(group, shlex.split(command.removeprefix("$ dgref ")), standalone_mode=False)
+    assert (done.output, done.return_value) == (printed, 1)
+    case = runner.Selection(ids=("mxfp4-mxfp4",))
+    (result,) = runner.run(["fingerprint"], ["mine/fragments"], selection=case, isolate=False).results
+    assert (result.status, cause_of(result)) == ("fail", "no cause found")
+    assert result.diagnosis["fix"].endswith(f"{command.partition('--backend')[0].removeprefix('$ ')}--backend "
+                                            f"{tmp_path / 'my_fp4_backend.py'} --addresses")  # fmt: skip
 
 
 def test_the_example_entry_point_and_waiver_are_toml(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""dgref fingerprint: in which order and width an unknown implementation adds."""
+"""dgref fingerprint: in which order and width an unknown implementation adds, and which addresses it reads."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -14,18 +16,26 @@ from dgref.cli._types import Finite
 @click.option("--case", "id", required=True, metavar="ID", help="The case to run and explain.")
 @click.option("-b", "--backend", "name", required=True, help="The backend to explain; recordings count too.")
 @click.option("--budget", default=30.0, show_default=True, type=Finite(0.1), help="Seconds to search.")
-@click.option("--json", "as_json", is_flag=True, help="Print the arithmetic as data that a backend can declare.")
-def command(suite: str, id: str, name: str, budget: float, as_json: bool) -> int:
+@click.option("--addresses", is_flag=True, help="Ask which payload and scales it reads, instead of how it adds.")
+@click.option("--json", "as_json", is_flag=True, help="Print data: an arithmetic as a backend can declare it.")
+def command(suite: str, id: str, name: str, budget: float, addresses: bool, as_json: bool) -> int:
     """Search the arithmetics until one gives every bit of a backend's output on a case of SUITE.
+
+    With --addresses, launch the backend on operands of which every element names itself, in the case's shapes, formats
+    and layouts, and say which scale and which element it reads for each output. Exit code 1: not those it should.
 
     \b
     dgref fingerprint gemm --case fp8-kk-float32-wide --backend torch/cuda
+    dgref fingerprint fingerprint --case mxfp8-mxfp8 --backend ./my_backend.py --addresses
     """
+    case, backend = _chosen(suite, id, name)
+    return _addresses(case, backend, as_json) if addresses else _arithmetic(case, backend, budget, as_json)
+
+
+def _chosen(suite: str, id: str, name: str) -> tuple[Any, Any]:
     from dgref import machine
     from dgref.backends import select
-    from dgref.compare import infer_arithmetic
     from dgref.errors import UnsupportedError, unknown_name
-    from dgref.observation import on_host
     from dgref.suite import load
 
     cases = {case.id: case for case in load(suite).cases}
@@ -35,11 +45,32 @@ def command(suite: str, id: str, name: str, budget: float, as_json: bool) -> int
     reason = backend.unavailable() or backend.unsupported(case, machine.architecture())
     if reason:
         raise UnsupportedError(f"{backend.name}: {reason}")
-    inputs = case.make_inputs()
+    return case, backend
+
+
+def _launched(case: Any, backend: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of one launch; what it leaves unwritten is NaN."""
+    from dgref.observation import on_host
+
     kernel = backend.prepare(case, inputs)
+    kernel.poison(0xFF)
     kernel()
-    outputs = {key: on_host(array) for key, array in kernel.outputs().items()}
-    found = infer_arithmetic(case, inputs, outputs, budget=budget)
+    return {key: on_host(array) for key, array in kernel.outputs().items()}
+
+
+def _addresses(case: Any, backend: Any, as_json: bool) -> int:
+    from dgref.compare.addresses import read_addresses
+
+    found = read_addresses(case, lambda inputs: _launched(case, backend, inputs))
+    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else "\n".join(found.lines()))
+    return 0 if found.in_place else 1
+
+
+def _arithmetic(case: Any, backend: Any, budget: float, as_json: bool) -> int:
+    from dgref.compare import infer_arithmetic
+
+    inputs = case.make_inputs()
+    found = infer_arithmetic(case, inputs, _launched(case, backend, inputs), budget=budget)
     click.echo(json.dumps(found.to_dict(), indent=1) if as_json else found.summary())
     for line in () if as_json else found.evidence:
         click.echo(f"  {line}")

@@ -102,6 +102,43 @@ named `race`.
 `dgref faults` injects every one of these into correct results and counts what is caught and named. This page is
 generated: `python -m dgref.faults.table > docs/diagnosis.md`.
 
+## Asking a kernel what it reads
+
+A kernel that can be launched can be asked. `dgref fingerprint SUITE --case ID --backend B --addresses` launches it in
+the case's shapes, formats and layouts, on operands of which every element names itself: element i holds the digits of
+i, one digit a launch, as values that every format involved holds exactly, while the other operand has a single one in
+each row. Each output is then one such value, and the digits of all launches are the address that was read for it. No
+list of suspects is needed, so this answers where no hypothesis fits. Here the backend of
+[write-a-backend.md](write-a-backend.md) takes the scales of `a` 8 rows away, as the halves of an MMA fragment lie:
+
+```console
+$ dgref fingerprint fingerprint --case mxfp4-mxfp4 --backend ./my_fp4_backend.py --addresses
+a's payload: all 163,840 read where they belong
+b's payload: all 270,336 read where they belong
+a's scales: 5,120 of 5,120 read elsewhere; (row, block) reads (row xor 8, block)
+  (0, 0) reads (8, 0)
+  (40, 0) reads (32, 0)
+  (80, 0) reads (88, 0)
+  (120, 0) reads (112, 0)
+b's scales: all 8,448 read where they belong
+confirmed on inputs of kind coordinate_exponents: reading so gives all 42,240 outputs (155 launches)
+```
+
+A rule stands there only if it gives every address that was decoded: a shift, a division, a constant or a reversal of a
+coordinate, an exchange of coordinates, one layout read as another, wrong strides of a buffer, an order within small
+groups, bits of coordinates at other places. Where none does, the examples remain. What the addresses are worth is then
+measured: outputs on inputs of which every scale differs are predicted from them, and `confirmed` says that all came out
+so. `not confirmed` with everything in place means that values are wrong, not addresses.
+
+- Two check digits tell an address from a value that was changed on the way, and a launch over ones takes a constant
+  factor out. What is zero or NaN whatever is written, as behind the end of a buffer, shows no address.
+- A payload read wrongly makes the other one look misread, so the further outputs decide which it is. They cannot where
+  K is reordered in one of them: nibbles swapped in `a` give the very bits of nibbles swapped in `b`. Both are named.
+- Columns of the output at the places of others look like rows of `b` and of its scales that are read there.
+- One recorded output would not do. A byte of scale names one of 256 places at most, and a grid has thousands.
+
+It serves `gemm`, `gemm_grouped_contiguous` and `gemm_grouped_masked`; small shapes of a few tiles each way suffice.
+
 ## The catalogue
 """
 

@@ -1,0 +1,161 @@
+"""Which scale and which element of the payload a kernel reads for each output: asked with designed operands, and then
+held to what the kernel makes of others.
+
+What is read of one operand is seen through the other. A payload that is misread makes the other one look misread, so
+that further outputs have to tell which of them is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dgref.compare.address_probe import Prober
+from dgref.compare.address_report import Addresses, Finding
+from dgref.compare.address_rules import UNASKED, UNREAD, Reads, examples, rule, silent
+from dgref.formats.native import to_numpy
+from dgref.formats.tensor import ScaledTensor, expand
+from dgref.reference.contraction import finish
+from dgref.suite import InputChoice
+
+TELLING = InputChoice("coordinate_exponents", 31)  # each output is one product: any order of adding gives the same
+Launch = Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]
+Part = tuple[str, str]  # an operand, and "payload" or "scales"
+Found = Mapping[Part, np.ndarray]  # the flat index read for every element of the operand
+
+Counts = tuple[int, int, int]
+
+
+def read_addresses(case: Any, launch: Launch) -> Addresses:
+    """Return which payload and scales a kernel reads in the shapes, formats and layouts of a product's case.
+
+    `launch` runs the kernel on the inputs that it is given, and returns its outputs by name.
+    """
+    return _Reader(case, launch).answer()
+
+
+class _Reader:
+    def __init__(self, case: Any, launch: Launch):
+        self.case, self.launches, self._launch = replace(case, inputs=TELLING), 0, launch
+        made = self.case.make_inputs()
+        self.prober = Prober(self.case, made, self._d)
+        self.inputs = {name: self._telling(name, value) for name, value in made.items()}
+
+    def _d(self, inputs: Mapping[str, Any]) -> np.ndarray:
+        self.launches += 1
+        return to_numpy(self._launch(inputs)["d"], "d")
+
+    def _telling(self, name: str, value: Any) -> Any:
+        """Return an input of the further outputs: nothing is added, and no global scale rounds anything."""
+        neutral = self.prober.inputs[name]
+        if name == "c":
+            return neutral
+        return replace(value, global_scale=neutral.global_scale) if name in ("a", "b") else value
+
+    def answer(self) -> Addresses:
+        """Ask for both payloads, then for the scales, then confirm."""
+        found = {(name, "payload"): self.prober.ask(name, "payload") for name in "ab"}
+        moved = [part for part, read in found.items() if (read != self._right(part))[read >= 0].any()]
+        for name in "ab":
+            scale = self.inputs[name].scale
+            if scale is not None and scale.size > 1:
+                found[name, "scales"] = self.prober.ask(name, "scales", uniform=bool(moved))
+        chosen, rivals, counts = self._chosen(found, moved)
+        findings = tuple(self._finding(part, read) for part, read in chosen.items())
+        others = tuple(self._finding(part, found[part]) for part in rivals)
+        return Addresses(findings, self.launches, TELLING.kind, *counts, others)
+
+    def _right(self, part: Part) -> np.ndarray:
+        tensor = self.inputs[part[0]]
+        if part[1] == "payload":
+            return np.arange(tensor.data.size).reshape(tensor.shape)
+        return expand(np.arange(tensor.scale.size).reshape(tensor.scale.shape), tensor.scaling, tensor.shape)
+
+    def _chosen(self, found: Found, moved: list[Part]) -> tuple[Found, list[Part], Counts]:
+        """Return what explains every further output, payloads that do so just as well, and the agreement."""
+        observed = self.prober.run(self.inputs)
+        alone = [{**found, **{part: self._right(part) for part in moved if part != kept}} for kept in moved]
+        agreements = [self._agreement(choice, observed) for choice in alone]
+        full = [i for i, (agreed, total, _) in enumerate(agreements) if agreed == total > 0]
+        if not full:
+            return found, [], self._agreement(found, observed)
+        return alone[full[0]], [moved[i] for i in full[1:]], agreements[full[0]]
+
+    def _agreement(self, found: Found, observed: np.ndarray) -> Counts:
+        """Return how many outputs a reading gives, of how many that depend on known addresses, and how many others."""
+        (a, no_a), (b, no_b) = (self._values(name, found) for name in "ab")
+        a, no_a = (array.reshape(-1, array.shape[-1]) for array in (a, no_a))
+        b, no_b = (array.reshape(-1, *array.shape[-2:]) for array in (b, no_b))
+        agreed = total = unknown = 0
+        for group in range(len(b)):
+            rows = self.prober.labels == group
+            with np.errstate(all="ignore"):
+                sums = (a[rows] @ b[group].T).astype(np.float32)
+                given = finish(sums, out=self.case.out).astype(np.float32)
+            blind = _meet(no_a[rows], (b[group] != 0) | no_b[group]) | _meet(a[rows] != 0, no_b[group])
+            agreed += int(np.count_nonzero((given == observed[rows]) & ~blind))
+            total += int(np.count_nonzero(~blind))
+            unknown += int(np.count_nonzero(blind))
+        return agreed, total, unknown
+
+    def _values(self, name: str, found: Found) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values that an operand's elements have when read so, and which of them are unknown."""
+        tensor, read = self.inputs[name], found[name, "payload"]
+        values = np.asarray(tensor.values(), np.float64).reshape(-1)[np.maximum(read, 0)]
+        unknown = read < 0
+        if tensor.scale is not None:
+            part = (name, "scales")
+            read = found.get(part, self._right(part))
+            values = values * np.asarray(tensor.scale_values(), np.float64).reshape(-1)[np.maximum(read, 0)]
+            unknown = unknown | (read < 0)
+        return np.where(unknown, 0.0, values), unknown
+
+    def _finding(self, part: Part, read: np.ndarray) -> Finding:
+        reads = _reads(self.inputs[part[0]], part, read, self._right(part), self._layout(part))
+        asked, wrong = int(reads.asked.sum()), int((reads.known & (reads.found != reads.right)).sum())
+        words, shown = (rule(reads), tuple(examples(reads))) if wrong else (None, ())
+        return Finding(*part, asked, int(reads.known.sum()), wrong, words, silent(reads), shown)
+
+    def _layout(self, part: Part) -> str | None:
+        choice = self.case.operands.get(part[0])
+        return (choice.layout or "linear") if choice and part[1] == "scales" else None
+
+
+def _meet(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return which rows of two masks hold an element in common."""
+    return left.astype(np.float32) @ right.T.astype(np.float32) > 0
+
+
+def _reads(tensor: ScaledTensor, part: Part, read: np.ndarray, right: np.ndarray, layout: str | None) -> Reads:
+    """Return what was read by the largest blocks that read alike: a grid's own, or smaller ones."""
+    if part[1] == "payload":
+        names = ("group", "row", "k")[-read.ndim :]
+        return Reads(read, right, tensor.shape, names, names)
+    rows, columns = tensor.scaling.extents(tensor.shape)
+    targets = ("group", "row" if rows == 1 else "row block", "block")[-read.ndim :]
+    for height, width, names in (
+        (rows, columns, targets[-2:]),
+        (1, columns, ("row", "block")),
+        (1, 1, ("row", "k")),
+    ):
+        found = _by_blocks(read, height, width)
+        if found is not None:
+            axes = (*targets[:-2], *names)
+            return Reads(found, _by_blocks(right, height, width), tuple(tensor.scale.shape), axes, targets, layout)
+    raise AssertionError("blocks of one element always read alike")
+
+
+def _by_blocks(read: np.ndarray, height: int, width: int) -> np.ndarray | None:
+    """Return what each block reads, None where elements of one block read differently."""
+    *lead, rows, columns = read.shape
+    high, wide = -(-rows // height), -(-columns // width)
+    padded = np.full((*lead, high * height, wide * width), UNASKED, read.dtype)
+    padded[..., :rows, :columns] = read
+    blocks = np.moveaxis(padded.reshape(*lead, high, height, wide, width), -3, -2).reshape(*lead, high, wide, -1)
+    largest = blocks.max(axis=-1)
+    largest = np.where((largest == UNREAD) | (blocks == UNREAD).any(axis=-1), UNREAD, largest)
+    alike = (blocks == largest[..., None]) | (blocks == UNASKED)
+    return largest if alike.all() else None

@@ -1,0 +1,261 @@
+"""Kernels that read elsewhere are asked where, and say so; right ones read everything where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dgref.compare.address_alphabet import GARBLED, Alphabet
+from dgref.compare.address_report import Addresses, Finding
+from dgref.compare.addresses import read_addresses
+from dgref.compare.hypotheses import HYPOTHESES, Scene, State
+from dgref.compare.hypotheses.scale_layout import read_as
+from dgref.errors import UnsupportedError
+from dgref.formats import FORMATS, ScaledTensor
+from dgref.ops import OPS
+from dgref.ops.typical import operands_of, typical_arithmetic
+from dgref.suite import Case, OperandChoice, load
+
+Change = Callable[[State], State]
+
+
+def product(recipe: str, layout: str | None = None, b: str | None = None, **changes) -> Case:
+    operands = {"a": OperandChoice(recipe, layout), "b": OperandChoice(b or recipe, None if b else layout)}
+    case = Case("by-hand", "a test", "gemm", {"m": 136, "n": 144, "k": 512}, operands, out="float32")
+    return replace(case, **changes)
+
+
+FP32 = product("deepseek_fp8", "mn_major_tma", "deepseek_fp8_weight")
+MX = product("mxfp8", "swizzle_128x4", shape={"m": 136, "n": 144, "k": 256})
+FP4 = product("mxfp4", "swizzle_128x4")
+MASKED = product("deepseek_fp8", op="gemm_grouped_masked", shape={"g": 3, "m": 40, "n": 48, "k": 256})
+
+
+def asked(case: Case, *changes: Change) -> Addresses:
+    """Return what is found out about a kernel that computes a case after some changes to its inputs."""
+    arithmetic = typical_arithmetic(case.op, operands_of(case))
+
+    def launch(inputs: dict) -> dict[str, np.ndarray]:
+        state = State(case, dict(inputs), arithmetic)
+        for change in changes:
+            state = change(state)
+        with np.errstate(all="ignore"):
+            return OPS[case.op].compute(state.case, state.inputs, arithmetic)
+
+    return read_addresses(case, launch)
+
+
+def moved(name: str, part: str, how: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Return the change that moves an operand's scales or payload."""
+
+    def tensor(old: ScaledTensor) -> ScaledTensor:
+        if part == "scales":
+            return old.with_scale(np.ascontiguousarray(how(np.asarray(old.scale))))
+        return replace(old, data=np.ascontiguousarray(how(np.asarray(old.data))))
+
+    return lambda state: state.put(name, tensor(state.inputs[name]))
+
+
+def finding(found: Addresses, operand: str, part: str) -> Finding:
+    return next(row for row in found.findings if (row.operand, row.part) == (operand, part))
+
+
+@pytest.mark.parametrize("case", [*load("fingerprint").cases, product("bfloat16"), product("nvfp4", out="bfloat16")])
+def test_a_right_kernel_reads_everything_where_it_belongs(case: Case) -> None:
+    wide = {"m": 40 if case.op == "gemm" else 136, "n": 136, "k": 256}
+    found = asked(replace(case, shape={axis: wide.get(axis, extent) for axis, extent in case.shape.items()}))
+    assert found.in_place, found.lines()
+    assert not found.alternatives
+
+
+def stride(extra: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A column-major buffer whose columns are read further apart than they lie; zeros are behind it."""
+
+    def read(grid: np.ndarray) -> np.ndarray:
+        buffer = np.zeros(grid.size + grid.shape[1] * extra, grid.dtype)
+        buffer[: grid.size] = grid.T.reshape(-1)
+        row, column = np.indices(grid.shape)
+        return buffer[column * (grid.shape[0] + extra) + row]
+
+    return read
+
+
+def rows(order: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda grid: grid[..., order(np.arange(grid.shape[-2])), :]
+
+
+def turned_bits(row: np.ndarray) -> np.ndarray:
+    return row // 8 * 8 + (row % 8 >> 1) + (row % 2) * 4
+
+
+def bits_across(grid: np.ndarray) -> np.ndarray:
+    """The lowest bits of row and block exchanged."""
+    row, block = np.indices(grid.shape)
+    return grid[row & ~1 | block & 1, block & ~1 | row & 1]
+
+
+@pytest.mark.parametrize(
+    ("case", "part", "how", "words"),
+    [
+        (FP32, "scales", rows(lambda i: i ^ 1), "(row, block) reads (row xor 1, block)"),
+        (FP32, "scales", lambda g: np.roll(g, 1, 0), "(row, block) reads ((row - 1) mod 136, block)"),
+        (FP32, "scales", lambda g: g[:, np.arange(4) // 2], "(row, block) reads (row, block // 2)"),
+        (FP32, "scales", lambda g: g[:, [3] * 4], "(row, block) reads (row, 3)"),
+        (FP32, "scales", rows(lambda i: np.minimum(i + 2, 135)), "(row, block) reads (min(row + 2, 135), block)"),
+        (FP32, "scales", lambda g: np.pad(g, ((0, 2), (0, 0)))[2:], "(row, block) reads (row + 2, block)"),
+        (
+            FP32,
+            "scales",
+            stride(3),
+            "(row, block) is read at address row + 139 * block where it lies at row + 136 * block (mn_major_tma)",
+        ),
+        (FP32, "scales", lambda g: g.T.reshape(g.shape), "linear"),
+        (
+            MX,
+            "scales",
+            rows(turned_bits),
+            "(row, block) reads (row with bit 0 from bit 1, bit 1 from bit 2, bit 2 from bit 0, block)",
+        ),
+        (
+            MX,
+            "scales",
+            rows(lambda i: i // 8 * 8 + np.array([0, 3, 1, 2, 4, 6, 7, 5])[i % 8]),
+            "(row, block) reads (row - row mod 8 + (0, 3, 1, 2, 4, 6, 7, 5)[row mod 8], block)",
+        ),
+        (
+            MX,
+            "scales",
+            bits_across,
+            "(row, block) reads where bit 0 of row is bit 0 of block, bit 0 of block is bit 0 of row",
+        ),
+        (MX, "scales", read_as("swizzle_128x4", "linear"), "packed as swizzle_128x4, the grid is read as linear"),
+        (MASKED, "scales", lambda g: np.roll(g, 1, 0), "(group, row, block) reads ((group - 1) mod 3, row, block)"),
+        (MASKED, "payload", lambda g: g[[0, 0, 0]], "(group, row, k) reads (0, row, k)"),
+        (FP4, "payload", rows(lambda i: i ^ 4), "(row, k) reads (row xor 4, k)"),
+    ],
+)
+def test_what_is_read_elsewhere_is_a_rule(case: Case, part: str, how: Callable, words: str) -> None:
+    found = asked(case, moved("a", part, how))
+    assert found.confirmed and not found.in_place
+    assert words in finding(found, "a", part).rule
+    assert all(row.in_place for row in found.findings if row.operand == "b"), found.lines()
+
+
+def test_a_random_permutation_has_no_rule_and_right_examples() -> None:
+    order = np.random.default_rng(0).permutation(136 * 4)
+    found = asked(FP32, moved("a", "scales", lambda g: g.reshape(-1)[order].reshape(g.shape)))
+    row = finding(found, "a", "scales")
+    assert (found.confirmed, row.rule) == (True, None)
+    assert row.misplaced == np.count_nonzero(order != np.arange(order.size))
+    assert len(row.examples) == 4
+    for example in row.examples:
+        place, read = (tuple(map(int, text.strip("()").split(", "))) for text in example.split(" reads "))
+        assert np.ravel_multi_index(read, (136, 4)) == order[np.ravel_multi_index(place, (136, 4))]
+
+
+@pytest.mark.parametrize(
+    ("fault", "case"),
+    [
+        ("scale_major_swapped", FP32),
+        ("scale_padding_missing", replace(FP32, shape={"m": 134, "n": 144, "k": 512})),
+        ("scale_swizzle", MX),
+        ("scale_permuted_not_interleaved", replace(MX, shape={"m": 256, "n": 160, "k": 256})),
+        ("scale_byte_order", product("deepseek_fp8_ue8m0", "packed_ue8m0")),
+        ("scale_of_neighbour", MX),
+        ("scale_of_neighbour", MASKED),
+    ],
+)
+def test_injected_faults_of_addresses_are_rules_too(fault: str, case: Case) -> None:
+    state = State(case, case.make_inputs(), None)
+    variants = [row for row in HYPOTHESES[fault].misreadings(Scene(state)) if row.site == "a"]
+    assert variants
+    for variant in variants:
+        found = asked(case, variant.change)
+        row = finding(found, "a", "scales")
+        assert found.confirmed, (variant.cause, found.lines())
+        assert row.rule if row.misplaced else found.unknown, (variant.cause, found.lines())
+
+
+def test_both_operands_at_once_are_told_apart() -> None:
+    linear = read_as("swizzle_128x4", "linear")
+    found = asked(MX, moved("a", "scales", linear), moved("b", "scales", rows(lambda i: i ^ 2)))
+    assert found.confirmed
+    assert finding(found, "a", "scales").rule == "packed as swizzle_128x4, the grid is read as linear"
+    assert finding(found, "b", "scales").rule == "(row, block) reads (row xor 2, block)"
+    assert finding(found, "a", "payload").misplaced == finding(found, "b", "payload").misplaced == 0
+
+
+def test_rows_of_b_with_their_scales_are_not_laid_on_a() -> None:
+    roll = rows(lambda i: (i + 1) % i.size)
+    found = asked(FP4, moved("b", "payload", roll), moved("b", "scales", roll))
+    assert found.confirmed and not found.alternatives
+    assert finding(found, "b", "payload").rule == "(row, k) reads ((row + 1) mod 144, k)"
+    assert finding(found, "b", "scales").rule == "(row, block) reads ((row + 1) mod 144, block)"
+    assert all(row.in_place for row in found.findings if row.operand == "a")
+
+
+def test_a_change_of_k_in_one_payload_may_be_one_in_the_other() -> None:
+    swap = moved("b", "payload", lambda d: d.reshape(len(d), -1, 2)[..., ::-1].reshape(d.shape))
+    found = asked(FP4, swap)
+    assert found.confirmed
+    assert finding(found, "a", "payload").rule == "(row, k) reads (row, k xor 1)"
+    assert [(row.operand, row.rule) for row in found.alternatives] == [("b", "(row, k) reads (row, k xor 1)")]
+    assert any(line.startswith("or, as no output can tell which: b's payload") for line in found.lines())
+
+
+def test_blocks_of_another_height_are_told_row_by_row() -> None:
+    def finer(state: State) -> State:
+        b = state.inputs["b"]
+        lines = np.minimum(np.arange(b.shape[0]) // 64, len(b.scale) - 1)
+        return state.put("b", replace(b, scale=b.scale[lines], scaling=replace(b.scaling, block=(1, 128))))
+
+    row = finding(asked(FP32, finer), "b", "scales")
+    assert row.rule == "(row, block) reads (min(row // 64, 1), block) where (row // 128, block) belongs"
+
+
+def test_values_that_are_changed_name_no_wrong_address() -> None:
+    twice = asked(FP32, moved("a", "scales", lambda g: g * np.float32(2)))
+    assert not twice.confirmed and all(row.in_place for row in twice.findings)
+    squared = asked(FP32, moved("a", "scales", lambda g: g * g))
+    row = finding(squared, "a", "scales")
+    assert (row.misplaced, squared.in_place) == (0, False)
+    ignored = asked(FP32, moved("a", "scales", np.ones_like))
+    assert finding(ignored, "a", "scales").decoded == 0
+    assert "no output shows an address of them" in "\n".join(ignored.lines())
+
+
+def test_what_is_zero_shows_no_address_and_is_laid_on_nobody_else() -> None:
+    found = asked(FP32, moved("a", "scales", lambda g: np.where(np.arange(136)[:, None] < 128, g, np.float32(0))))
+    assert found.confirmed and not found.in_place
+    row = finding(found, "a", "scales")
+    assert (row.asked, row.decoded, row.misplaced) == (544, 512, 0)
+    assert "32 show no address, (128, 0) to (135, 3)" in row.sentence()
+    assert all(row.in_place for row in found.findings if row.operand == "b")
+    assert found.unknown == 8 * 144
+
+
+@pytest.mark.parametrize("format", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "bfloat16", "float8_e8m0fnu"])
+def test_an_index_is_spelled_and_a_wrong_digit_is_noticed(format: str) -> None:
+    alphabet = Alphabet.of(FORMATS[format], FORMATS["bfloat16"], FORMATS[format].signed)
+    values = alphabet.spell((40, 50))
+    assert np.array_equal(FORMATS[format].decode(FORMATS[format].encode(values[0])), values[0])
+    assert np.array_equal(alphabet.number(values, 2000), np.arange(2000).reshape(40, 50))
+    for place in range(len(values)):
+        wrong = [np.roll(array, 1) if i == place else array for i, array in enumerate(values)]
+        same = wrong[place] == values[place]
+        assert (alphabet.number(wrong, 2000)[~same] == GARBLED).all()
+
+
+def test_other_operations_are_refused() -> None:
+    case = Case("logits", "a test", "mqa_logits", {"s": 8, "h": 32, "d": 32, "t": 16}, out="float32")
+    with pytest.raises(UnsupportedError, match="addresses of: got mqa_logits, need gemm or"):
+        read_addresses(case, lambda inputs: {})
+
+
+def test_plain_data_says_the_same() -> None:
+    data = asked(FP32, moved("a", "scales", rows(lambda i: i ^ 1))).to_dict()
+    assert (data["confirmed"], data["in_place"]) == (True, False)
+    assert [row["rule"] for row in data["findings"] if not row["in_place"]] == ["(row, block) reads (row xor 1, block)"]
