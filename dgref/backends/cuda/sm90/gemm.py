@@ -10,6 +10,7 @@ from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configu
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.pair import Pair, pair_of
 from dgref.errors import LayoutError, ShapeError, expected
+from dgref.reference.gemm import split_columns, split_width
 
 
 def fp8_gemm(
@@ -85,9 +86,11 @@ def _shape(pair: Pair, d: Any, c: Any, batch_invariant: bool, head_splits: Any) 
         raise ShapeError(expected("b", (right.groups, right.k), f"{(left.groups, left.k)}: a's groups and K"))
     columns = right.rows
     if head_splits:
-        columns = columns // (head_splits[0] + head_splits[2]) * sum(head_splits)
-    if tuple(d.shape[-2:]) != (left.rows, columns):
-        raise ShapeError(expected("d", tuple(d.shape), (left.rows, columns)))
+        split_columns(columns, head_splits)  # raises unless whole heads are what there is
+        columns = split_width(columns, head_splits)
+    groups = () if left.groups == 1 and d.dim() == 2 else (left.groups,)
+    if tuple(d.shape) != (*groups, left.rows, columns):
+        raise ShapeError(expected("d", tuple(d.shape), (*groups, left.rows, columns)))
     return Shape(
         m=left.rows,
         n=right.rows,

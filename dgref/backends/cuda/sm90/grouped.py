@@ -13,7 +13,7 @@ from dgref.backends.cuda.sm90.gemm import add_nothing, destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.pair import Pair, pair_of, scales_of
 from dgref.backends.cuda.tensor_map import TensorMap
-from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected
 
 
 def gemm_grouped_contiguous(
@@ -112,6 +112,9 @@ def gemm_grouped_k(
 def _contiguous(
     a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, b_block, packed, resources, forced
 ):
+    _check_alignment(alignment, 16 if packed else 64)
+    if not d.numel():
+        return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     _check_product(pair, d, (pair.a.rows, pair.b.rows))
     _check_layout(layout, pair.b.groups if prefix_sum else pair.a.rows)
@@ -122,6 +125,8 @@ def _contiguous(
 
 
 def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, resources, forced):
+    if not d.numel():
+        return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     groups, rows = pair.a.groups, pair.a.rows
     if groups != pair.b.groups:
@@ -138,9 +143,9 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     pair = pair_of(a.t(), b.t(), a_scale, b_scale, b_block=(1, 128), lines=lines)
     block, groups = 64 if pair.scaling == "NONE" else 128, layout.shape[0]
     if prefix_sum:
-        _check_multiple("alignment", alignment, block)
+        _check_alignment(alignment, block)
     elif sizes is not None:
-        _check_sizes(sizes, pair.a.k, block)
+        _check_sizes(sizes, groups, pair.a.k, block)
     _check_product(pair, d, (groups, pair.a.rows, pair.b.rows))
     _check_layout(layout, groups)
     schedule = "K_PREFIX_SUM" if prefix_sum else "K_SIZES"
@@ -156,7 +161,7 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
         need = "FP8 with scales, and the K of each group on the host: each is a matrix of its own"
         raise InputError(expected("sizes", sizes, need))
     groups, m, n = d.shape
-    _check_sizes(sizes, a.numel() // m, 128)
+    _check_sizes(sizes, groups, a.numel() // m, 128)
     left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
     _check_layout(layout, groups)
     lines = sum(size // 128 for size in sizes)
@@ -225,13 +230,19 @@ def _check_layout(layout: Any, count: int) -> None:
         raise FormatError(expected("layout", f"{layout.dtype} {tuple(layout.shape)}", f"{count} contiguous int32"))
 
 
-def _check_sizes(sizes: Sequence[int], total: int, multiple: int) -> None:
+def _check_sizes(sizes: Sequence[int], groups: int, total: int, multiple: int) -> None:
+    if len(sizes) != groups:
+        raise ShapeError(expected("sizes", f"{len(sizes)} of them", f"{groups}, one for each group"))
     for group, size in enumerate(sizes):
-        _check_multiple(f"sizes[{group}]", size, multiple)
+        if size < 0 or size % multiple:
+            need = f"a multiple of {multiple}, as groups of K are read in whole blocks"
+            raise ShapeError(expected(f"sizes[{group}]", size, need))
     if sum(sizes) != total:
         raise ShapeError(expected("sizes", f"a sum of {sum(sizes)}", f"{total}, the K of a"))
 
 
-def _check_multiple(name: str, value: int, multiple: int) -> None:
-    if value < 0 or value % multiple:
-        raise ShapeError(expected(name, value, f"a multiple of {multiple}, as groups of K are read in whole blocks"))
+def _check_alignment(alignment: int, multiple: int) -> None:
+    if alignment < 1:
+        raise ShapeError(expected("alignment", alignment, "at least 1"))
+    if alignment % multiple:
+        raise UnsupportedError(expected("alignment", alignment, f"a multiple of {multiple}, the least that a tile has"))

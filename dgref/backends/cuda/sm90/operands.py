@@ -73,13 +73,19 @@ def matrix(name: str, tensor: Any, element: str) -> Matrix:
     return Matrix(tensor.data_ptr(), groups, rows, k, major, stride, element)
 
 
+def _check_scale(name: str, scale: Any) -> None:
+    if str(scale.dtype) != "torch.float32":
+        raise FormatError(expected(name, scale.dtype, "torch.float32"))
+    if scale.dim() not in (2, 3):
+        raise ShapeError(expected(name, tuple(scale.shape), "a matrix or a stack of matrices"))
+
+
 def vector_scale_map(name: str, scale: Any, lines: int, columns: int, box: int, box_lines: int = 1) -> TensorMap:
     """Return the map of scales along K: `lines` rows of K-scales, each `columns` long and a multiple of 16 bytes.
 
     `scale` is logically [..., columns, K/128] FP32 with `columns` contiguous (MN-major, TMA-aligned).
     """
-    if str(scale.dtype) != "torch.float32":
-        raise FormatError(expected(name, scale.dtype, "torch.float32"))
+    _check_scale(name, scale)
     across, along = scale.stride()[-2:]
     if scale.shape[-2] != columns or scale.numel() != lines * columns:
         raise ShapeError(expected(name, tuple(scale.shape), f"{columns} rows and {lines} scales of each in all"))
@@ -108,8 +114,7 @@ NO_BLOCK_SCALE = BlockScale(0, 0, 0, 0)
 
 def block_scale(name: str, scale: Any, matrix_: Matrix) -> BlockScale:
     """Read [ceil(rows/128), ceil(k/128)] FP32 scales, one such grid for each group."""
-    if str(scale.dtype) != "torch.float32":
-        raise FormatError(expected(name, scale.dtype, "torch.float32"))
+    _check_scale(name, scale)
     grid = (-(-matrix_.rows // 128), -(-matrix_.k // 128))
     if tuple(scale.shape[-2:]) != grid or scale.numel() != grid[0] * grid[1] * matrix_.groups:
         raise ShapeError(expected(name, tuple(scale.shape), f"{grid} for each of {matrix_.groups} groups"))
@@ -118,11 +123,15 @@ def block_scale(name: str, scale: Any, matrix_: Matrix) -> BlockScale:
 
 
 def output_format(name: str, tensor: Any) -> str:
-    """Return BF16 or F32; D's columns must be contiguous."""
+    """Return BF16 or F32; D's columns must be contiguous, and each element have memory of its own."""
     if str(tensor.dtype) not in OUTPUTS:
         raise FormatError(expected(name, tensor.dtype, " or ".join(OUTPUTS)))
     if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
         raise LayoutError(expected(name, f"strides {tuple(tensor.stride())}", "contiguous columns"))
+    steps = [stride for stride, extent in zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True) if extent > 1]
+    if min(steps, default=tensor.shape[-1]) < tensor.shape[-1]:
+        need = f"memory for each element: {tensor.shape[-1]} or more from row to row"
+        raise LayoutError(expected(name, f"strides {tuple(tensor.stride())}", need))
     return OUTPUTS[str(tensor.dtype)]
 
 

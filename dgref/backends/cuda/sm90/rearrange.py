@@ -48,8 +48,10 @@ def widened(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
 def mn_major(name: str, scale: Any) -> tuple[Any, list[Plan]]:
     """Return scales [..., rows, blocks] whose rows TMA can read, and the launch that fills them: none if it can.
 
-    Scales that are neither contiguous nor MN-major come back as they are, for their reader to refuse.
+    Scales that are no matrices, or neither contiguous nor MN-major, come back as they are, for their reader to refuse.
     """
+    if scale.dim() < 2:
+        return scale, []
     *groups, rows, blocks = scale.shape
     readable = scale.stride(-2) == 1 and scale.stride(-1) % 4 == 0
     if readable or not scale.is_contiguous() or str(scale.dtype) != "torch.float32":

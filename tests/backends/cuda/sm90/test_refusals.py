@@ -1,0 +1,102 @@
+"""What a call cannot mean is an error before anything is launched; what is nothing to compute launches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dgref.backends.cuda.sm90.gemm import fp8_gemm
+from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
+from dgref.errors import LayoutError, ShapeError, UnsupportedError
+from tests.backends.cuda.sm90.recording import Driver, record
+
+M, N, K, GROUPS = 64, 128, 256, 2
+BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
+
+
+def made(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+def labels(count: int) -> torch.Tensor:
+    return made(count, dtype=torch.int32)
+
+
+def dense(**changes: Any) -> Callable:
+    call = {"a": made(M, K, dtype=E4M3), "a_scale": torch.ones(M, 2), "b": made(N, K, dtype=E4M3)}
+    call |= {"b_scale": torch.ones(1, 2), "d": made(M, N)}
+    return lambda: fp8_gemm(**call | changes)
+
+
+def batch(**changes: Any) -> Callable:
+    call = {"a": made(GROUPS, M, K, dtype=E4M3), "a_scale": torch.ones(GROUPS, M, 2)}
+    call |= {"b": made(GROUPS, N, K, dtype=E4M3), "b_scale": torch.ones(GROUPS, 1, 2), "d": made(GROUPS, M, N)}
+    return dense(**call | changes)
+
+
+def contiguous(**changes: Any) -> Callable:
+    call = {"a": made(M, K), "b": made(GROUPS, N, K), "d": made(M, N), "layout": labels(M)}
+    return lambda: gemm_grouped_contiguous(**call | changes)
+
+
+def masked(rows: int, groups: int = GROUPS) -> Callable:
+    tensors = (made(groups, rows, K), made(groups, N, K), made(groups, rows, N), labels(groups))
+    return lambda: gemm_grouped_masked(*tensors, expected_m=1)
+
+
+def of_k(**changes: Any) -> Callable:
+    call = {"a": made(K, M), "b": made(K, N), "d": made(GROUPS, M, N), "layout": labels(GROUPS)}
+    return lambda: gemm_grouped_k(**call | changes)
+
+
+FLAT = {"a": made(K * M, dtype=E4M3), "b": made(K * N, dtype=E4M3), "a_scale": torch.ones(M, 2)}
+FLAT |= {"b_scale": torch.ones(N, 2)}
+REFUSED = [
+    (batch(d=made(M, N)), ShapeError, "d: got (64, 128), need (2, 64, 128)"),
+    (batch(d=made(1, M, N)), ShapeError, "d: got (1, 64, 128), need (2, 64, 128)"),
+    (dense(d=made(GROUPS, M, N)), ShapeError, "d: got (2, 64, 128), need (1, 64, 128)"),
+    (dense(d=made(1, N).expand(M, N)), LayoutError, "d: got strides (0, 1), need memory for each element"),
+    (dense(d=made(M * N).as_strided((M, N), (96, 1))), LayoutError, "128 or more from row to row"),
+    (dense(head_splits=(48, 16, 48), d=made(M, 112)), ShapeError, "n: got 128, need a multiple of left + right = 96"),
+    (dense(head_splits=(64, -32, 64), d=made(M, 96)), ValueError, "head_splits: got [64, -32, 64], need three extents"),
+    (dense(head_splits=(0, 1, 0)), ValueError, "need three extents >= 0 with left + right > 0"),
+    (dense(a_scale=torch.ones(M)), ShapeError, "a_scale: got (64,), need a matrix or a stack of matrices"),
+    (dense(b_scale=torch.ones(1, 1, 1, 2)), ShapeError, "b_scale: got (1, 1, 1, 2), need a matrix or a stack"),
+    (contiguous(alignment=48), UnsupportedError, "alignment: got 48, need a multiple of 64"),
+    (contiguous(alignment=0), ShapeError, "alignment: got 0, need at least 1"),
+    (of_k(prefix_sum=True, alignment=32), UnsupportedError, "alignment: got 32, need a multiple of 64"),
+    (of_k(prefix_sum=True, alignment=0), ShapeError, "alignment: got 0, need at least 1"),
+    (of_k(sizes=[64, 64, 128]), ShapeError, "sizes: got 3 of them, need 2, one for each group"),
+    (of_k(**FLAT, sizes=[256]), ShapeError, "sizes: got 1 of them, need 2, one for each group"),
+]
+NOTHING = [contiguous(a=made(0, K), d=made(0, N), layout=labels(0)), masked(0), masked(M, 0)]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    return record(monkeypatch)
+
+
+@pytest.mark.parametrize(("call", "kind", "sentence"), REFUSED, ids=[sentence for *_, sentence in REFUSED])
+def test_a_call_that_would_write_elsewhere_or_read_too_far_is_refused(
+    call: Callable, kind: type, sentence: str, driver: Driver
+) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    assert sentence in str(caught.value) and driver.launches == []
+
+
+@pytest.mark.parametrize("call", NOTHING)
+def test_no_rows_are_no_launch(call: Callable, driver: Driver) -> None:
+    call()
+    assert driver.launches == []
+
+
+def test_heads_and_interleaved_batches_are_launched(driver: Driver) -> None:
+    dense(head_splits=(64, 32, 64), d=made(M, 160))()
+    batch(d=made(M, GROUPS, N).transpose(0, 1))()
+    dense(d=made(1, M, N))()
+    assert [name for name, *_ in driver.launches].count("gemm") == 3
