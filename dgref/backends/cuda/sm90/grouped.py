@@ -13,7 +13,7 @@ from dgref.backends.cuda.sm90.gemm import add_nothing, destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.pair import Pair, pair_of, scales_of
 from dgref.backends.cuda.tensor_map import TensorMap
-from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected
 
 
 def gemm_grouped_contiguous(
@@ -141,6 +141,9 @@ def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, re
 def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced):
     lines = None if a_scale is None else a_scale.shape[1]
     pair = pair_of(a.t(), b.t(), a_scale, b_scale, b_block=(1, 128), lines=lines)
+    if pair.a.major != pair.b.major:
+        need = f"{pair.a.major}-major, as a: groups of K lie the same way in both operands"
+        raise LayoutError(expected("b", f"{pair.b.major}-major", need))
     block, groups = 64 if pair.scaling == "NONE" else 128, layout.shape[0]
     if prefix_sum:
         _check_alignment(alignment, block)

@@ -69,6 +69,7 @@ REFUSED = [
     (contiguous(alignment=0), ShapeError, "alignment: got 0, need at least 1"),
     (of_k(prefix_sum=True, alignment=32), UnsupportedError, "alignment: got 32, need a multiple of 64"),
     (of_k(prefix_sum=True, alignment=0), ShapeError, "alignment: got 0, need at least 1"),
+    (of_k(b=made(N, K).t()), LayoutError, "b: got K-major, need MN-major, as a"),
     (of_k(sizes=[64, 64, 128]), ShapeError, "sizes: got 3 of them, need 2, one for each group"),
     (of_k(**FLAT, sizes=[256]), ShapeError, "sizes: got 1 of them, need 2, one for each group"),
 ]
