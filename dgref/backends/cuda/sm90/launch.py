@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import signature
@@ -64,18 +65,19 @@ def prepare(
         b, widening = widened("b", operands.b)
         operands, before = replace(operands, b=b), (*before, *widening)
     tile, device = configuration.tile, current_device()
+    stream = current_stream(device)
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
     plan = kernel_of(configuration).prepare(
         (configuration.blocks,),
         (configuration.threads,),
-        _arguments(configuration, operands, device, current_stream(device)),
+        _arguments(configuration, operands, device, stream),
         shared_bytes=configuration.shared_bytes,
         cluster=cluster,
         programmatic=resources.programmatic,
     )
     plan.kept = operands.group_maps  # the plan itself holds addresses only
     plan.configuration = configuration
-    return Steps(*before, plan) if before else plan
+    return Steps(workspace.turn(device, stream), *before, plan) if before else plan
 
 
 def _arguments(configuration: Configuration, operands: Operands, device: int, stream: int) -> list[Any]:
@@ -116,15 +118,16 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
 
 
 class Steps:
-    """Launches that follow each other."""
+    """Launches that follow each other: another thread's on their stream would rewrite what the last one reads."""
 
-    def __init__(self, *plans: Any):
-        self._plans = plans
+    def __init__(self, turn: AbstractContextManager, *plans: Any):
+        self._turn, self._plans = turn, plans
 
     def at(self, addresses: Sequence[int]) -> None:
         """Launch all of them, with the operands of a call at these addresses."""
-        for plan in self._plans:
-            plan.at(addresses)
+        with self._turn:
+            for plan in self._plans:
+                plan.at(addresses)
 
 
 def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any], options: tuple) -> bool:

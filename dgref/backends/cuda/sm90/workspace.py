@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 _BUFFERS: dict[tuple, Any] = {}
 _OUTGROWN: list[Any] = []  # launches that are kept ready hold addresses, so nothing is given back
+_GROWING = threading.Lock()
+_TURNS: dict[tuple[int, int], threading.Lock] = {}
+
+
+def turn(device: int, stream: int) -> threading.Lock:
+    """Return the lock under which launches follow each other on a stream where one reads what another has written."""
+    return _TURNS.setdefault((device, stream), threading.Lock())
 
 
 def partial_sums(device: int, stream: int, count: int) -> Any:
@@ -26,11 +34,12 @@ def rewritten(device: int, stream: int, operand: str, count: int) -> Any:
 def _buffer(key: tuple, count: int, zeroed: bool) -> Any:
     import torch
 
-    held = _BUFFERS.get(key)
-    if held is None or held.numel() < count:
-        if held is not None:
-            _OUTGROWN.append(held)
-        make = torch.zeros if zeroed else torch.empty
-        size = max(1 << 20, 1 << (count - 1).bit_length())  # doubling: all that is outgrown is less than what is held
-        held = _BUFFERS[key] = make(size, dtype=torch.uint8, device=f"cuda:{key[1]}")
-    return held
+    with _GROWING:  # of two that threads make at once, one would be given back under a launch that holds its address
+        held = _BUFFERS.get(key)
+        if held is None or held.numel() < count:
+            if held is not None:
+                _OUTGROWN.append(held)
+            make = torch.zeros if zeroed else torch.empty
+            size = max(1 << 20, 1 << (count - 1).bit_length())  # doubled: all that is outgrown is less than this
+            held = _BUFFERS[key] = make(size, dtype=torch.uint8, device=f"cuda:{key[1]}")
+        return held

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from dgref.backends.cuda import launch as plans
 from dgref.backends.cuda.driver import DriverError
-from dgref.backends.cuda.sm90 import launch
+from dgref.backends.cuda.sm90 import launch, workspace
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
 from tests.backends.cuda.sm90.recording import Driver, record
@@ -181,6 +183,39 @@ def test_a_thread_that_launches_amid_another_ones_launch_changes_nothing_of_it(
     monkeypatch.setattr(plans, "address_replacer", lambda: replace)
     bf16_gemm(*third)
     assert [[noted] for noted in driver.launches] == alone
+
+
+def test_launches_that_follow_each_other_on_a_stream_let_no_other_threads_between(driver: Driver) -> None:
+    call, make = CALLS["fp8, moved"]  # both threads rewrite their scales into the stream's one workspace
+    first, second = make(), make()
+    alone = [planned(driver, call, tensors) for tensors in (first, second)]
+    driver.launches.clear()
+    amid, launch_one = threading.Thread(target=call, args=second), driver.launch
+
+    def launched(*given: Any) -> int:
+        status = launch_one(*given)
+        if not amid.ident:  # the first thread has rewritten its scales, and not yet multiplied
+            amid.start()
+            amid.join(0.2)
+        return status
+
+    driver.launch = launched
+    launch._local.plans.clear()
+    call(*first)
+    amid.join()
+    assert driver.launches == [*alone[0], *alone[1]]
+
+
+def test_threads_that_need_a_workspace_at_once_get_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(count: int, **options: Any) -> torch.Tensor:
+        time.sleep(0.05)
+        return torch.zeros(count, dtype=torch.uint8)
+
+    monkeypatch.setattr(workspace, "_BUFFERS", {})
+    monkeypatch.setattr(torch, "empty", empty)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: workspace.partial_sums(0, 7, 64), range(2)))
+    assert found[0] is found[1]
 
 
 def test_a_launch_that_the_driver_refuses_is_an_error(driver: Driver) -> None:
