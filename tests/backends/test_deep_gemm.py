@@ -84,6 +84,7 @@ def case(op: str = "gemm", **changes) -> Case:
 
 
 MX = {name: OperandChoice("mxfp8") for name in "ab"}
+BF16 = {name: OperandChoice("bfloat16") for name in "ab"}
 REFUSALS = [
     ("sm120", case(), "DeepGEMM ships sm_90a and sm_100a kernels: this is sm120"),
     ("sm90", case("cast"), "DeepGEMM has no cast"),
@@ -91,6 +92,8 @@ REFUSALS = [
     ("sm90", case(operands=MX), "sm_90a kernels take E4M3 with FP32 scales"),
     ("sm100", case(), "UE8M0 scales, which would round those of deepseek_fp8"),
     ("sm90", case(out="float32"), "the sm_90a 1D2D kernel writes bfloat16"),
+    ("sm90", case(operands=BF16, params={"accumulate": True}), "rounds a product to BF16 before the copy engine adds"),
+    ("sm90", case(operands=BF16, params={"accumulate": True}, out="float32"), ""),
     ("sm90", case(shape={"m": 16, "n": 128, "k": 200}), ""),
 ]
 

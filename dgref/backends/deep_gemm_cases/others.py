@@ -9,7 +9,7 @@ import numpy as np
 
 from dgref.backends.base import BufferKernel, FunctionKernel, Kernel
 from dgref.backends.deep_gemm_cases.call import FP4, FP8, UE8M0, Call, Operation
-from dgref.backends.deep_gemm_cases.products import operands_refuse, out_refuses, product_family
+from dgref.backends.deep_gemm_cases.products import addition_refuses, operands_refuse, out_refuses, product_family
 from dgref.formats import RECIPES, ScaledTensor
 from dgref.formats.native import as_native
 from dgref.formats.scaling import FULL
@@ -41,7 +41,7 @@ def _einsum_refuses(case: Case, here: str) -> str | None:
     if not plain and here == "sm90" and (accumulates or case.out != "bfloat16"):
         return "the sm_90a FP8 einsum writes bfloat16 and does not accumulate"
     outs = ("bfloat16", "float32") if sums_batch or not plain else ("bfloat16",)
-    return operands_refuse(case, here) or out_refuses(case, *outs)
+    return operands_refuse(case, here) or out_refuses(case, *outs) or addition_refuses(case)
 
 
 def _einsum_family(case: Case) -> str | None:

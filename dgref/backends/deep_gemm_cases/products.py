@@ -62,6 +62,13 @@ def out_refuses(case: Case, *formats: str) -> str | None:
     return None if case.out in formats else f"DeepGEMM writes {' or '.join(formats)} here, not {case.out}"
 
 
+def addition_refuses(case: Case) -> str | None:
+    """Say why a product that is added to C cannot be judged: cp.reduce.async.bulk adds in the format of C."""
+    if case.params.get("accumulate") and case.out == "bfloat16":
+        return "DeepGEMM rounds a product to BF16 before the copy engine adds it to C: no arithmetic here says that"
+    return None
+
+
 def product_family(case: Case) -> str:
     """Return the kernel family of a product, as ARITHMETICS names it."""
     a, b = (RECIPES[case.operands[name].recipe] for name in "ab")
@@ -76,7 +83,7 @@ def product_family(case: Case) -> str:
 
 
 def _gemm_refuses(case: Case, here: str) -> str | None:
-    refusal = operands_refuse(case, here) or out_refuses(case, "bfloat16", "float32")
+    refusal = operands_refuse(case, here) or out_refuses(case, "bfloat16", "float32") or addition_refuses(case)
     plain = RECIPES[case.operands["a"].recipe].scaling is None
     if not refusal and case.params.get("head_splits") and (plain or not _is_fp8_128(case)):
         return "DeepGEMM's head-split kernels take FP8 with a scale for 128 of K"
