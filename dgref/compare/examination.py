@@ -152,6 +152,13 @@ class Examination:
         before = self.baseline(whole and self.correct is not None).error
         return found.error / before if before else float(not found.all)
 
+    @property
+    def divisible(self) -> bool:
+        """Whether there is one output, whose rows and columns are those that its op can compute alone."""
+        if self.correct is None or self.state.case.op not in SAMPLERS or self.state.case.params.get("head_splits"):
+            return False
+        return [array.ndim for array in self.correct.values()] == [2]
+
     def divided(self, part: Part) -> tuple[Agreement, Agreement]:
         """Return how far a part of the one output, and everything else, is as it should be."""
         ((name, correct),) = self.correct.items()

@@ -71,7 +71,10 @@ def _contributions(a: ScaledTensor, b: ScaledTensor, rows: np.ndarray, columns: 
     """Return [row, column, block]: what each block of K adds to each output of the sample."""
     left, right = (_values(t, chosen) for t, chosen in ((a, rows), (b, columns)))
     starts = np.arange(0, left.shape[1], block)
-    return np.stack([left[:, s : s + block] @ right[:, s : s + block].T for s in starts], axis=-1)
+    parts = np.empty((rows.size, columns.size, starts.size))
+    for i, s in enumerate(starts):
+        parts[..., i] = left[:, s : s + block] @ right[:, s : s + block].T
+    return parts
 
 
 def _values(tensor: ScaledTensor, rows: np.ndarray) -> np.ndarray:

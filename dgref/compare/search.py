@@ -82,13 +82,8 @@ class Search(Examination):
 
         Everything outside must be as it should be, and enough be wrong inside that no variant fits it by chance.
         """
-        region = None if self.correct is None else rectangle(suspect_places(self.suspects))
-        if (
-            region is None
-            or self.state.case.op not in SAMPLERS
-            or len(self.correct) > 1
-            or next(iter(self.correct.values())).ndim != 2
-        ):
+        region = rectangle(suspect_places(self.suspects)) if self.divisible else None
+        if region is None:
             return []
         part, words = region
         inside, outside = self.divided(part)

@@ -10,7 +10,7 @@ import pytest
 from dgref.compare.diagnosis import diagnose
 from dgref.compare.prediction import compute
 from dgref.faults.problems import state_of
-from dgref.suite import Case, InputChoice, OperandChoice
+from dgref.suite import Case, InputChoice, OperandChoice, load
 
 SHAPE = {"m": 96, "n": 192, "k": 640}
 
@@ -169,3 +169,13 @@ def test_a_few_outputs_are_no_evidence_for_a_cause(count):
     bits += 1
     found = diagnose(state.case, state.inputs, {"d": wrong}, state.arithmetic)
     assert found.status != "confirmed", found.sentence
+
+
+@pytest.mark.parametrize(("suite", "case"), [("edges", "k-0"), ("gemm", "head-splits")])
+@pytest.mark.parametrize("declared", [True, False])
+def test_odd_products_without_a_cause_are_described(suite, case, declared):
+    state = state_of(next(row for row in load(suite).cases if row.id == case))
+    wrong = compute(state)["d"].copy()
+    wrong[:, -20:] = wrong[:, -20:] * wrong.dtype.type(2) + wrong.dtype.type(1)
+    found = diagnose(state.case, state.inputs, {"d": wrong}, state.arithmetic if declared else None, budget=5)
+    assert found.status != "confirmed" and found.sentence
