@@ -66,6 +66,7 @@ def prepare(
         operands, before = replace(operands, b=b), (*before, *widening)
     tile, device = configuration.tile, current_device()
     stream = current_stream(device)
+    workspace.make_ready(device)
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
     plan = kernel_of(configuration).prepare(
         (configuration.blocks,),

@@ -1,14 +1,24 @@
-"""Memory that launches share: partial sums of split tiles, and how many splits of each tile have arrived."""
+"""Memory that launches share: partial sums of split tiles, and how many splits of each tile have arrived.
+
+The launches of a stream follow each other and so take the same memory. Graphs captured on one stream do as well: they
+are replayed one at a time.
+"""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
+from dgref.errors import UnsupportedError, expected
+
 _BUFFERS: dict[tuple, Any] = {}
+_ZEROS: dict[int, Any] = {}  # by device: counters that no stream has yet
 _OUTGROWN: list[Any] = []  # launches that are kept ready hold addresses, so nothing is given back
-_GROWING = threading.Lock()
+_GROWING = threading.Lock()  # of two that threads make at once, one would be given back under a launch that holds it
 _TURNS: dict[tuple[int, int], threading.Lock] = {}
+_LEAST = 1 << 20  # bytes of a buffer
+_ZEROED = 1 << 22  # bytes of counters that are made at once
+_SHARE = 1 << 16  # bytes of them that a stream gets: a counter for 16384 tiles
 
 
 def turn(device: int, stream: int) -> threading.Lock:
@@ -17,29 +27,71 @@ def turn(device: int, stream: int) -> threading.Lock:
 
 
 def partial_sums(device: int, stream: int, count: int) -> Any:
-    """Return at least `count` bytes, the same ones for every launch on a stream: launches on it follow each other."""
-    return _buffer(("partials", device, stream), count, zeroed=False)
-
-
-def arrivals(device: int, stream: int, count: int) -> Any:
-    """Return at least `count` counters of 4 bytes, all zero; the kernel leaves them zero again."""
-    return _buffer(("arrivals", device, stream), count * 4, zeroed=True)
+    """Return at least `count` bytes."""
+    return _buffer(("partials", device, stream), count)
 
 
 def rewritten(device: int, stream: int, operand: str, count: int) -> Any:
     """Return at least `count` bytes for an operand, or its scales, that is rewritten before the product."""
-    return _buffer((operand, device, stream), count, zeroed=False)
+    return _buffer((operand, device, stream), count)
 
 
-def _buffer(key: tuple, count: int, zeroed: bool) -> Any:
-    import torch
+def arrivals(device: int, stream: int, count: int) -> Any:
+    """Return at least `count` counters of 4 bytes, all zero; the kernel leaves them zero again."""
+    key, size = ("arrivals", device, stream), 4 * count
+    with _GROWING:
+        held = _BUFFERS.get(key)
+        if held is None or held.numel() < size:
+            _outgrow(held)
+            held = _BUFFERS[key] = _zeros(device, max(_SHARE, -(-size // 256) * 256))
+        return held
 
-    with _GROWING:  # of two that threads make at once, one would be given back under a launch that holds its address
+
+def make_ready(device: int) -> None:
+    """Make counters for the streams to come, among them those that graphs will be captured on."""
+    if device not in _ZEROS and not _capturing():
+        with _GROWING:
+            _ZEROS.setdefault(device, _allocate(_ZEROED, device, zeroed=True))
+
+
+def _zeros(device: int, size: int) -> Any:
+    """Return bytes that are zero already: a graph that zeroed them would do so before its own launches alone."""
+    free = _ZEROS.get(device)
+    if free is None or free.numel() < size:
+        if _capturing():
+            need = "a launch of this shape before the capture: splits of K are counted in memory that is zero by then"
+            raise UnsupportedError(expected("CUDA graph", "the first launches of a device inside a capture", need))
+        free = _allocate(max(_ZEROED, size), device, zeroed=True)
+    _ZEROS[device] = free[size:]
+    return free[:size]
+
+
+def _buffer(key: tuple, count: int) -> Any:
+    with _GROWING:
         held = _BUFFERS.get(key)
         if held is None or held.numel() < count:
-            if held is not None:
-                _OUTGROWN.append(held)
-            make = torch.zeros if zeroed else torch.empty
-            size = max(1 << 20, 1 << (count - 1).bit_length())  # doubled: all that is outgrown is less than this
-            held = _BUFFERS[key] = make(size, dtype=torch.uint8, device=f"cuda:{key[1]}")
+            _outgrow(held)
+            size = max(_LEAST, 1 << (count - 1).bit_length())  # doubled: all that is outgrown is less than this
+            held = _BUFFERS[key] = _allocate(size, key[1], zeroed=False)
         return held
+
+
+def _outgrow(held: Any) -> None:
+    if held is not None:
+        _OUTGROWN.append(held)
+
+
+def _allocate(size: int, device: int, zeroed: bool) -> Any:
+    import torch
+
+    if not zeroed:
+        return torch.empty(size, dtype=torch.uint8, device=f"cuda:{device}")
+    made = torch.zeros(size, dtype=torch.uint8, device=f"cuda:{device}")
+    torch.cuda.current_stream(device).synchronize()  # whichever stream takes a part of it
+    return made
+
+
+def _capturing() -> bool:
+    import torch
+
+    return torch.cuda.is_current_stream_capturing()

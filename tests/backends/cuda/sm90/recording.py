@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,9 +85,21 @@ class NotedKernel(jit.Kernel):
         return plans.Plan(len(self.driver.functions) - 1, codes, geometry, stream, self)
 
 
+def keep_workspaces_here(patch: pytest.MonkeyPatch) -> None:
+    """Let workspaces be memory of the CPU, and none be left over."""
+
+    def allocate(size: int, device: int, zeroed: bool) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.uint8) if zeroed else torch.full((size,), 0xFF, dtype=torch.uint8)
+
+    patch.setattr(workspace, "_allocate", allocate)
+    patch.setattr(workspace, "_capturing", lambda: False)
+    for name in ("_BUFFERS", "_ZEROS"):
+        patch.setattr(workspace, name, {})
+
+
 def record(patch: pytest.MonkeyPatch) -> Driver:
     """Put a driver that notes launches in the place of the real one."""
-    driver, buffers = Driver(), {}
+    driver = Driver()
     tensor_map._encoded.cache_clear()
     for module in (cuda_driver, plans, tensor_map):
         patch.setattr(module, "bindings", lambda: driver)
@@ -101,6 +113,5 @@ def record(patch: pytest.MonkeyPatch) -> Driver:
     patch.setattr(scale_layouts, "_kernel", lambda entry, arguments: NotedKernel(driver, entry))
     patch.setattr(rearrange, "compile_kernel", lambda source, entry, constants: NotedKernel(driver, entry))
     patch.setattr(launch._local, "plans", {}, raising=False)
-    make: Callable = lambda key, count, zeroed: buffers.setdefault((*key, count), torch.empty(count, dtype=torch.uint8))  # noqa: E731
-    patch.setattr(workspace, "_buffer", make)
+    keep_workspaces_here(patch)
     return driver

@@ -16,7 +16,7 @@ from dgref.backends.cuda.driver import DriverError
 from dgref.backends.cuda.sm90 import launch, workspace
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
-from tests.backends.cuda.sm90.recording import Driver, record
+from tests.backends.cuda.sm90.recording import Driver, keep_workspaces_here, record
 
 M, N, K, GROUPS = 64, 256, 512, 4
 BF16, E4M3, F32, I32 = torch.bfloat16, torch.float8_e4m3fn, torch.float32, torch.int32
@@ -207,12 +207,14 @@ def test_launches_that_follow_each_other_on_a_stream_let_no_other_threads_betwee
 
 
 def test_threads_that_need_a_workspace_at_once_get_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def empty(count: int, **options: Any) -> torch.Tensor:
-        time.sleep(0.05)
-        return torch.zeros(count, dtype=torch.uint8)
+    keep_workspaces_here(monkeypatch)
+    allocate = workspace._allocate
 
-    monkeypatch.setattr(workspace, "_BUFFERS", {})
-    monkeypatch.setattr(torch, "empty", empty)
+    def slow(*given: Any, **options: Any) -> torch.Tensor:
+        time.sleep(0.05)
+        return allocate(*given, **options)
+
+    monkeypatch.setattr(workspace, "_allocate", slow)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: workspace.partial_sums(0, 7, 64), range(2)))
     assert found[0] is found[1]

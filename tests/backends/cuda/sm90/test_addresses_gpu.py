@@ -74,3 +74,23 @@ def test_a_captured_graph_keeps_the_addresses_that_it_was_captured_with(torch):
     d.zero_()
     graph.replay()
     assert torch.equal(d, want)
+
+
+def test_graphs_of_one_stream_are_replayed_in_any_order(torch):
+    from dgref.backends.cuda.sm90.configuration import Shape, Tile, configure
+    from dgref.backends.cuda.sm90.gemm import bf16_gemm
+
+    shape = Shape(64, 64, 2048, element="BF16", scaling="NONE", output="F32")
+    split = configure(shape, Tile(64, 64, 1), 4, 132)
+    a, b = (torch.randn(64, 2048, device="cuda").bfloat16() for _ in range(2))
+    want, found = (torch.empty(64, 64, device="cuda") for _ in range(2))
+    bf16_gemm(a, b, want, forced=split)
+    stream, graphs = torch.cuda.Stream(), []
+    for _ in range(2):  # nothing has been launched on this stream outside a capture
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1], stream=stream):
+            bf16_gemm(a, b, found, forced=split)
+    for graph in (graphs[1], graphs[0], graphs[1]):
+        found.fill_(float("nan"))
+        graph.replay()
+        assert torch.equal(found, want)
