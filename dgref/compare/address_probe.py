@@ -16,16 +16,14 @@ from typing import Any
 import numpy as np
 
 from dgref.compare.address_alphabet import GARBLED, Alphabet
+from dgref.compare.address_outputs import OPERATIONS, note, row_groups
 from dgref.compare.address_rules import UNASKED, UNREAD
-from dgref.compare.hypotheses.base import State
-from dgref.compare.prediction import row_labels
 from dgref.errors import UnsupportedError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.gemm import split_columns
 
 Call = Callable[[Mapping[str, Any]], np.ndarray]  # inputs -> the output d
-OPERATIONS = ("gemm", "gemm_grouped_contiguous", "gemm_grouped_masked")
 _ROUNDS = 64  # placings of the ones; more than these leave elements unasked
 _ATTEMPTS = 4  # through other rows, where an element showed nothing
 Round = np.ndarray  # where along K the single one of each row of the other operand lies; -1: the row asks nothing
@@ -43,13 +41,7 @@ class Prober:
     @cached_property
     def labels(self) -> np.ndarray:
         """The group of each row of the output, -1 where its values are undefined."""
-        shape = self.inputs["a"].shape
-        if self.case.op == "gemm":
-            return np.zeros(shape[0], np.int64)
-        if self.case.op == "gemm_grouped_contiguous":
-            return np.asarray(row_labels(State(self.case, self.inputs, None)))
-        inside = np.arange(shape[1]) < np.asarray(self.inputs["masked_m"])[:, None]
-        return np.where(inside, np.arange(shape[0])[:, None], -1).reshape(-1)
+        return row_groups(self.case, self.inputs)
 
     def run(self, inputs: Mapping[str, Any]) -> np.ndarray:
         """Return the outputs as float32 [rows, columns], columns that nobody defines left out."""
@@ -71,7 +63,9 @@ class Prober:
         found, garbled = np.full(tensor.shape, UNASKED, np.int64), 0
         for hot in self._uniform(name) if uniform else self._rounds(name, found):
             numbers = self._read(name, written, hot, alphabet, int(np.prod(grid)))
-            garbled += self._note(found, name, hot, numbers)
+            rows, columns = np.indices(numbers.shape)
+            note(found, name, self.labels, hot[columns if name == "a" else rows], numbers)
+            garbled += np.count_nonzero(numbers == GARBLED)
         if garbled > np.count_nonzero(found >= 0):  # values are changed on the way: what spells an index does by chance
             found[found >= 0] = UNREAD
         return np.repeat(found[..., :: self.stretch], self.stretch, axis=-1) if uniform else found
@@ -119,26 +113,6 @@ class Prober:
         values = np.zeros((hot.size, shape[-1]), np.float32)
         values[np.flatnonzero(hot >= 0), hot[hot >= 0]] = 1
         return np.broadcast_to(values, shape) if name == "b" else values.reshape(shape)
-
-    def _note(self, found: np.ndarray, name: str, hot: Round, read: np.ndarray) -> int:
-        """Enter what each output shows, and return how many are garbled.
-
-        An address outweighs outputs that show none; where two outputs show different ones, none is named.
-        """
-        rows, columns = np.indices(read.shape)
-        places = hot[columns if name == "a" else rows]
-        shown = (self.labels[rows] >= 0) & (places >= 0)
-        groups, lines = (np.zeros_like(rows), rows) if name == "a" else (self.labels[rows], columns)
-        flat = found.reshape((1, -1, found.shape[-1]) if name == "a" else (-1, *found.shape[-2:]))
-        where, numbers = tuple(axis[shown] for axis in (groups, lines, places)), read[shown]
-        earlier = flat[where]
-        flat[where] = np.where(earlier == UNASKED, UNREAD, earlier)
-        decoded = numbers >= 0
-        place = tuple(axis[decoded] for axis in where)
-        flat[place] = numbers[decoded]
-        torn = (flat[place] != numbers[decoded]) | ((earlier[decoded] >= 0) & (earlier[decoded] != numbers[decoded]))
-        flat[tuple(axis[torn] for axis in place)] = UNREAD
-        return int(np.count_nonzero(numbers == GARBLED))
 
 
 def _ranks(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from dgref.compare.address_outputs import element_indices, reads_of
 from dgref.compare.address_probe import Prober
 from dgref.compare.address_report import Addresses, Finding
-from dgref.compare.address_rules import UNASKED, UNREAD, Reads, examples, rule, silent
+from dgref.compare.address_rules import examples, rule, silent
 from dgref.formats.native import to_numpy
-from dgref.formats.tensor import ScaledTensor, expand
 from dgref.reference.contraction import finish
 from dgref.suite import InputChoice
 
@@ -58,7 +58,11 @@ class _Reader:
     def answer(self) -> Addresses:
         """Ask for both payloads, then for the scales, then confirm."""
         found = {(name, "payload"): self.prober.ask(name, "payload") for name in "ab"}
-        moved = [part for part, read in found.items() if (read != self._right(part))[read >= 0].any()]
+        moved = [
+            part
+            for part, read in found.items()
+            if (read != element_indices(self.inputs[part[0]], part[1]))[read >= 0].any()
+        ]
         for name in "ab":
             scale = self.inputs[name].scale
             if scale is not None and scale.size > 1:
@@ -68,16 +72,13 @@ class _Reader:
         others = tuple(self._finding(part, found[part]) for part in rivals)
         return Addresses(findings, self.launches, TELLING.kind, *counts, others)
 
-    def _right(self, part: Part) -> np.ndarray:
-        tensor = self.inputs[part[0]]
-        if part[1] == "payload":
-            return np.arange(tensor.data.size).reshape(tensor.shape)
-        return expand(np.arange(tensor.scale.size).reshape(tensor.scale.shape), tensor.scaling, tensor.shape)
-
     def _chosen(self, found: Found, moved: list[Part]) -> tuple[Found, list[Part], Counts]:
         """Return what explains every further output, payloads that do so just as well, and the agreement."""
         observed = self.prober.run(self.inputs)
-        alone = [{**found, **{part: self._right(part) for part in moved if part != kept}} for kept in moved]
+        alone = [
+            {**found, **{part: element_indices(self.inputs[part[0]], part[1]) for part in moved if part != kept}}
+            for kept in moved
+        ]
         agreements = [self._agreement(choice, observed) for choice in alone]
         full = [i for i, (agreed, total, _) in enumerate(agreements) if agreed == total > 0]
         if not full:
@@ -108,13 +109,13 @@ class _Reader:
         unknown = read < 0
         if tensor.scale is not None:
             part = (name, "scales")
-            read = found.get(part, self._right(part))
+            read = found.get(part, element_indices(self.inputs[part[0]], part[1]))
             values = values * np.asarray(tensor.scale_values(), np.float64).reshape(-1)[np.maximum(read, 0)]
             unknown = unknown | (read < 0)
         return np.where(unknown, 0.0, values), unknown
 
     def _finding(self, part: Part, read: np.ndarray) -> Finding:
-        reads = _reads(self.inputs[part[0]], part, read, self._right(part), self._layout(part))
+        reads = reads_of(self.inputs[part[0]], part[1], read, self._layout(part))
         asked, wrong = int(reads.asked.sum()), int((reads.known & (reads.found != reads.right)).sum())
         words, shown = (rule(reads), tuple(examples(reads))) if wrong else (None, ())
         return Finding(*part, asked, int(reads.known.sum()), wrong, words, silent(reads), shown)
@@ -127,35 +128,3 @@ class _Reader:
 def _meet(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return which rows of two masks hold an element in common."""
     return left.astype(np.float32) @ right.T.astype(np.float32) > 0
-
-
-def _reads(tensor: ScaledTensor, part: Part, read: np.ndarray, right: np.ndarray, layout: str | None) -> Reads:
-    """Return what was read by the largest blocks that read alike: a grid's own, or smaller ones."""
-    if part[1] == "payload":
-        names = ("group", "row", "k")[-read.ndim :]
-        return Reads(read, right, tensor.shape, names, names)
-    rows, columns = tensor.scaling.extents(tensor.shape)
-    targets = ("group", "row" if rows == 1 else "row block", "block")[-read.ndim :]
-    for height, width, names in (
-        (rows, columns, targets[-2:]),
-        (1, columns, ("row", "block")),
-        (1, 1, ("row", "k")),
-    ):
-        found = _by_blocks(read, height, width)
-        if found is not None:
-            axes = (*targets[:-2], *names)
-            return Reads(found, _by_blocks(right, height, width), tuple(tensor.scale.shape), axes, targets, layout)
-    raise AssertionError("blocks of one element always read alike")
-
-
-def _by_blocks(read: np.ndarray, height: int, width: int) -> np.ndarray | None:
-    """Return what each block reads, None where elements of one block read differently."""
-    *lead, rows, columns = read.shape
-    high, wide = -(-rows // height), -(-columns // width)
-    padded = np.full((*lead, high * height, wide * width), UNASKED, read.dtype)
-    padded[..., :rows, :columns] = read
-    blocks = np.moveaxis(padded.reshape(*lead, high, height, wide, width), -3, -2).reshape(*lead, high, wide, -1)
-    largest = blocks.max(axis=-1)
-    largest = np.where((largest == UNREAD) | (blocks == UNREAD).any(axis=-1), UNREAD, largest)
-    alike = (blocks == largest[..., None]) | (blocks == UNASKED)
-    return largest if alike.all() else None

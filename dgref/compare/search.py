@@ -12,6 +12,7 @@ import numpy as np
 from dgref.compare.examination import SMALL, Examination
 from dgref.compare.hypotheses import HYPOTHESES, Hypothesis, Misreading, Scene
 from dgref.compare.prediction import SAMPLERS, Agreement, Part, compute
+from dgref.compare.readdressed import readdressed
 from dgref.compare.suspects import TELLING, rectangle, suspect_places
 from dgref.errors import DgrefError
 
@@ -74,6 +75,8 @@ class Search(Examination):
         if not (tried and tried[0].found.all):
             tried = sorted([*self._local(), *tried], key=lambda row: row.order)
         if not (tried and tried[0].found.all):
+            tried = [*self._readdressed(), *tried]
+        if not (tried and tried[0].found.all):
             tried = sorted([*self._confirmed(list(self._pairs(tried))), *tried], key=lambda row: row.order)
         return baseline, tried
 
@@ -95,6 +98,12 @@ class Search(Examination):
                 cause = f"{words} only, {row.misreading.cause}"
                 found.append(Ranked(replace(row.misreading, cause=cause), outside.plus(row.found), True))
         return found
+
+    def _readdressed(self) -> list[Ranked]:
+        """Return scales that the outputs themselves say were read elsewhere, where those explain every output."""
+        misreadings = () if self.correct is None else readdressed(self.state, self.observation.outputs)
+        rows = [row for misreading in misreadings for row in self._one(misreading)]
+        return [row for row in self._confirmed(rows) if row.found.all]
 
     def _until_confirmed(self) -> list[Ranked]:
         """Return every variant measured; where outputs are many, up to the first hypothesis that explains them all.

@@ -135,7 +135,9 @@ so. `not confirmed` with everything in place means that values are wrong, not ad
 - A payload read wrongly makes the other one look misread, so the further outputs decide which it is. They cannot where
   K is reordered in one of them: nibbles swapped in `a` give the very bits of nibbles swapped in `b`. Both are named.
 - Columns of the output at the places of others look like rows of `b` and of its scales that are read there.
-- One recorded output would not do. A byte of scale names one of 256 places at most, and a grid has thousands.
+- One recorded output does where every scale of the grid differs from all others, as float32 scales do in suite
+  `fingerprint`: the diagnosis then names their addresses itself, as `scale_addresses`, if no hypothesis fits. A byte
+  names one of 256 places at most, and a grid has thousands: those have to be asked.
 
 It serves `gemm`, `gemm_grouped_contiguous` and `gemm_grouped_masked`; small shapes of a few tiles each way suffice.
 

@@ -11,13 +11,15 @@ import pytest
 from dgref.compare.address_alphabet import GARBLED, Alphabet
 from dgref.compare.address_report import Addresses, Finding
 from dgref.compare.addresses import read_addresses
+from dgref.compare.diagnosis import Diagnosis, diagnose
 from dgref.compare.hypotheses import HYPOTHESES, Scene, State
 from dgref.compare.hypotheses.scale_layout import read_as
+from dgref.compare.prediction import compute
 from dgref.errors import UnsupportedError
 from dgref.formats import FORMATS, ScaledTensor
 from dgref.ops import OPS
 from dgref.ops.typical import operands_of, typical_arithmetic
-from dgref.suite import Case, OperandChoice, load
+from dgref.suite import Case, InputChoice, OperandChoice, load
 
 Change = Callable[[State], State]
 
@@ -206,13 +208,15 @@ def test_a_change_of_k_in_one_payload_may_be_one_in_the_other() -> None:
     assert any(line.startswith("or, as no output can tell which: b's payload") for line in found.lines())
 
 
-def test_blocks_of_another_height_are_told_row_by_row() -> None:
-    def finer(state: State) -> State:
-        b = state.inputs["b"]
-        lines = np.minimum(np.arange(b.shape[0]) // 64, len(b.scale) - 1)
-        return state.put("b", replace(b, scale=b.scale[lines], scaling=replace(b.scaling, block=(1, 128))))
+def finer_rows(state: State) -> State:
+    """Weight scales read as if they were for 64 rows each."""
+    b = state.inputs["b"]
+    lines = np.minimum(np.arange(b.shape[0]) // 64, len(b.scale) - 1)
+    return state.put("b", replace(b, scale=b.scale[lines], scaling=replace(b.scaling, block=(1, 128))))
 
-    row = finding(asked(FP32, finer), "b", "scales")
+
+def test_blocks_of_another_height_are_told_row_by_row() -> None:
+    row = finding(asked(FP32, finer_rows), "b", "scales")
     assert row.rule == "(row, block) reads (min(row // 64, 1), block) where (row // 128, block) belongs"
 
 
@@ -259,3 +263,57 @@ def test_plain_data_says_the_same() -> None:
     data = asked(FP32, moved("a", "scales", rows(lambda i: i ^ 1))).to_dict()
     assert (data["confirmed"], data["in_place"]) == (True, False)
     assert [row["rule"] for row in data["findings"] if not row["in_place"]] == ["(row, block) reads (row xor 1, block)"]
+
+
+def recorded(case: Case, *changes: Change, arithmetic: bool = True) -> Diagnosis:
+    """Return the diagnosis of one recorded output of a kernel that computes a case after some changes."""
+    state = State(case, case.make_inputs(), typical_arithmetic(case.op, operands_of(case)))
+    wrong = state
+    for change in changes:
+        wrong = change(wrong)
+    return diagnose(case, state.inputs, compute(wrong), state.arithmetic if arithmetic else None)
+
+
+TELLING = InputChoice("coordinate_exponents", 31)
+
+
+@pytest.mark.parametrize(
+    ("case", "operand", "how", "words"),
+    [
+        (FP32, "a", rows(lambda i: i ^ 1), "a's scales were read elsewhere ((row, block) reads (row xor 1, block));"),
+        (FP32, "a", stride(3), "(mn_major_tma)), and 9 of them as zero; reading them so makes all 626,688 output bits"),
+        (
+            product("deepseek_fp8_ue8m0", b="deepseek_fp8_weight_ue8m0", shape={"m": 40, "n": 640, "k": 512}),
+            "b",
+            rows(lambda i: np.array([0, 3, 4, 1, 2])[i]),
+            "b's scales were read elsewhere (by no simple rule: (1, 0) reads (3, 0), ",
+        ),
+        (MASKED, "a", rows(lambda i: i ^ 4), "((group, row, block) reads (group, row xor 4, block));"),
+    ],
+)
+def test_a_recorded_output_of_unlike_scales_tells_which_were_read(
+    case: Case, operand: str, how: Callable, words: str
+) -> None:
+    for declared in (True, False):
+        found = recorded(replace(case, inputs=TELLING), moved(operand, "scales", how), arithmetic=declared)
+        assert (found.status, found.hypothesis) == ("confirmed", "scale_addresses"), found.sentence
+        assert words.partition("; reading")[0] in found.sentence
+        assert declared is False or words in found.sentence
+
+
+def test_blocks_of_another_height_are_told_by_a_recorded_output() -> None:
+    found = recorded(replace(FP32, inputs=TELLING, shape={"m": 40, "n": 328, "k": 512}), finer_rows)
+    assert "(min(row // 64, 2), block) where (row // 128, block) belongs" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [
+        (replace(MX, inputs=TELLING), rows(lambda i: i ^ 1)),  # 61 exponents for a thousand scales
+        (replace(FP32, inputs=InputChoice("normal", 3)), rows(lambda i: i ^ 1)),  # sums, not products
+        (replace(FP32, inputs=TELLING), lambda g: g * np.float32(1.25)),
+        (replace(FP32, inputs=TELLING), lambda g: np.full_like(g, 3)),
+    ],
+)
+def test_outputs_that_do_not_tell_name_no_address(case: Case, how: Callable) -> None:
+    assert recorded(case, moved("a", "scales", how)).hypothesis != "scale_addresses"

@@ -1,0 +1,85 @@
+"""Where an element's address shows: which outputs belong to which group, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dgref.compare.address_rules import UNASKED, UNREAD, Reads
+from dgref.compare.hypotheses.base import State
+from dgref.compare.prediction import row_labels
+from dgref.formats.tensor import ScaledTensor, expand
+
+OPERATIONS = ("gemm", "gemm_grouped_contiguous", "gemm_grouped_masked")
+
+
+def row_groups(case: Any, inputs: Mapping[str, Any]) -> np.ndarray:
+    """Return the group of each row of the output, -1 where its values are undefined."""
+    shape = inputs["a"].shape
+    if case.op == "gemm":
+        return np.zeros(shape[0], np.int64)
+    if case.op == "gemm_grouped_contiguous":
+        return np.asarray(row_labels(State(case, inputs, None)))
+    inside = np.arange(shape[1]) < np.asarray(inputs["masked_m"])[:, None]
+    return np.where(inside, np.arange(shape[0])[:, None], -1).reshape(-1)
+
+
+def note(found: np.ndarray, name: str, labels: np.ndarray, places: np.ndarray, read: np.ndarray) -> None:
+    """Enter the index that each output [row, column] shows for operand `name` at its place along K; -1: none is asked.
+
+    An address outweighs outputs that show none; where two outputs show different ones, none is named.
+    """
+    rows, columns = np.indices(read.shape)
+    groups, lines = (np.zeros_like(rows), rows) if name == "a" else (labels[rows], columns)
+    flat = found.reshape((1, -1, found.shape[-1]) if name == "a" else (-1, *found.shape[-2:]))
+    shown = (labels[rows] >= 0) & (places >= 0)
+    where, numbers = tuple(axis[shown] for axis in (groups, lines, places)), read[shown]
+    earlier = flat[where]
+    flat[where] = np.where(earlier == UNASKED, UNREAD, earlier)
+    decoded = numbers >= 0
+    place, numbers, earlier = tuple(axis[decoded] for axis in where), numbers[decoded], earlier[decoded]
+    flat[place] = numbers
+    torn = (flat[place] != numbers) | ((earlier >= 0) & (earlier != numbers))
+    flat[tuple(axis[torn] for axis in place)] = UNREAD
+
+
+def element_indices(tensor: ScaledTensor, part: str) -> np.ndarray:
+    """Return the flat index of the payload or scale that belongs to every element."""
+    if part == "payload":
+        return np.arange(tensor.data.size).reshape(tensor.shape)
+    return expand(np.arange(tensor.scale.size).reshape(tensor.scale.shape), tensor.scaling, tensor.shape)
+
+
+def reads_of(tensor: ScaledTensor, part: str, read: np.ndarray, layout: str | None = None) -> Reads:
+    """Return what was read by the largest blocks that read alike: a grid's own, or smaller ones."""
+    right = element_indices(tensor, part)
+    if part == "payload":
+        names = ("group", "row", "k")[-read.ndim :]
+        return Reads(read, right, tensor.shape, names, names)
+    rows, columns = tensor.scaling.extents(tensor.shape)
+    targets = ("group", "row" if rows == 1 else "row block", "block")[-read.ndim :]
+    for height, width, names in (
+        (rows, columns, targets[-2:]),
+        (1, columns, ("row", "block")),
+        (1, 1, ("row", "k")),
+    ):
+        found = _by_blocks(read, height, width)
+        if found is not None:
+            axes = (*targets[:-2], *names)
+            return Reads(found, _by_blocks(right, height, width), tuple(tensor.scale.shape), axes, targets, layout)
+    raise AssertionError("blocks of one element always read alike")
+
+
+def _by_blocks(read: np.ndarray, height: int, width: int) -> np.ndarray | None:
+    """Return what each block reads, None where elements of one block read differently."""
+    *lead, rows, columns = read.shape
+    high, wide = -(-rows // height), -(-columns // width)
+    padded = np.full((*lead, high * height, wide * width), UNASKED, read.dtype)
+    padded[..., :rows, :columns] = read
+    blocks = np.moveaxis(padded.reshape(*lead, high, height, wide, width), -3, -2).reshape(*lead, high, wide, -1)
+    largest = blocks.max(axis=-1)
+    largest = np.where((largest == UNREAD) | (blocks == UNREAD).any(axis=-1), UNREAD, largest)
+    alike = (blocks == largest[..., None]) | (blocks == UNASKED)
+    return largest if alike.all() else None
