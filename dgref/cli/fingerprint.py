@@ -15,7 +15,7 @@ from dgref.cli._types import Finite
 @click.argument("suite")
 @click.option("--case", "id", required=True, metavar="ID", help="The case to run and explain.")
 @click.option("-b", "--backend", "name", required=True, help="The backend to explain; recordings count too.")
-@click.option("--budget", default=30.0, show_default=True, type=Finite(0.1), help="Seconds to search.")
+@click.option("--budget", default=30.0, show_default=True, type=Finite(0.1), help="Seconds to search the arithmetics.")
 @click.option("--addresses", is_flag=True, help="Ask which payload and scales it reads, instead of how it adds.")
 @click.option("--json", "as_json", is_flag=True, help="Print data: an arithmetic as a backend can declare it.")
 def command(suite: str, id: str, name: str, budget: float, addresses: bool, as_json: bool) -> int:

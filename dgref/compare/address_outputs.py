@@ -13,6 +13,7 @@ from dgref.compare.prediction import row_labels
 from dgref.formats.tensor import ScaledTensor, expand
 
 OPERATIONS = ("gemm", "gemm_grouped_contiguous", "gemm_grouped_masked")
+TORN = -4  # outputs show different addresses
 
 
 def row_groups(case: Any, inputs: Mapping[str, Any]) -> np.ndarray:
@@ -38,11 +39,11 @@ def note(found: np.ndarray, name: str, labels: np.ndarray, places: np.ndarray, r
     where, numbers = tuple(axis[shown] for axis in (groups, lines, places)), read[shown]
     earlier = flat[where]
     flat[where] = np.where(earlier == UNASKED, UNREAD, earlier)
-    decoded = numbers >= 0
+    decoded = (numbers >= 0) & (earlier != TORN)
     place, numbers, earlier = tuple(axis[decoded] for axis in where), numbers[decoded], earlier[decoded]
     flat[place] = numbers
     torn = (flat[place] != numbers) | ((earlier >= 0) & (earlier != numbers))
-    flat[tuple(axis[torn] for axis in place)] = UNREAD
+    flat[tuple(axis[torn] for axis in place)] = TORN
 
 
 def element_indices(tensor: ScaledTensor, part: str) -> np.ndarray:
@@ -54,22 +55,17 @@ def element_indices(tensor: ScaledTensor, part: str) -> np.ndarray:
 
 def reads_of(tensor: ScaledTensor, part: str, read: np.ndarray, layout: str | None = None) -> Reads:
     """Return what was read by the largest blocks that read alike: a grid's own, or smaller ones."""
-    right = element_indices(tensor, part)
+    read, right = np.where(read == TORN, UNREAD, read), element_indices(tensor, part)
     if part == "payload":
         names = ("group", "row", "k")[-read.ndim :]
         return Reads(read, right, tensor.shape, names, names)
     rows, columns = tensor.scaling.extents(tensor.shape)
     targets = ("group", "row" if rows == 1 else "row block", "block")[-read.ndim :]
-    for height, width, names in (
-        (rows, columns, targets[-2:]),
-        (1, columns, ("row", "block")),
-        (1, 1, ("row", "k")),
-    ):
-        found = _by_blocks(read, height, width)
-        if found is not None:
-            axes = (*targets[:-2], *names)
-            return Reads(found, _by_blocks(right, height, width), tuple(tensor.scale.shape), axes, targets, layout)
-    raise AssertionError("blocks of one element always read alike")
+    blocks = ((rows, columns), (1, columns), (1, 1))
+    height, width = next(block for block in blocks if _by_blocks(read, *block) is not None)
+    axes = (*targets[:-2], targets[-2] if height == rows else "row", "block" if width == columns else "k")
+    found, belonging = (_by_blocks(indices, height, width) for indices in (read, right))
+    return Reads(found, belonging, tuple(tensor.scale.shape), axes, targets, layout)
 
 
 def _by_blocks(read: np.ndarray, height: int, width: int) -> np.ndarray | None:

@@ -1,5 +1,4 @@
-"""Which scale and which element of the payload a kernel reads for each output: asked with designed operands, and then
-held to what the kernel makes of others.
+"""Which scale and which element of the payload a kernel reads, asked with designed operands and confirmed with others.
 
 What is read of one operand is seen through the other. A payload that is misread makes the other one look misread, so
 that further outputs have to tell which of them is.
@@ -25,8 +24,7 @@ TELLING = InputChoice("coordinate_exponents", 31)  # each output is one product:
 Launch = Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]
 Part = tuple[str, str]  # an operand, and "payload" or "scales"
 Found = Mapping[Part, np.ndarray]  # the flat index read for every element of the operand
-
-Counts = tuple[int, int, int]
+Counts = tuple[int, int, int]  # outputs given, of how many that depend on known addresses, and how many others
 
 
 def read_addresses(case: Any, launch: Launch) -> Addresses:

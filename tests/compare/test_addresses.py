@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from dgref.compare.address_alphabet import GARBLED, Alphabet
+from dgref.compare.address_outputs import note, reads_of
 from dgref.compare.address_report import Addresses, Finding
+from dgref.compare.address_rules import UNASKED, UNREAD
 from dgref.compare.addresses import read_addresses
 from dgref.compare.diagnosis import Diagnosis, diagnose
 from dgref.compare.hypotheses import HYPOTHESES, Scene, State
@@ -251,6 +253,15 @@ def test_an_index_is_spelled_and_a_wrong_digit_is_noticed(format: str) -> None:
         wrong = [np.roll(array, 1) if i == place else array for i, array in enumerate(values)]
         same = wrong[place] == values[place]
         assert (alphabet.number(wrong, 2000)[~same] == GARBLED).all()
+
+
+def test_an_address_outweighs_silence_and_a_contradiction_stays() -> None:
+    tensor = FP32.make_inputs()["a"]
+    found, labels = np.full((136, 512), UNASKED, np.int64), np.zeros(136, np.int64)
+    for shown in ([-1, 5], [7, 5], [8, 5], [7, 5]):  # by the outputs of two columns, launch after launch
+        note(found, "a", labels, np.broadcast_to([0, 128], (136, 2)), np.broadcast_to(shown, (136, 2)))
+    reads = reads_of(tensor, "scales", found)
+    assert np.array_equal(reads.found, np.broadcast_to([UNREAD, 5, UNASKED, UNASKED], (136, 4)))
 
 
 def test_other_operations_are_refused() -> None:
