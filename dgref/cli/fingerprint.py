@@ -22,7 +22,7 @@ def command(suite: str, id: str, name: str, budget: float, addresses: bool, as_j
     """Search the arithmetics until one gives every bit of a backend's output on a case of SUITE.
 
     With --addresses, launch the backend on operands of which every element names itself, in the case's shapes, formats
-    and layouts, and say which scale and which element it reads for each output. Exit code 1: not those it should.
+    and layouts, and say which scale and which element it reads for each output. Exit code 0: those it should.
 
     \b
     dgref fingerprint gemm --case fp8-kk-float32-wide --backend torch/cuda

@@ -24,7 +24,7 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference.gemm import split_columns
 
 Call = Callable[[Mapping[str, Any]], np.ndarray]  # inputs -> the output d
-_ROUNDS = 64  # placings of the ones; more than these leave elements unasked
+_ROUNDS = 256  # placings of the ones; more than these leave elements unasked
 _ATTEMPTS = 4  # through other rows, where an element showed nothing
 Round = np.ndarray  # where along K the single one of each row of the other operand lies; -1: the row asks nothing
 
@@ -35,6 +35,9 @@ class Prober:
     def __init__(self, case: Any, inputs: Mapping[str, Any], call: Call):
         if case.op not in OPERATIONS:
             raise UnsupportedError(expected("addresses of", case.op, " or ".join(OPERATIONS)))
+        for name in "ab":
+            if not inputs[name].data.size:
+                raise UnsupportedError(expected(f"addresses of {name}", inputs[name].shape, "elements", case.id))
         self.case, self._call, self._factors = case, call, {}
         self.inputs = {name: _neutral(value) if name in ("a", "b", "c") else value for name, value in inputs.items()}
 

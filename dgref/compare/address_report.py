@@ -75,6 +75,8 @@ class Addresses:
         if self.confirmed:
             rest = f"; {self.unknown:,} more depend on what shows no address" if self.unknown else ""
             return f"confirmed {where}: reading so gives all {self.total:,} outputs{rest} ({self.launches} launches)"
+        if not self.total:
+            return f"not confirmed {where}: none of the {self.unknown:,} outputs depends on known addresses alone"
         return (
             f"not confirmed {where}: reading so gives {self.agreed:,} of {self.total:,} outputs; designed operands "
             "showed these addresses, and something else is wrong as well"

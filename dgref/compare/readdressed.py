@@ -39,8 +39,9 @@ def readdressed(state: State, observed: Outputs) -> Iterator[Misreading]:
 def _single_places(b: ScaledTensor) -> np.ndarray | None:
     """Return where along K the one element that is not zero lies in each row [group, row]; None unless each has one."""
     there = np.asarray(b.values()) != 0
-    there = there.reshape(-1, *there.shape[-2:])
-    return there.argmax(axis=-1) if (there.sum(axis=-1) == 1).all() else None
+    if not there.size or (there.sum(axis=-1) != 1).any():
+        return None
+    return there.argmax(axis=-1).reshape(-1, there.shape[-2])
 
 
 def _scales_read(state: State, name: str, hot: np.ndarray, d: np.ndarray) -> np.ndarray:

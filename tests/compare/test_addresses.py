@@ -37,6 +37,12 @@ MX = product("mxfp8", "swizzle_128x4", shape={"m": 136, "n": 144, "k": 256})
 FP4 = product("mxfp4", "swizzle_128x4")
 MASKED = product("deepseek_fp8", op="gemm_grouped_masked", shape={"g": 3, "m": 40, "n": 48, "k": 256})
 
+CASES = [
+    *load("fingerprint").cases,
+    product("bfloat16", params={"head_splits": [8, 4, 9]}),
+    product("nvfp4", out="bfloat16", params={"accumulate": True}),
+]
+
 
 def asked(case: Case, *changes: Change) -> Addresses:
     """Return what is found out about a kernel that computes a case after some changes to its inputs."""
@@ -67,7 +73,7 @@ def finding(found: Addresses, operand: str, part: str) -> Finding:
     return next(row for row in found.findings if (row.operand, row.part) == (operand, part))
 
 
-@pytest.mark.parametrize("case", [*load("fingerprint").cases, product("bfloat16"), product("nvfp4", out="bfloat16")])
+@pytest.mark.parametrize("case", CASES)
 def test_a_right_kernel_reads_everything_where_it_belongs(case: Case) -> None:
     wide = {"m": 40 if case.op == "gemm" else 136, "n": 136, "k": 256}
     found = asked(replace(case, shape={axis: wide.get(axis, extent) for axis, extent in case.shape.items()}))
@@ -231,6 +237,7 @@ def test_values_that_are_changed_name_no_wrong_address() -> None:
     ignored = asked(FP32, moved("a", "scales", np.ones_like))
     assert finding(ignored, "a", "scales").decoded == 0
     assert "no output shows an address of them" in "\n".join(ignored.lines())
+    assert ignored.lines()[-1].endswith("none of the 19,584 outputs depends on known addresses alone")
 
 
 def test_what_is_zero_shows_no_address_and_is_laid_on_nobody_else() -> None:
@@ -268,6 +275,8 @@ def test_other_operations_are_refused() -> None:
     case = Case("logits", "a test", "mqa_logits", {"s": 8, "h": 32, "d": 32, "t": 16}, out="float32")
     with pytest.raises(UnsupportedError, match="addresses of: got mqa_logits, need gemm or"):
         read_addresses(case, lambda inputs: {})
+    with pytest.raises(UnsupportedError, match=r"addresses of a: got \(136, 0\), need elements"):
+        asked(replace(FP32, shape={"m": 136, "n": 144, "k": 0}))
 
 
 def test_plain_data_says_the_same() -> None:
