@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import numpy as np
 
-from dgref.errors import InputError, expected
+from dgref.errors import InputError, expected, whole_number, whole_numbers
 from dgref.formats import FORMATS, RECIPES, Format, Recipe, ScaledTensor, quantize
 from dgref.registry import Registry
 
@@ -24,10 +23,8 @@ class Stream:
     """Random words for one operand of one case."""
 
     def __init__(self, seed: int, name: str):
-        if isinstance(seed, bool) or not isinstance(seed, Integral):
-            raise InputError(expected("seed", repr(seed), "a whole number"))
         self.name = name
-        key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
+        key = hashlib.sha256(f"{whole_number('seed', seed)}/{name}".encode()).digest()[:16]
         self._words = np.random.Philox(key=int.from_bytes(key, "little"))
 
     def words(self, count: int) -> np.ndarray:
@@ -89,10 +86,10 @@ def _drawn(recipe: Recipe, seed: int) -> int | None:
 
 
 def _extents(shape: tuple[int, ...]) -> tuple[int, ...]:
-    extents = tuple(shape) if np.iterable(shape) else ()
-    if not extents or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in extents):
-        raise InputError(expected("shape", repr(shape), "one or more whole numbers, none below 0"))
-    return tuple(int(extent) for extent in extents)
+    extents = whole_numbers("shape", shape)
+    if not extents:
+        raise InputError(expected("shape", repr(shape), "at least one extent"))
+    return extents
 
 
 @_generator("what most tests use: weights and activations of unit variance")

@@ -15,14 +15,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from dgref.errors import SuiteError, UnknownNameError, expected, unknown_name
+from dgref.errors import SuiteError, UnknownNameError, expected, unknown_name, whole_number
 from dgref.formats import FORMATS, LAYOUTS, RECIPES
 from dgref.grid import expand
 
 LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
 MAJORS = ("k", "mn")
 DEVICES = ("any", "gpu")
-MOST_ELEMENTS = 1 << 36  # of the two largest extents: beyond any memory that a case is computed in
+MOST_ELEMENTS = 1 << 36  # of an axis, and of the two largest together: beyond any memory that a case is computed in
+LARGEST_SEED = (1 << 63) - 1
 _ID = re.compile(r"[^\s/\\'\"`$.-][^\s/\\'\"`$]*")  # goes into file names and shell commands as it is
 
 
@@ -263,19 +264,15 @@ def _shape(shape: Any, context: str) -> dict[str, int]:
         raise SuiteError(
             expected(f"{context} field 'shape'", repr(shape), "a table of extents such as { m = 1, n = 2, k = 3 }")
         )
-    for axis, extent in shape.items():
-        _whole(extent, f"{context} field 'shape.{axis}'")
-    largest = prod(sorted(shape.values())[-2:])
+    extents = {
+        axis: whole_number(f"{context} field 'shape.{axis}'", extent, 0, MOST_ELEMENTS, SuiteError)
+        for axis, extent in shape.items()
+    }
+    largest = prod(sorted(extents.values())[-2:])
     if largest > MOST_ELEMENTS:
         need = f"at most {MOST_ELEMENTS:,} elements in a matrix"
         raise SuiteError(expected(f"{context} field 'shape'", f"{largest:,} elements", need))
-    return dict(shape)
-
-
-def _whole(value: Any, subject: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        raise SuiteError(expected(subject, repr(value), "a whole number of at least 0"))
-    return value
+    return extents
 
 
 def _operand(value: Any, subject: str) -> OperandChoice:
@@ -297,5 +294,5 @@ def _inputs(value: Any, subject: str) -> InputChoice:
         raise SuiteError(expected(subject, repr(value), "a table { kind, seed }"))
     _known_keys(value, {"kind", "seed"}, subject)
     _lookup(GENERATORS, value.get("kind", "normal"), f"{subject} field 'kind'")
-    _whole(value.get("seed", 0), f"{subject} field 'seed'")
-    return InputChoice(**value)
+    seed = whole_number(f"{subject} field 'seed'", value.get("seed", 0), 0, LARGEST_SEED, SuiteError)
+    return InputChoice(**{**value, "seed": seed})

@@ -11,11 +11,11 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected
+from dgref.errors import InputError, ShapeError, expected, whole_number
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.checks import real, whole
+from dgref.reference.checks import real
 from dgref.reference.dispatch import rounded
 
 DOUBT = 2.0**-49  # relative error of the float64 path below, with room to spare
@@ -94,7 +94,7 @@ def requantize(values: np.ndarray, granularity: int) -> ScaledTensor:
     scale byte 0xFF, which is NaN. Values saturate.
     """
     rows, columns = values.shape
-    if columns % whole(granularity, "granularity", 1):
+    if columns % whole_number("granularity", granularity, 1):
         raise ShapeError(expected("intermediate", columns, f"a multiple of the granularity {granularity}"))
     groups = values.reshape(rows, columns // granularity, granularity)
     amax = np.abs(groups).max(axis=-1, initial=np.float32(0))

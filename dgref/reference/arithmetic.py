@@ -8,9 +8,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dgref.errors import InputError, expected
+from dgref.errors import InputError, expected, whole_number, whole_numbers
 from dgref.formats.element import FORMATS
-from dgref.reference.checks import whole
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 from dgref.registry import Registry
 
@@ -47,7 +46,7 @@ class Lanes:
     def __post_init__(self) -> None:
         _check_choices(self, "lanes")
         for field in ("lanes", "stride", "run"):
-            whole(getattr(self, field), f"lanes {field}", 1)
+            object.__setattr__(self, field, whole_number(f"lanes {field}", getattr(self, field), 1))
         if self.stride % (self.lanes * self.run):
             raise InputError(
                 expected("lanes stride", self.stride, f"a multiple of lanes * run, {self.lanes * self.run}")
@@ -100,10 +99,11 @@ class Arithmetic:
             FORMATS[format]
         _check_choices(self, subject)
         for field, low in (("interval", 0), ("splits", 1), ("split_unit", 1)):
-            whole(getattr(self, field), f"{subject} {field}", low)
+            object.__setattr__(self, field, whole_number(f"{subject} {field}", getattr(self, field), low))
         if not isinstance(self.boundaries, tuple):
             raise InputError(expected(f"{subject} boundaries", repr(self.boundaries), "a tuple of K positions"))
-        if any(low >= whole(high, f"{subject} boundaries") for low, high in pairwise((0, *self.boundaries))):
+        object.__setattr__(self, "boundaries", whole_numbers(f"{subject} boundaries", self.boundaries))
+        if any(low >= high for low, high in pairwise((0, *self.boundaries))):
             raise InputError(expected(f"{subject} boundaries", self.boundaries, "ascending K positions"))
         if not isinstance(self.lanes, Lanes | None):
             raise InputError(expected(f"{subject} lanes", repr(self.lanes), "Lanes, or None"))

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected, flag
+from dgref.errors import InputError, ShapeError, expected, flag, whole_number
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.checks import whole
 from dgref.reference.dispatch import EXACT, allocated, bounding, product, resolve, rounded
 from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
 
@@ -37,7 +36,7 @@ def mqa_logits(
     q, kv, weights = scaled(q, "q"), scaled(kv, "kv"), values(weights, "weights")
     shapes = {"q": ("s h d", q), "kv": ("t d", kv), "weights": ("s h", weights), "starts": ("s", starts)}
     extents = bind({**shapes, "ends": ("s", ends)})
-    if whole(max_seqlen_k, "max_seqlen_k", 0) and flag("clean", clean):
+    if whole_number("max_seqlen_k", max_seqlen_k, 0) and flag("clean", clean):
         raise InputError(expected("clean", "True with max_seqlen_k", "False: compressed logits are never cleaned"))
     keys = extents["t"]
     spans = key_spans(starts, ends, keys)
@@ -83,7 +82,7 @@ def paged_mqa_logits(
     shapes = {"q": ("b n h d", q), "kv_cache": ("pages page d", cache), "block_table": ("b blocks", block_table)}
     extents = bind(shapes)
     _check_rows(weights, extents)
-    max_context_len = whole(max_context_len, "max_context_len", 0)
+    max_context_len = whole_number("max_context_len", max_context_len, 0)
     seen = keys_seen(context_lens, extents["b"], extents["n"], max_context_len)
     table = integers(block_table, "block_table")
     logits = allocated((extents["b"] * extents["n"], max_context_len), out, -np.inf)

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from dgref.errors import FormatError, InputError, ShapeError, expected, shown
 from dgref.formats.element import FORMATS
-
-
-def whole(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
-    """Return a whole number in [low, high]; neither a bool nor a float with nothing behind the point is one."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(expected(name, repr(value), "a whole number"))
-    if low is not None and value < low:
-        raise InputError(expected(name, value, f"at least {low}"))
-    if high is not None and value > high:
-        raise InputError(expected(name, value, f"at most {high}"))
-    return int(value)
 
 
 def real(value: Any, name: str) -> float:

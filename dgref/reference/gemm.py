@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected, shown
-from dgref.reference.checks import whole
+from dgref.errors import InputError, ShapeError, expected, shown, whole_number
 from dgref.reference.dispatch import EXACT, product
 from dgref.reference.operands import bind, operation, scaled
 
@@ -58,8 +57,8 @@ def _extents(head_splits: Sequence[int]) -> tuple[int, int, int]:
     need = "three extents >= 0 with left + right > 0"
     if not isinstance(head_splits, Sequence | np.ndarray) or np.shape(head_splits) != (3,):
         raise InputError(expected("head_splits", shown(head_splits), need))
-    left, mid, right = (whole(extent, "head_splits") for extent in head_splits)
-    if min(left, mid, right) < 0 or left + right == 0:
+    left, mid, right = (whole_number("head_splits", extent) for extent in head_splits)
+    if left + right == 0:
         raise InputError(expected("head_splits", [left, mid, right], need))
     return left, mid, right
 

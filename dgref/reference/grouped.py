@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected, flag
+from dgref.errors import FormatError, InputError, ShapeError, expected, flag, whole_number
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.checks import whole
 from dgref.reference.dispatch import EXACT, allocated, product
 from dgref.reference.operands import (
     bind,
@@ -113,7 +112,7 @@ def _groups_of_rows(layout: Any, extents: dict[str, int], psum: bool, alignment:
 
 def psum_spans(ends: Any, limit: int, alignment: int) -> Iterator[slice]:
     """Yield the span of each group from its ends: it starts at the aligned end of the group before."""
-    stop, alignment = 0, whole(alignment, "alignment", 1)
+    stop, alignment = 0, whole_number("alignment", alignment, 1)
     for group, end in enumerate(line_of_integers(ends, "grouped_layout", 0, limit)):
         start = min(-(-stop // alignment) * alignment, limit)
         if end < start:
@@ -159,8 +158,8 @@ def check_group_labels(labels: Any, groups: int, alignment: int = 128) -> None:
 
     The error names the first row that breaks it. Kernels read one label a tile and never notice.
     """
-    alignment = whole(alignment, "alignment", 1)
-    labels = integers(labels, "grouped_layout", -1, whole(groups, "groups", 0) - 1)
+    alignment = whole_number("alignment", alignment, 1)
+    labels = integers(labels, "grouped_layout", -1, whole_number("groups", groups, 0) - 1)
     if labels.ndim != 1:
         raise ShapeError(expected("grouped_layout shape", list(labels.shape), "one axis [m]"))
     for start in range(0, len(labels), alignment):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.reference.checks import whole
+from dgref.errors import whole_number
 from dgref.reference.dispatch import EXACT, bounding, product, resolve
 from dgref.reference.operands import bind, operation, scaled, take_columns
 
@@ -31,7 +31,7 @@ def hc_prenorm(a: Any, b: Any, *, num_splits: int | None = None, arithmetic: Any
 
 def split_spans(k: int, num_splits: int | None) -> list[slice]:
     """Return the parts of K; more splits than blocks leave the last ones empty."""
-    count = 1 if num_splits is None else whole(num_splits, "num_splits", 1, MOST_SPLITS)
+    count = 1 if num_splits is None else whole_number("num_splits", num_splits, 1, MOST_SPLITS)
     blocks = -(-k // SPLIT_BLOCK)
     taken = [blocks // count + (split < blocks % count) for split in range(count)]
     edges = np.minimum(np.concatenate([[0], np.cumsum(taken)]) * SPLIT_BLOCK, k)

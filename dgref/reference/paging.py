@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, choice, expected
+from dgref.errors import FormatError, ShapeError, choice, expected, whole_number
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import FULL, Scaling
 from dgref.formats.tensor import ScaledTensor
-from dgref.reference.checks import whole
 from dgref.reference.operands import integers, operation, scaled
 
 SPLIT_KV = 256  # keys in one unit of work
@@ -34,7 +33,7 @@ def paged_mqa_metadata(context_lens: Any, *, num_sms: int, schedule: str = "sm90
         raise ShapeError(
             expected("context_lens shape", list(lengths.shape), "two axes [batch, next_n], next_n at least 1")
         )
-    num_sms = whole(num_sms, "num_sms", 1, MOST_SMS)
+    num_sms = whole_number("num_sms", num_sms, 1, MOST_SMS)
     choice("schedule", schedule, SCHEDULES)
     indices = None if indices is None else _sequence_of_tokens(indices, lengths)
     starts = _sm90_starts if schedule == "sm90" else _sm100_starts
@@ -129,7 +128,7 @@ def split_kv_cache(fused: Any, depth: int, format: str = "float8_e4m3fn") -> Sca
     FP8 keys have one float32 scale each; FP4 keys are packed low nibble first and have a UE8M0 byte for 32 elements.
     """
     fused, packed = np.asarray(fused), _is_packed(format)
-    if whole(depth, "depth", 1) % 32 and packed:
+    if whole_number("depth", depth, 1) % 32 and packed:
         raise ShapeError(expected("depth", depth, "a multiple of 32 for FP4 keys: one scale for each 32"))
     payload = depth // 2 if packed else depth
     if fused.dtype != np.uint8 or fused.ndim != 4 or fused.shape[2:] != (1, payload + 4):

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from dgref.arch import ARCHITECTURES
-from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected, flag, shown
+from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected, flag, shown, whole_number
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.layouts.elements import ue8m0_codes
-from dgref.reference.checks import whole
 from dgref.reference.grouped import psum_spans
 from dgref.reference.operands import line_of_integers, operation, values
 
@@ -24,10 +23,10 @@ WORD_BLOCKS = 4  # scales in one packed word
 
 def tma_aligned_size(extent: int, element_bytes: int) -> int:
     """Return an extent rounded up so that its bytes are a multiple of the 16 that TMA strides need."""
-    if TMA_BYTES % whole(element_bytes, "element_bytes", 1):
+    if TMA_BYTES % whole_number("element_bytes", element_bytes, 1):
         raise InputError(expected("element_bytes", element_bytes, f"a divisor of {TMA_BYTES}"))
     unit = TMA_BYTES // element_bytes
-    return -(-whole(extent, "extent", 0) // unit) * unit
+    return -(-whole_number("extent", extent, 0) // unit) * unit
 
 
 def contiguous_alignment(architecture: str = "sm90", expected_m: int | None = None) -> int:
@@ -39,7 +38,7 @@ def contiguous_alignment(architecture: str = "sm90", expected_m: int | None = No
         return 128
     if expected_m is None:
         return 224
-    return min(max(-(-whole(expected_m, "expected_m", 0) // 32) * 32, 32), 224)
+    return min(max(-(-whole_number("expected_m", expected_m, 0) // 32) * 32, 32), 224)
 
 
 def _is_blackwell(architecture: str) -> bool:
@@ -78,7 +77,7 @@ def scales_packed_k_grouped(
 
     `grouped_layout` holds the K of each group or, with `psum`, where each group ends. Every group starts a new row.
     """
-    grid, block = _scales(scales), whole(block, "block", 1)
+    grid, block = _scales(scales), whole_number("block", block, 1)
     if grid.ndim != 2:
         raise ShapeError(expected("scales shape", list(grid.shape), "two axes [K blocks, mn]"))
     counts = [-(-length // block) for length in group_lengths(grouped_layout, psum, alignment)]
@@ -115,9 +114,9 @@ def scales_required(
     """
     if not isinstance(block, Sequence) or len(block) != 2:
         raise InputError(expected("block", shown(block), "two extents (rows, K)"))
-    rows, columns = (whole(extent, "block", 1) for extent in block)
+    rows, columns = (whole_number("block", extent, 1) for extent in block)
     keep_float32 = flag("keep_float32", keep_float32)
-    mn, k = whole(mn, "mn", 0), whole(k, "k", 0)
+    mn, k = whole_number("mn", mn, 0), whole_number("k", k, 0)
     packed = np.asarray(scales).dtype == np.int32
     grid = np.asarray(scales) if packed else _scales(scales)
     _check_grid(grid, mn, k, rows, columns * (WORD_BLOCKS if packed else 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,11 +45,11 @@ def test_explicit_boundaries_win_over_a_count():
     [
         ({"promotion": "fam"}, "promotion: got 'fam', need add or fma or multiply_add"),
         ({"scales": "outside"}, "scales: got 'outside', need none or product"),
-        ({"interval": -1}, "interval: got -1, need at least 0"),
-        ({"splits": 0}, "splits: got 0, need at least 1"),
+        ({"interval": -1}, "interval: got -1, need an integer from 0"),
+        ({"splits": 0}, "splits: got 0, need an integer from 1"),
         ({"boundaries": (128, 64)}, "boundaries: got \\(128, 64\\), need ascending K positions"),
         ({"boundaries": [64]}, "boundaries: got \\[64\\], need a tuple of K positions"),
-        ({"interval": 1.5}, "interval: got 1.5, need a whole number"),
+        ({"interval": 1.5}, "interval: got 1.5, need an integer from 0 up"),
         ({"output_rounding": "up"}, "output_rounding: got 'up', need nearest_even or toward_zero"),
         ({"status": "proven"}, "status: got 'proven', need hardware or published"),
         ({"round_b": "tf23"}, "got 'tf23', need"),
@@ -75,7 +76,7 @@ def test_unknown_names_suggest_the_nearest():
     [
         ({"step": "fam"}, "lanes step: got 'fam', need fma or add or pairs"),
         ({"precision": "float8"}, "lanes precision: got 'float8', need float32 or bfloat16"),
-        ({"lanes": 0}, "lanes lanes: got 0, need at least 1"),
+        ({"lanes": 0}, "lanes lanes: got 0, need an integer from 1"),
         ({"stride": 6}, "lanes stride: got 6, need a multiple of lanes \\* run, 4"),
         ({"shuffles": (1,)}, "lanes shuffles: got \\(1,\\), need distances of a butterfly that brings 4 sums together"),
         ({"sums": ()}, "lanes sums: got \\(\\), need distances of a butterfly that brings 2 sums together"),
@@ -100,3 +101,8 @@ def test_lanes_that_would_lose_a_part_of_the_sum_are_refused(fields, message):
 def test_plain_data_that_is_no_arithmetic_is_refused(data, message):
     with pytest.raises(InputError, match=message):
         Arithmetic.from_dict(data)
+
+
+def test_integers_of_any_kind_become_ints_that_json_takes():
+    row = Arithmetic("x", "sm90.wgmma.bfloat16", np.int64(128), splits=np.int32(2), boundaries=(np.int64(64),))
+    assert Arithmetic.from_dict(json.loads(json.dumps(row.to_dict()))) == row

@@ -134,7 +134,7 @@ def test_pages_that_no_key_reaches_are_never_looked_up():
         ({"starts": [0, 0]}, ShapeError, "starts shape: got [2], need s = 3, as in q"),
         ({"weights": np.zeros((3, 9), np.float32)}, ShapeError, "weights shape: got [3, 9], need h = 8, as in q"),
         ({"clean": False, "max_seqlen_k": 4}, ShapeError, "max_seqlen_k: got 4, need >= 5, the longest range of keys"),
-        ({"max_seqlen_k": -4}, InputError, "max_seqlen_k: got -4, need at least 0"),
+        ({"max_seqlen_k": -4}, InputError, "max_seqlen_k: got -4, need an integer from 0"),
         ({"max_seqlen_k": 9, "clean": "no"}, InputError, "clean: got 'no', need True or False"),
         ({"max_seqlen_k": 9}, InputError, "clean: got True with max_seqlen_k, need False"),
         (

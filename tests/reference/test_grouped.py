@@ -160,7 +160,7 @@ def test_unscaled_groups_of_k_need_no_scale_columns():
         (
             lambda a, b: reference.gemm_grouped_contiguous(a, b, [2, 4], psum=True, alignment=0),
             InputError,
-            "alignment: got 0, need at least 1",
+            "alignment: got 0, need an integer from 1",
         ),
         (
             lambda a, b: reference.gemm_grouped_contiguous(a, b, [2, 4], psum="no"),

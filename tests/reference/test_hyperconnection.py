@@ -50,7 +50,7 @@ def test_splits_are_contiguous_parts_of_k(arithmetic, splits):
 def test_the_first_splits_take_the_blocks_that_are_left_over():
     assert [(s.start, s.stop) for s in split_spans(330, 4)] == [(0, 128), (128, 256), (256, 320), (320, 330)]
     assert [(s.start, s.stop) for s in split_spans(64, 3)] == [(0, 64), (64, 64), (64, 64)]
-    with pytest.raises(InputError, match="num_splits: got 0, need at least 1"):
+    with pytest.raises(InputError, match="num_splits: got 0, need an integer from 1"):
         split_spans(64, 0)
 
 

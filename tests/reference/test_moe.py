@@ -167,7 +167,7 @@ def test_unscaled_weights_have_no_scale_buffers():
             "l1_weights axis 1: got 60, need 64",
         ),
         ({"granularity": 24}, ShapeError, "intermediate: got 32, need a multiple of the granularity 24"),
-        ({"granularity": 0}, InputError, "granularity: got 0, need at least 1"),
+        ({"granularity": 0}, InputError, "granularity: got 0, need an integer from 1"),
         ({"activation_clamp": -1.0}, InputError, "activation_clamp: got -1.0, need a number of at least 0"),
         ({"activation_clamp": float("nan")}, InputError, "activation_clamp: got nan, need a number of at least 0"),
         ({"recv_stats": np.zeros(4, np.int32)}, ShapeError, "recv_stats shape: got [4], need [2, 2]"),

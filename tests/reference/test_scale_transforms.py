@@ -124,7 +124,7 @@ def test_words_that_are_packed_already_pass_on_blackwell():
         (
             lambda: reference.scales_required(powers(8, 2), mn=8, k=256, block=(0, 128)),
             InputError,
-            "block: got 0, need at least 1",
+            "block: got 0, need an integer from 1",
         ),
         (
             lambda: reference.scales_required(powers(8, 2), mn=8, k=256, block=128),
@@ -134,10 +134,10 @@ def test_words_that_are_packed_already_pass_on_blackwell():
         (
             lambda: reference.scales_packed_k_grouped(powers(2, 8), [128, 128], block=0),
             InputError,
-            "block: got 0, need at least 1",
+            "block: got 0, need an integer from 1",
         ),
         (lambda: reference.contiguous_alignment("sm9"), InputError, "architecture: got 'sm9', need sm90"),
-        (lambda: reference.tma_aligned_size(-5, 4), InputError, "extent: got -5, need at least 0"),
+        (lambda: reference.tma_aligned_size(-5, 4), InputError, "extent: got -5, need an integer from 0"),
         (lambda: reference.tma_aligned_size(5, 3), InputError, "element_bytes: got 3, need a divisor of 16"),
     ],
 )
