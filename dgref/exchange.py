@@ -20,7 +20,7 @@ import numpy as np
 from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel
 from dgref.buffers import Buffer, buffers_of, sha256
 from dgref.errors import DgrefError, FileError, UnavailableError, expected, unknown_name
-from dgref.files import write_atomically
+from dgref.files import read_json, write_atomically
 from dgref.ops import OPS
 from dgref.results import Result, Results
 from dgref.suite import Case, Suite
@@ -121,14 +121,7 @@ def _width(stored: str) -> int:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an exported folder."""
     path = folder / MANIFEST
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(expected(str(path), error.strerror, "the manifest that `dgref export` writes")) from error
-    except (ValueError, RecursionError) as error:
-        raise FileError(
-            expected(str(path), f"invalid JSON ({error})", "the manifest as `dgref export` wrote it")
-        ) from error
+    data = read_json(path, "the manifest that `dgref export` writes")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("cases"), list):
         raise FileError(expected(str(path), "another file", f"a manifest of schema {SCHEMA}"))
     for number, row in enumerate(data["cases"], 1):

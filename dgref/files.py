@@ -6,13 +6,14 @@ import json
 import os
 import platform
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dgref.errors import FileError, expected, shown
+from dgref.errors import FileError, SuiteError, expected, shown
 
 CLAIM = ".dgref-lock"
 
@@ -43,6 +44,33 @@ def write_atomically(path: Path, text: str) -> Path:
             Path(name).unlink(missing_ok=True)
         raise FileError(expected(str(path), error.strerror or error, "a path that can be written")) from error
     return path
+
+
+def read_json(path: Path, need: str) -> Any:
+    """Return the data of a JSON file; one that cannot be read, or that is none, is an error that says the need."""
+    try:
+        text = _text(path, need)
+        data = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is JSON, and no text that a page could be written in
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        return data
+    except (ValueError, RecursionError) as error:
+        raise FileError(expected(str(path), f"invalid JSON ({error})", need)) from error
+
+
+def read_toml(path: Path, need: str) -> dict[str, Any]:
+    """Return the tables of a TOML file, which people write: what is invalid in it is named by line."""
+    try:
+        return tomllib.loads(_text(path, need))
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or no TOML
+        raise SuiteError(expected(path.name, error, "valid TOML in UTF-8")) from error
+
+
+def _text(path: Path, need: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(expected(str(path), error.strerror or error, need)) from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from dgref.buffers import buffers_of, sha256
 from dgref.errors import FileError, expected
-from dgref.files import write_atomically
+from dgref.files import read_json, write_atomically
 from dgref.formats import FORMATS, format_of
 from dgref.suite import Case, folder
 
@@ -123,10 +123,7 @@ def _native(bits: np.ndarray, row: dict[str, Any]) -> np.ndarray:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(expected(str(path), f"unreadable ({error})", "a recording's index")) from error
+    index = read_json(path, "a recording's index")
     if not isinstance(index, dict) or index.get("schema") != SCHEMA:
         raise FileError(expected(str(path), "another file", f"a recording of schema {SCHEMA}"))
     if not isinstance(index.get("backend"), str) or not isinstance(index.get("cases"), dict):

@@ -16,7 +16,7 @@ from typing import Any, get_origin, get_type_hints
 import numpy as np
 
 from dgref.errors import FileError, expected
-from dgref.files import as_path, write_atomically
+from dgref.files import as_path, read_json, write_atomically
 from dgref.nested import MACHINE, RESULT, misfits
 
 SCHEMA = "dgref.results/1"
@@ -149,16 +149,7 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     """Return the results in a JSON file, or in `results.json` of a folder."""
     path = as_path("results", path)
     path = path / "results.json" if path.is_dir() else path
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text)
-        if "\\ud" in text.lower():  # half of a surrogate pair is JSON, and no text that a page could be written in
-            json.dumps(data, ensure_ascii=False).encode("utf-8")
-    except OSError as error:
-        raise FileError(expected(str(path), error.strerror, "a results file")) from error
-    except (ValueError, RecursionError) as error:
-        raise FileError(expected(str(path), f"invalid JSON ({error})", "a results file, whole")) from error
-    return parse_results(data, str(path))
+    return parse_results(read_json(path, "a results file, whole"), str(path))
 
 
 def parse_results(data: Any, subject: str) -> Results:

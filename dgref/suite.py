@@ -6,7 +6,6 @@ A case never names a backend or an architecture. A `[[grid]]` stands for many ca
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref.errors import SuiteError, UnknownNameError, expected, unknown_name, whole_number
+from dgref.files import read_toml
 from dgref.formats import FORMATS, LAYOUTS, RECIPES
 from dgref.grid import expand
 
@@ -130,13 +130,7 @@ def load(name_or_path: str | Path) -> Suite:
 @cache
 def load_file(path: Path) -> Suite:
     """Return the suite in a TOML file; an error names file, case and field."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SuiteError(expected(str(path), error.strerror, "a readable suite file")) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SuiteError(expected(path.name, error, "valid TOML in UTF-8")) from error
-    return _suite(data, path)
+    return _suite(read_toml(path, "a readable suite file"), path)
 
 
 _SUITE_KEYS = {"description", "default", "device", "case", "grid"}

@@ -5,15 +5,14 @@ A waived case that passes, or whose waiver has expired, fails the run: waivers a
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dgref.errors import FileError, SuiteError, expected
-from dgref.files import as_path
+from dgref.errors import SuiteError, expected
+from dgref.files import as_path, read_toml
 from dgref.results import Result
 from dgref.suite import folder
 
@@ -41,12 +40,7 @@ def load(path: Path | None = None) -> list[Waiver]:
     if path is None and not shipped.is_file():
         return []
     path = shipped if path is None else as_path("waivers", path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(expected(str(path), error.strerror, "a readable file of waivers")) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SuiteError(expected(path.name, error, "valid TOML in UTF-8")) from error
+    data = read_toml(path, "a readable file of waivers")
     rows = data.get("waiver", [])
     if set(data) - {"waiver"} or not isinstance(rows, list):
         raise SuiteError(expected(path.name, ", ".join(data), "tables under [[waiver]] and nothing else"))

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from dgref import recordings
 from dgref.errors import FileError
+from dgref.exchange import read_manifest
 from dgref.files import CLAIM, claimed
+from dgref.report.bundle import check
+from dgref.results import load_results
 
 HOLD = """
 import sys, pathlib, dgref.files
@@ -63,3 +67,21 @@ def test_a_path_that_cannot_be_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="need a folder that can be written"), claimed(tmp_path / "file"):
         pass
+
+
+@pytest.mark.parametrize("data", [b'{"a":' * 100_000, b"{", b"\xff", b'"\\ud800"', None])
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("results.json", load_results),
+        ("manifest.json", read_manifest),
+        ("manifest.json", check),
+        ("h200/cuda.json", recordings.recordings),
+    ],
+)
+def test_what_is_no_json_is_an_error_that_names_the_file(tmp_path: Path, name: str, read: object, data: bytes) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if data is None else path.write_bytes(data)
+    with pytest.raises(FileError, match=f"{path.name}: got .*, need "):
+        read(tmp_path)

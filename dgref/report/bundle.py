@@ -12,7 +12,7 @@ from typing import Any
 from dgref import suite, waivers
 from dgref.compare.verdict import LEVELS
 from dgref.errors import FileError, expected
-from dgref.files import write_atomically
+from dgref.files import read_json, write_atomically
 from dgref.results import UNJUDGED, Result, Results, load_results
 
 SCHEMA = "dgref.bundle/1"
@@ -104,12 +104,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(expected(str(path), error.strerror, "the manifest of a bundle")) from error
-    except ValueError as error:
-        raise FileError(expected(str(path), f"invalid JSON ({error})", "the manifest of a bundle")) from error
+    data = read_json(path, "the manifest of a bundle")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("files"), dict):
         raise FileError(expected(str(path), "another file", f"a manifest of schema {SCHEMA}"))
     if any(Path(name).name != name for name in data["files"]):
