@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dgref.compare.address_rules import UNASKED, UNREAD, Reads
-from dgref.compare.hypotheses.base import State
-from dgref.compare.prediction import row_labels
 from dgref.formats.tensor import ScaledTensor, expand
+from dgref.ops import OPS
+from dgref.ops.grouped import row_labels
 
 OPERATIONS = ("gemm", "gemm_grouped_contiguous", "gemm_grouped_masked")
 TORN = -4  # outputs show different addresses
@@ -22,7 +22,7 @@ def row_groups(case: Any, inputs: Mapping[str, Any]) -> np.ndarray:
     if case.op == "gemm":
         return np.zeros(shape[0], np.int64)
     if case.op == "gemm_grouped_contiguous":
-        return np.asarray(row_labels(State(case, inputs, None)))
+        return row_labels(OPS[case.op].problem(case), inputs)
     inside = np.arange(shape[1]) < np.asarray(inputs["masked_m"])[:, None]
     return np.where(inside, np.arange(shape[0])[:, None], -1).reshape(-1)
 

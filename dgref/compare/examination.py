@@ -12,10 +12,10 @@ import numpy as np
 from dgref.compare.gain import Gain, unexplained
 from dgref.compare.hypotheses import Misreading, State
 from dgref.compare.k_blocks import locate_k
-from dgref.compare.prediction import SAMPLERS, Agreement, Observation, Part, agree, compute
+from dgref.compare.prediction import Agreement, Observation, agree, compute, cut
 from dgref.compare.relation import relation
 from dgref.compare.suspects import choose_part, projected_places, suspect_places, suspects
-from dgref.ops import OPS
+from dgref.ops import OPS, Part
 from dgref.ops.typical import limit_arithmetic, operands_of, published_arithmetics, typical_arithmetic
 from dgref.reference.arithmetic import resolve
 
@@ -34,7 +34,7 @@ class Examination:
         arithmetic: Any,
         limits: Any = None,
     ):
-        op = OPS[case.op]
+        self.op = op = OPS[case.op]
         self.declared = arithmetic is not None or not op.takes_arithmetic
         operands = operands_of(case)
         typical = None if self.declared else typical_arithmetic(case.op, operands)
@@ -123,10 +123,10 @@ class Examination:
         if limits is None:
             return None
         part = None if self.correct is not None else self.part
-        observed, masks = self.observation.sample(self.state, part)
-        cut = self.state if part is None else SAMPLERS[self.state.case.op].cut(self.state, part)
-        peers = (compute(replace(cut, arithmetic=peer), None, observed) for peer in published_arithmetics(limits))
-        exact = compute(replace(cut, arithmetic="exact"), None, observed)
+        observed, masks = self.observation.sample(part)
+        smaller = cut(self.state, part)
+        peers = (compute(replace(smaller, arithmetic=peer), None, observed) for peer in published_arithmetics(limits))
+        exact = compute(replace(smaller, arithmetic="exact"), None, observed)
         return next(iter(unexplained(observed, exact, masks, peers).values()), None)
 
     def measure(self, misreading: Misreading, part: Part | None) -> Agreement:
@@ -140,7 +140,7 @@ class Examination:
             if found.all or self.observation.limits is None:
                 return found
         known = (lambda: self.limits) if wrong is self.state and part is None else None
-        return self.observation.against(self.state, wrong, misreading.after, part, known)
+        return self.observation.against(wrong, misreading.after, part, known)
 
     @cache  # noqa: B019 - a search lives as long as its diagnosis
     def baseline(self, whole: bool) -> Agreement:
@@ -155,7 +155,7 @@ class Examination:
     @property
     def divisible(self) -> bool:
         """Whether there is one output, whose rows and columns are those that its op can compute alone."""
-        if self.correct is None or self.state.case.op not in SAMPLERS or self.state.case.params.get("head_splits"):
+        if self.correct is None or self.op.sampler is None or self.state.case.params.get("head_splits"):
             return False
         return [array.ndim for array in self.correct.values()] == [2]
 
@@ -164,13 +164,11 @@ class Examination:
         ((name, correct),) = self.correct.items()
         places = np.arange(correct.size).reshape(correct.shape)
         inside = np.zeros(correct.shape, bool)
-        inside.reshape(-1)[SAMPLERS[self.state.case.op].pick(self.state, name, places, part)] = True
+        inside.reshape(-1)[self.op.pick(self.state.case, name, places, part)] = True
         defined = self.observation.defined.get(name)
         masks = (side if defined is None else side & defined for side in (inside, ~inside))
         first, second = (
-            replace(self.observation, defined={name: mask}).against(
-                self.state, self.state, None, None, lambda: self.limits
-            )
+            replace(self.observation, defined={name: mask}).against(self.state, None, None, lambda: self.limits)
             for mask in masks
         )
         return first, second

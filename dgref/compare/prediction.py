@@ -1,4 +1,4 @@
-"""Outputs recomputed, whole or in part: every operation knows how to compute some of its rows and columns alone."""
+"""Outputs recomputed, whole or in part, and how far observed ones agree with them."""
 
 from __future__ import annotations
 
@@ -10,98 +10,19 @@ import numpy as np
 
 from dgref.compare.hypotheses.base import After, Outputs, State
 from dgref.compare.verdict import same
-from dgref.formats.native import to_numpy
-from dgref.ops import OPS
-from dgref.reference.gemm import split_columns
-from dgref.reference.grouped import psum_spans
+from dgref.ops import OPS, Part
 from dgref.reference.limits import around, distances, within
-from dgref.reference.operands import take_rows
 
 Bound = Callable[[], dict[str, Any]]
 _UNLIKE = 0.05  # an error beyond which no bound is worth computing
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some rows and columns of an output, ascending."""
-
-    rows: np.ndarray
-    columns: np.ndarray
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """How an op is cut down: which extents count rows and columns, the smaller state, and the same part of an array."""
-
-    axes: tuple[str, str | None]
-    cut: Callable[[State, Part], State]
-    pick: Callable[[State, str, np.ndarray, Part], np.ndarray]
-
-    def extents(self, state: State) -> tuple[int, int]:
-        """Return how many rows and columns there are to choose from."""
-        problem = OPS[state.case.op].problem(state.case)
-        rows, columns = self.axes
-        return problem[rows], problem[columns] if columns else 1
-
-
-def _cut_product(state: State, part: Part) -> State:
-    a, b, c = state.inputs["a"], state.inputs["b"], state.inputs.get("c")
-    state = state.put("a", take_rows(a, part.rows)).put("b", take_rows(b, part.columns))
-    if c is not None:
-        state = state.put("c", replace(c, data=to_numpy(c.data)[..., part.rows, :][..., part.columns]))
-    return state.param(head_splits=None) if state.case.op == "gemm" else state
-
-
-def _cut_contiguous(state: State, part: Part) -> State:
-    labels = row_labels(state)
-    return _cut_product(state, part).put("grouped_layout", labels[part.rows]).param(psum=False)
-
-
-def row_labels(state: State) -> np.ndarray:
-    """Return the group of each row of a contiguous grouped product, -1 for padding, whichever way it is given."""
-    layout = np.asarray(state.inputs["grouped_layout"])
-    problem = OPS[state.case.op].problem(state.case)
-    if not problem["psum"]:
-        return layout
-    labels = np.full(problem["m"], -1, np.int32)
-    for group, span in enumerate(psum_spans(layout, problem["m"], problem["alignment"])):
-        labels[span] = group
-    return labels
-
-
-def _cut_masked(state: State, part: Part) -> State:
-    counts = np.searchsorted(part.rows, np.asarray(state.inputs["masked_m"]))
-    return _cut_product(state, part).put("masked_m", counts.astype(np.int32))
-
-
-def _cut_logits(state: State, part: Part) -> State:
-    for name in ("starts", "ends"):
-        state = state.put(name, np.asarray(state.inputs[name])[part.rows])
-    for name in ("q", "weights"):
-        tensor = state.inputs[name]
-        scale = None if tensor.scale is None else tensor.scale[part.rows]
-        state = state.put(name, replace(tensor, data=to_numpy(tensor.data)[part.rows], scale=scale))
-    return state
-
-
-def _pick_product(state: State, name: str, array: np.ndarray, part: Part) -> np.ndarray:
-    splits = state.case.params.get("head_splits")
-    columns = part.columns if splits is None else split_columns(state.inputs["b"].shape[-2], splits)[part.columns]
-    return array[..., part.rows, :][..., columns]
-
-
-def _pick_prenorm(state: State, name: str, array: np.ndarray, part: Part) -> np.ndarray:
-    return array[..., part.rows] if name == "sqr_sum" else array[..., part.rows, :][..., part.columns]
-
-
-SAMPLERS = {
-    "gemm": Sampler(("m", "n"), _cut_product, _pick_product),
-    "gemm_grouped_contiguous": Sampler(("m", "n"), _cut_contiguous, _pick_product),
-    "gemm_grouped_masked": Sampler(("m", "n"), _cut_masked, _pick_product),
-    "gemm_grouped_k": Sampler(("m", "n"), _cut_product, _pick_product),
-    "hc_prenorm": Sampler(("m", "n"), _cut_product, _pick_prenorm),
-    "mqa_logits": Sampler(("s", None), _cut_logits, lambda state, name, array, part: array[part.rows]),
-}
+def cut(state: State, part: Part | None) -> State:
+    """Return the smaller state whose outputs are a part of the state's; None is everything."""
+    if part is None:
+        return state
+    case, inputs = OPS[state.case.op].cut(state.case, state.inputs, part)
+    return replace(state, case=case, inputs=inputs)
 
 
 @dataclass(frozen=True)
@@ -135,23 +56,21 @@ class Observation:
     defined: Mapping[str, np.ndarray | None]
     limits: Any = None  # the arithmetic that bounds outputs; None: every bit must agree
 
-    def sample(self, state: State, part: Part | None) -> tuple[Outputs, dict[str, np.ndarray | None]]:
+    def sample(self, part: Part | None) -> tuple[Outputs, dict[str, np.ndarray | None]]:
         """Return the observed outputs of a part, and which of their elements count."""
         if part is None:
             return self.outputs, dict(self.defined)
-        pick = SAMPLERS[self.case.op].pick
-        masks = {n: None if m is None else pick(state, n, m, part) for n, m in self.defined.items()}
-        return {n: pick(state, n, array, part) for n, array in self.outputs.items()}, masks
+        pick = OPS[self.case.op].pick
+        masks = {n: None if m is None else pick(self.case, n, m, part) for n, m in self.defined.items()}
+        return {n: pick(self.case, n, array, part) for n, array in self.outputs.items()}, masks
 
-    def against(
-        self, true: State, wrong: State, after: After | None, part: Part | None, bound: Bound | None = None
-    ) -> Agreement:
+    def against(self, wrong: State, after: After | None, part: Part | None, bound: Bound | None = None) -> Agreement:
         """Return how far the observed outputs agree with those of a state, over a part or everything.
 
         `bound` returns that state's limits, where they are known already.
         """
-        observed, masks = self.sample(true, part)
-        smaller = wrong if part is None else SAMPLERS[self.case.op].cut(wrong, part)
+        observed, masks = self.sample(part)
+        smaller = cut(wrong, part)
         predicted = compute(smaller, after, observed)
         agreement = agree(observed, predicted, masks)
         if self.limits is None or agreement.all or agreement.error > _UNLIKE:

@@ -11,10 +11,11 @@ import numpy as np
 
 from dgref.compare.examination import SMALL, Examination
 from dgref.compare.hypotheses import HYPOTHESES, Hypothesis, Misreading, Scene
-from dgref.compare.prediction import SAMPLERS, Agreement, Part, compute
+from dgref.compare.prediction import Agreement, compute
 from dgref.compare.readdressed import readdressed
 from dgref.compare.suspects import TELLING, rectangle, suspect_places
 from dgref.errors import DgrefError
+from dgref.ops import Part
 
 _STRIP = 1 << 29  # multiply-adds before the first look at the clock
 _PAIRED = 6  # single faults that a second one is tried on
@@ -180,14 +181,14 @@ class Search(Examination):
 
     def _everywhere(self, misreading: Misreading, sampled: Agreement) -> Agreement:
         """Return the agreement on every output, or on as many rows as the budget allows."""
-        if self.work <= SMALL or self.state.case.op not in SAMPLERS:
+        if self.work <= SMALL or self.op.sampler is None:
             return self.measure(misreading, None)
-        rows, columns = SAMPLERS[self.state.case.op].extents(self.state)
+        rows, columns = self.op.rows_and_columns(self.state.case)
         wrong, total, top = misreading.change(self.state), None, 0
         step, started = max(1, int(rows * _STRIP // self.work)), time.perf_counter()
         while top < rows:
             part = Part(np.arange(top, min(top + step, rows)), np.arange(columns))
-            found = self.observation.against(self.state, wrong, misreading.after, part)
+            found = self.observation.against(wrong, misreading.after, part)
             total = found if total is None else total.plus(found)
             top += part.rows.size
             now = time.perf_counter()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from dgref.compare.hypotheses.base import Misreading, State
-from dgref.compare.prediction import SAMPLERS, Agreement, Bound, Observation, Part
+from dgref.compare.prediction import Agreement, Bound, Observation
 from dgref.compare.stripes import ranges
 from dgref.compare.verdict import same
 from dgref.formats import dequantize
+from dgref.ops import OPS, Part
 from dgref.reference.limits import within
 
 TELLING = 16  # differing outputs, below which one of some hundred variants may fit all of them by chance
@@ -48,9 +49,10 @@ def _far(observed: np.ndarray, correct: np.ndarray) -> np.ndarray:
 
 def choose_part(state: State, work: int, wrong: tuple[np.ndarray, np.ndarray] | None) -> Part | None:
     """Return a sample of rows and columns, most of them where something is `wrong`; None: take everything."""
-    if work <= _WORTH_SAMPLING or state.case.op not in SAMPLERS:
+    op = OPS[state.case.op]
+    if work <= _WORTH_SAMPLING or op.sampler is None:
         return None
-    rows, columns = SAMPLERS[state.case.op].extents(state)
+    rows, columns = op.rows_and_columns(state.case)
     if wrong is None:
         return Part(_spread(rows, 2 * sum(_ROWS)), _spread(columns, 2 * sum(_COLUMNS)))
     by_row, by_column = wrong

@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from dgref.formats import ScaledTensor
 from dgref.ops.op import Op
+from dgref.ops.part import Part, Sampler
 from dgref.ops.problem import Constraint, Inputs, Operand, Param, Problem
 from dgref.reference.attention import key_spans, keys_seen, mqa_logits, paged_mqa_logits
+from dgref.reference.operands import take
 from dgref.reference.paging import SCHEDULES, paged_mqa_metadata
 
 Q_FORMATS = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "bfloat16")
@@ -65,6 +68,11 @@ def _outside(p: Problem, inputs: Inputs) -> dict[str, np.ndarray]:
     return {"logits": undefined}
 
 
+def _cut_rows(p: Problem, inputs: Inputs, part: Part) -> dict[str, Any]:
+    ranges = {name: np.asarray(inputs[name])[part.rows] for name in ("starts", "ends")}
+    return {**ranges, **{name: take(inputs[name], part.rows) for name in ("q", "weights")}}
+
+
 MQA_LOGITS = Op(
     name="mqa_logits",
     summary="indexer logits: weighted sum over heads of ReLU scores, each row on its own range of keys",
@@ -95,6 +103,7 @@ MQA_LOGITS = Op(
     derived={"columns": lambda p: p["max_seqlen_k"] or p["t"]},
     out_formats=LOGITS,
     undefined=_outside,
+    sampler=Sampler(("s", None), _cut_rows, lambda p, name, array, part: array[part.rows]),
     notes="FP8 keys have one float32 scale each; FP4 queries and keys one UE8M0 scale for 32 elements. Outside the "
     "range a row holds -inf, or nothing defined without `clean`.",
 )

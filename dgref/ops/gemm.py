@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dgref.ops.op import Op
+from dgref.ops.part import Part, Sampler, cut_product
 from dgref.ops.problem import HALF, MATRIX_FORMATS, OUT_FORMATS, Constraint, Inputs, Operand, Param, Problem
 from dgref.reference.gemm import gemm, split_columns, split_width
 
@@ -29,6 +30,11 @@ def _gap(p: Problem, inputs: Inputs) -> dict[str, np.ndarray]:
     undefined = np.ones((p["m"], p["n_out"]), bool)
     undefined[:, split_columns(p["n"], p["head_splits"])] = False
     return {"d": undefined}
+
+
+def _pick(p: Problem, name: str, array: np.ndarray, part: Part) -> np.ndarray:
+    columns = split_columns(p["n"], p["head_splits"])[part.columns] if p["head_splits"] else part.columns
+    return array[..., part.rows, :][..., columns]
 
 
 def _splits_fit(p: Problem) -> bool:
@@ -73,6 +79,7 @@ GEMM = Op(
     derived={"n_out": _width},
     out_formats=OUT_FORMATS,
     undefined=_gap,
+    sampler=Sampler(("m", "n"), cut_product, _pick, (("head_splits", None),)),
     notes="With `head_splits`, column j of the product goes to column j + (j + right) // (left + right) * mid; no "
     "kernel writes the columns between.",
 )

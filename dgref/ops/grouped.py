@@ -6,13 +6,16 @@ of several has none), `single` (one group has everything) or `none` (all padding
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from dgref.formats import RECIPES, ScaledTensor
 from dgref.ops.gemm import accumulate, start_operand
 from dgref.ops.op import Op
+from dgref.ops.part import Part, Sampler, cut_product, pick_product
 from dgref.ops.problem import MATRIX_FORMATS, OUT_FORMATS, Constraint, Inputs, Operand, Param, Problem
 from dgref.reference.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked, k_spans, psum_spans
 
@@ -58,10 +61,30 @@ def make_row_layout(p: Problem, inputs: Inputs) -> np.ndarray:
     spans = _row_spans(p)
     if p["psum"]:
         return np.array([span.stop for span in spans], np.int32)
-    labels = np.full(p["m"], -1, np.int32)
+    return _labels(spans, p["m"])
+
+
+def _labels(spans: Iterable[slice], rows: int) -> np.ndarray:
+    """Return the group of each row, -1 for padding."""
+    labels = np.full(rows, -1, np.int32)
     for group, span in enumerate(spans):
         labels[span] = group
     return labels
+
+
+def row_labels(p: Problem, inputs: Inputs) -> np.ndarray:
+    """Return the group of each row of a contiguous product, -1 for padding, whichever way it is given."""
+    layout = np.asarray(inputs["grouped_layout"])
+    return _labels(psum_spans(layout, p["m"], p["alignment"]), p["m"]) if p["psum"] else layout
+
+
+def _cut_contiguous(p: Problem, inputs: Inputs, part: Part) -> dict[str, Any]:
+    return {**cut_product(p, inputs, part), "grouped_layout": row_labels(p, inputs)[part.rows]}
+
+
+def _cut_masked(p: Problem, inputs: Inputs, part: Part) -> dict[str, Any]:
+    counts = np.searchsorted(part.rows, np.asarray(inputs["masked_m"]))
+    return {**cut_product(p, inputs, part), "masked_m": counts.astype(np.int32)}
 
 
 def _rows_of_groups(p: Problem, inputs: Inputs) -> np.ndarray:
@@ -136,6 +159,7 @@ CONTIGUOUS = Op(
     constraints=(Constraint("alignment", "at least 1", lambda p: p["alignment"] >= 1),),
     out_formats=OUT_FORMATS,
     undefined=_padding,
+    sampler=Sampler(("m", "n"), _cut_contiguous, pick_product, (("psum", False),)),
     notes="Padding rows (label -1, or outside every prefix-sum span) are zero where `zero_padding` is guaranteed and "
     "unspecified otherwise; with a prefix sum, rows past the last group's aligned end are never written.",
 )
@@ -178,6 +202,7 @@ MASKED = Op(
             (np.arange(p["m"]) >= np.asarray(inputs["masked_m"])[:, None])[..., None], (p["g"], p["m"], p["n"])
         )
     },
+    sampler=Sampler(("m", "n"), _cut_masked, pick_product),
     notes="Rows past the mask are never written.",
 )
 
@@ -265,6 +290,7 @@ K_GROUPED = Op(
         Constraint("k", "recipes whose scales cover a part of K each", _shares_scales_along_k),
     ),
     out_formats=OUT_FORMATS,
+    sampler=Sampler(("m", "n"), cut_product, pick_product),
     notes="Every group starts a new scale block. An empty group gives c, or zero.",
 )
 ROWS = (CONTIGUOUS, MASKED, K_GROUPED)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dgref.ops.op import Op
+from dgref.ops.part import Part, Sampler, cut_product, pick_product
 from dgref.ops.problem import Constraint, Operand, Param, Problem
 from dgref.reference.hyperconnection import hc_prenorm
 
 
 def _with_splits(axes: str):
     return lambda p: axes if p["num_splits"] is None else f"splits {axes}"
+
+
+def _pick(p: Problem, name: str, array: np.ndarray, part: Part) -> np.ndarray:
+    return array[..., part.rows] if name == "sqr_sum" else pick_product(p, name, array, part)
 
 
 HC_PRENORM = Op(
@@ -29,6 +36,7 @@ HC_PRENORM = Op(
     params=(Param("num_splits", None, "contiguous parts of K, each with its own result", kind=int),),
     constraints=(Constraint("num_splits", "a whole number of at least 1", lambda p: _count(p) >= 1),),
     derived={"splits": lambda p: max(_count(p), 1)},
+    sampler=Sampler(("m", "n"), cut_product, _pick),
     notes="K is handed out in blocks of 64, one more to each of the first splits where they do not divide evenly.",
 )
 

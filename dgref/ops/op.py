@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dgref.errors import FormatError, InputError, ShapeError, expected, instance, shown, unknown_name
 from dgref.formats import FORMATS, RECIPES
+from dgref.ops.part import Part, Sampler
 from dgref.ops.problem import CaseLike, Constraint, Inputs, Operand, Param, Problem, in_brackets
 from dgref.reference.dispatch import using
 
@@ -33,6 +34,7 @@ class Op:
     undefined: Callable[[Problem, Inputs], dict[str, np.ndarray]] | None = None
     takes_arithmetic: bool = True
     extents_as_options: tuple[str, ...] = ()  # axes whose extent the reference takes as a keyword
+    sampler: Sampler | None = None  # how some rows and columns are computed alone; None: only everything is
     notes: str = ""
 
     def problem(self, case: CaseLike) -> Problem:
@@ -170,6 +172,20 @@ class Op:
         undefined = self.undefined(problem, inputs) if self.undefined else {}
         names = [operand.name for operand in self.outputs if operand.when(problem)]
         return {name: ~undefined[name] if name in undefined else None for name in names}
+
+    def rows_and_columns(self, case: CaseLike) -> tuple[int, int]:
+        """Return how many rows and columns there are to choose from; for ops with a sampler."""
+        problem, (rows, columns) = self.problem(case), self.sampler.axes
+        return problem[rows], problem[columns] if columns else 1
+
+    def cut(self, case: CaseLike, inputs: Inputs, part: Part) -> tuple[Any, dict[str, Any]]:
+        """Return the case and the inputs whose outputs are a part of the outputs; for ops with a sampler."""
+        smaller = {**inputs, **self.sampler.cut(self.problem(case), inputs, part)}
+        return replace(case, params={**case.params, **dict(self.sampler.params)}), smaller
+
+    def pick(self, case: CaseLike, name: str, array: np.ndarray, part: Part) -> np.ndarray:
+        """Return a part of an output, or of anything that has an output's shape; for ops with a sampler."""
+        return self.sampler.pick(self.problem(case), name, array, part)
 
     def flops(self, case: CaseLike, inputs: Inputs | None = None) -> int:
         """Return the multiplications and additions of the definition; index inputs make it exact for ragged ops."""

@@ -12,10 +12,11 @@ from dgref.compare import examination, search
 from dgref.compare.diagnosis import Diagnosis, diagnose
 from dgref.compare.hypotheses import HYPOTHESES, State
 from dgref.compare.hypotheses.base import poisoned
-from dgref.compare.prediction import SAMPLERS, Part, compute
+from dgref.compare.prediction import compute, cut
 from dgref.errors import UnknownNameError
 from dgref.faults.problems import PROBLEMS, state_of
 from dgref.formats import LAYOUTS
+from dgref.ops import OPS, Part
 from dgref.suite import Case, InputChoice, OperandChoice
 
 
@@ -224,15 +225,15 @@ def test_a_diagnosis_is_plain_data_and_torch_comes_in() -> None:
     assert {"sentence", "fix", "hypothesis", "status", "agreed", "total", "ranked"} <= set(data)
 
 
-@pytest.mark.parametrize("problem", [n for n, p in PROBLEMS.items() if p.op in SAMPLERS])
+@pytest.mark.parametrize("problem", [n for n, p in PROBLEMS.items() if OPS[p.op].sampler])
 def test_a_sample_is_the_same_part_of_the_whole(problem: str) -> None:
     state = state_of(PROBLEMS[problem].case(np.random.default_rng(5)))
-    sampler = SAMPLERS[state.case.op]
-    rows, columns = sampler.extents(state)
+    op = OPS[state.case.op]
+    rows, columns = op.rows_and_columns(state.case)
     part = Part(np.arange(1, rows, 7), np.arange(0, columns, 5))
-    whole, cut = compute(state), compute(sampler.cut(state, part))
-    for name, array in cut.items():
-        assert sampler.pick(state, name, whole[name], part).tobytes() == array.tobytes(), name
+    whole, smaller = compute(state), compute(cut(state, part))
+    for name, array in smaller.items():
+        assert op.pick(state.case, name, whole[name], part).tobytes() == array.tobytes(), name
 
 
 def test_every_hypothesis_says_what_it_is_and_which_rows_it_stands_for() -> None:
