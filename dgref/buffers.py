@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from dgref.errors import FormatError, InputError, ShapeError, expected
-from dgref.formats import FORMATS, LAYOUTS, RECIPES, ScaledTensor
+from dgref.formats import FORMATS, LAYOUTS, RECIPES, ScaledTensor, format_of
+from dgref.formats.native import bits_of
 from dgref.formats.packing import pack, unpack
 from dgref.suite import Case, OperandChoice
 
@@ -47,6 +48,16 @@ class Buffer:
 def sha256(array: np.ndarray) -> str:
     """Return the hash of an array's bytes in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def format_name(array: np.ndarray) -> str:
+    """Return the format of a native array, or the dtype of an integer one."""
+    return str(array.dtype) if array.dtype.kind in "iu" else format_of(array).name
+
+
+def as_integers(array: np.ndarray) -> np.ndarray:
+    """Return a native float array as unsigned integers, which any reader of files knows; integers stay as they are."""
+    return array if array.dtype.kind in "iu" else bits_of(array)
 
 
 def buffers_of(case: Case, inputs: Mapping[str, Any]) -> dict[str, Buffer]:
@@ -116,8 +127,7 @@ def _payload(
     if name not in arrays:
         raise FormatError(expected(name, "no such array", "the operand's payload", ", ".join(arrays)))
     stored_shape = shape if choice.major == "k" else (*shape[:-2], shape[-1], shape[-2])
-    bits = arrays[name]
-    bits = bits if bits.dtype.kind == "u" else bits.view(np.dtype(f"u{bits.dtype.itemsize}"))
+    bits = bits_of(arrays[name])
     if FORMATS[format].bits < 8:
         bits = unpack(bits.view(np.uint8), format, count=stored_shape[-1]) if bits.shape != stored_shape else bits
     if bits.shape != stored_shape:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel
-from dgref.buffers import Buffer, buffers_of, sha256
+from dgref.buffers import Buffer, as_integers, buffers_of, format_name, sha256
 from dgref.errors import DgrefError, FileError, UnavailableError, expected, unknown_name
 from dgref.files import read_json, write_atomically
 from dgref.ops import OPS
@@ -48,7 +48,7 @@ def _export_case(case: Case, folder: Path, stem: str) -> dict[str, Any]:
         name: {
             "format": format_name(array),
             "shape": list(array.shape),
-            "stored": {"dtype": str(unsigned(array).dtype)},
+            "stored": {"dtype": str(as_integers(array).dtype)},
         }
         for name, array in op.allocate(case).items()
     }
@@ -65,19 +65,7 @@ def _export_case(case: Case, folder: Path, stem: str) -> dict[str, Any]:
 def raw(part: Buffer) -> np.ndarray:
     """Return a buffer's bits in a dtype that every safetensors reader knows."""
     array = np.ascontiguousarray(part.array)
-    return array if array.dtype.kind in "iu" or array.dtype == np.float32 else unsigned(array)
-
-
-def unsigned(array: np.ndarray) -> np.ndarray:
-    """Return a native float array as unsigned integers; integers stay as they are."""
-    return array if array.dtype.kind in "iu" else array.view(np.dtype(f"u{array.dtype.itemsize}"))
-
-
-def format_name(array: np.ndarray) -> str:
-    """Return the format of a native array, or the dtype of an integer one."""
-    from dgref.formats import format_of
-
-    return str(array.dtype) if array.dtype.kind in "iu" else format_of(array).name
+    return array if array.dtype.kind in "iu" or array.dtype == np.float32 else as_integers(array)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -205,7 +193,7 @@ _STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "f
 
 
 def _output(arrays: Mapping[str, Any], name: str, like: np.ndarray, path: Path) -> np.ndarray:
-    subject, need = f"{path.name} array {name!r}", f"{like.shape} of {format_name(like)} or {unsigned(like).dtype}"
+    subject, need = f"{path.name} array {name!r}", f"{like.shape} of {format_name(like)} or {as_integers(like).dtype}"
     if name not in arrays:
         raise FileError(expected(subject, f"only {sorted(arrays)}", need))
     stored, array = arrays[name]

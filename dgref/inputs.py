@@ -80,9 +80,7 @@ def generate(kind: str, shape: tuple[int, ...], recipe: str, seed: int, name: st
 
 def _drawn(recipe: Recipe, seed: int) -> int | None:
     """Return the case's seed for a recipe that draws, None for the others."""
-    scaling = recipe.scaling
-    draws = scaling is not None and (scaling.rounding == "stochastic" or scaling.hadamard == "seeded")
-    return seed if draws else None
+    return seed if recipe.scaling is not None and recipe.scaling.draws else None
 
 
 def _extents(shape: tuple[int, ...]) -> tuple[int, ...]:

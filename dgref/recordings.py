@@ -13,10 +13,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from dgref.buffers import buffers_of, sha256
+from dgref.buffers import as_integers, buffers_of, format_name, sha256
 from dgref.errors import FileError, expected
 from dgref.files import read_json, write_atomically
-from dgref.formats import FORMATS, format_of
+from dgref.formats import FORMATS
 from dgref.suite import Case, folder
 
 SCHEMA = "dgref.recording/1"
@@ -45,27 +45,14 @@ def save_part(target: Path, backend: str, attempt: Any) -> None:
         "inputs": input_hash(case, attempt.inputs),
         "arithmetic": claim if isinstance(claim, str | None) else claim.to_dict(),
         "provenance": attempt.provenance,
-        "outputs": {name: _describe(array) for name, array in attempt.outputs.items()},
+        "outputs": {
+            name: {"format": format_name(array), "dtype": str(array.dtype)} for name, array in attempt.outputs.items()
+        },
     }
     path = target / "parts" / _file_name(backend) / _file_name(case.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(f"{path}.npz", **{name: _unsigned(array) for name, array in attempt.outputs.items()})
+    np.savez_compressed(f"{path}.npz", **{name: as_integers(array) for name, array in attempt.outputs.items()})
     write_atomically(path.with_name(f"{path.name}.json"), json.dumps(entry))
-
-
-def _describe(array: np.ndarray) -> dict[str, Any]:
-    return {
-        "format": str(array.dtype) if array.dtype.kind in "iu" else format_of(array).name,
-        "dtype": str(array.dtype),
-    }
-
-
-def _unsigned(array: np.ndarray) -> np.ndarray:
-    return (
-        array
-        if array.dtype.kind in "iu"
-        else np.ascontiguousarray(array).reshape(array.shape).view(np.dtype(f"u{array.dtype.itemsize}"))
-    )
 
 
 def _file_name(name: str) -> str:

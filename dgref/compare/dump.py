@@ -12,7 +12,7 @@ import numpy as np
 from dgref.buffers import tensor_of
 from dgref.errors import FileError, FormatError, InputError, ShapeError, expected, unknown_name
 from dgref.formats import FORMATS, LAYOUTS, RECIPES, format_of
-from dgref.formats.native import to_numpy
+from dgref.formats.native import bits_of, to_numpy
 from dgref.ops import OPS, Op, Operand
 from dgref.suite import MAJORS, Case, InputChoice, OperandChoice
 
@@ -65,7 +65,7 @@ def _numbers(array: np.ndarray, name: str) -> np.ndarray:
 
 def _bits(array: np.ndarray) -> np.ndarray:
     """Return arrays whose dtype NumPy lost on the way as unsigned integers."""
-    return array.view(np.dtype(f"u{array.dtype.itemsize}")) if array.dtype.type is np.void else array
+    return bits_of(array) if array.dtype.type is np.void else array
 
 
 def choice_of(text: str, name: str) -> OperandChoice:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dgref.compare.fingerprint_problems import Problem, Sample
-from dgref.compare.inference import Inference, named, plain, same_bits
+from dgref.compare.inference import Inference, named, plain
+from dgref.compare.verdict import same
 from dgref.errors import InputError, UnsupportedError, expected
 from dgref.reference.arithmetic import Arithmetic
 
@@ -74,7 +75,7 @@ class _Search:
     def _score(self, candidate: Arithmetic, sample: Sample) -> tuple[float, float]:
         """Return (fraction of bits that differ, relative error): smaller is nearer."""
         actual, observed = self.problem.computed(candidate, sample), self.problem.observed(sample)
-        differ = ~same_bits(actual, observed)
+        differ = ~same(actual, observed, nan_equal=True)
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(actual.astype(np.float64) - observed.astype(np.float64))
             size = np.abs(observed.astype(np.float64))

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from dgref.reference.arithmetic import ARITHMETICS, Arithmetic
 
 
@@ -68,13 +66,6 @@ def describe(arithmetic: Arithmetic) -> str:
     if arithmetic.lanes:
         parts.append(f"{arithmetic.lanes.lanes} lanes, {arithmetic.lanes.step} from {arithmetic.lanes.start}")
     return ", ".join(parts)
-
-
-def same_bits(actual: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return where two native arrays agree in every bit; any NaN equals any other."""
-    word = np.dtype(f"u{actual.dtype.itemsize}")
-    equal = np.ascontiguousarray(actual).view(word) == np.ascontiguousarray(observed).view(word)
-    return equal | (np.isnan(actual.astype(np.float32)) & np.isnan(observed.astype(np.float32)))
 
 
 _NAMELESS = {"name": "inferred", "status": "inferred", "source": "search over recorded outputs"}

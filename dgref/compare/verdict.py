@@ -13,9 +13,10 @@ import numpy as np
 
 from dgref.compare.gain import Gain, unexplained
 from dgref.compare.ulp import Policy
+from dgref.formats.native import bits_of
 from dgref.reference.limits import within
+from dgref.suite import LEVELS
 
-LEVELS = ("exact", "model", "bounded", "wrong")  # strongest first
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -76,16 +77,11 @@ def judge(
     return Verdict(level, actual, defined, truth_or_model, against, off, beyond, gains)
 
 
-def bits(array: np.ndarray) -> np.ndarray:
-    """Return an array's bits as unsigned integers, without a copy."""
-    return np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
-
-
 def same(actual: np.ndarray, expected: np.ndarray, nan_equal: bool) -> np.ndarray:
     """Return where two arrays agree: bit for bit, or also where both are NaN; -0 and +0 differ."""
     if not _comparable(actual, expected):
         return np.zeros(actual.shape, bool)
-    equal = bits(actual) == bits(expected)
+    equal = bits_of(actual) == bits_of(expected)
     if nan_equal and not equal.all() and _is_float(actual):
         equal |= np.isnan(actual.astype(np.float32)) & np.isnan(expected.astype(np.float32))
     return equal

@@ -12,6 +12,7 @@ import numpy as np
 from dgref.formats.blocks import beside_blocks
 from dgref.formats.element import Format
 from dgref.formats.scaling import Scaling
+from dgref.formats.tensor import global_range
 
 EXPANSION = np.float32(1.5)  # 6 / 4
 
@@ -55,7 +56,7 @@ def choose(four: tuple[np.ndarray, ...], six: tuple[np.ndarray, ...]) -> tuple[n
 def global_fraction(format: Format, scaling: Scaling, stored: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Return the global factor of dequantising as (numerator, denominator), each float32."""
     if scaling.global_scale == "amax":
-        return beside_blocks(stored), np.float32(format.max * (scaling.scale_max or 448))
+        return beside_blocks(stored), np.float32(global_range(scaling, format.name))
     one = np.ones_like(stored)
     pair = (stored, one) if scaling.global_scale == "multiply" else (one, stored)
     return beside_blocks(pair[0]), beside_blocks(pair[1])

@@ -135,6 +135,11 @@ def as_codes(array: Array) -> Array:
     return like(values.view(format_of(values).code_dtype), array)
 
 
+def bits_of(array: np.ndarray) -> np.ndarray:
+    """Return the bits of a NumPy array's elements as unsigned integers of their width."""
+    return np.ascontiguousarray(array).reshape(array.shape).view(f"u{array.dtype.itemsize}")
+
+
 def as_native(codes: Array, format: Format | str) -> Array:
     """Return codes as an array whose dtype says the format, without copying."""
     row = as_format(format)

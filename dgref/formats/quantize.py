@@ -108,7 +108,7 @@ def _beside(factor: np.ndarray, wide: np.ndarray) -> np.ndarray:
 
 
 def _check_seed(row: Recipe, seed: int | None) -> None:
-    draws = row.scaling is not None and (row.scaling.rounding == "stochastic" or row.scaling.hadamard == "seeded")
+    draws = row.scaling is not None and row.scaling.draws
     if draws != (seed is not None):
         need = "an integer: what it draws is reproducible or an error" if draws else "None: it draws nothing"
         raise FormatError(expected("seed", seed, need, f"recipe {row.name}"))

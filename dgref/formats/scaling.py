@@ -87,6 +87,11 @@ class Scaling:
         """Whether one more FP32 scale lies beside the blocks' own."""
         return self.global_scale != "none"
 
+    @property
+    def draws(self) -> bool:
+        """Whether quantising draws random numbers, so that it needs a seed."""
+        return self.rounding == "stochastic" or self.hadamard == "seeded"
+
     def transposed(self) -> Scaling:
         """Return the same scaling for the transposed tensor."""
         return replace(self, block=(self.block[1], self.block[0]))

@@ -147,16 +147,12 @@ def _weighted_scores(q: ScaledTensor, kv: ScaledTensor, weights: np.ndarray, ari
     step = max(SCORES_AT_ONCE // max(heads * kv.shape[0], 1), 1)
     for start in range(0, tokens, step):
         part = slice(start, start + step)
-        scores = product(_heads_as_rows(q, part), kv, arithmetic=model).reshape(-1, heads, kv.shape[0])
+        scores = product(as_rows(take(q, part)), kv, arithmetic=model).reshape(-1, heads, kv.shape[0])
         if bounding():
             logits[part] = logit_limits(scores, weights[part], key_scale, out, model.lanes.precision)
             continue
         logits[part] = rounded(mqa_reduce(scores, weights[part], key_scale, model), out, model.output_rounding)
     return logits
-
-
-def _heads_as_rows(q: ScaledTensor, tokens: slice) -> ScaledTensor:
-    return as_rows(replace(q, data=q.data[tokens], scale=None if q.scale is None else q.scale[tokens]))
 
 
 def _scale_of_keys(kv: ScaledTensor) -> tuple[ScaledTensor, np.ndarray | None]:

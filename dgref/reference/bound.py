@@ -20,8 +20,8 @@ from dgref.reference import limits as limits_of
 from dgref.reference.arithmetic import Arithmetic, resolve
 from dgref.reference.bound_operand import Order, Plan, Side, finite, input_rounding
 from dgref.reference.bound_sum import HALF_ULP, TINY, Sum, largest_of
-from dgref.reference.checks import selection
-from dgref.reference.exact import contract_exact, own_index
+from dgref.reference.checks import own_index, selection
+from dgref.reference.exact import contract_exact
 from dgref.reference.exact_operand import as_tensor
 from dgref.reference.limits import INFLATION, LIMITS
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore

@@ -1,4 +1,4 @@
-"""Plain arguments checked: numbers and choices of rows, each refused in a sentence that names it."""
+"""Plain arguments checked: numbers, shapes that broadcast and choices of rows, each refused in a sentence."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ def check_broadcast(a: tuple[int, ...], b: tuple[int, ...], name: str) -> None:
         np.broadcast_shapes(a, b)
     except ValueError:
         raise ShapeError(expected(f"{name} shape", list(b), f"one that broadcasts with {list(a)}")) from None
+
+
+def own_index(batch: tuple[int, ...], leading: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the index of a broadcast batch in an operand that may lack axes or have extents of 1."""
+    own = batch[len(batch) - len(leading) :]
+    return tuple(0 if extent == 1 else i for i, extent in zip(own, leading, strict=True))
 
 
 def selection(chosen: Any, extent: int, name: str) -> np.ndarray:

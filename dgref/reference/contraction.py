@@ -13,7 +13,7 @@ from dgref.formats.native import as_native, to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import engine as fast_engine
 from dgref.reference.arithmetic import Arithmetic, resolve
-from dgref.reference.checks import selection
+from dgref.reference.checks import own_index, selection
 from dgref.reference.operand import Operand, as_scaled, seeded
 from dgref.reference.tensor_core import CANONICAL_NAN, TensorCore
 
@@ -49,7 +49,7 @@ def contract(
     with np.errstate(over="ignore", invalid="ignore"):  # fp32 sums may overflow, as they do on a GPU
         for index in np.ndindex(*batch):
             left, right = _operands(a, b, arithmetic.tensor_core, index)
-            start = None if c is None else c[_within(index, c.shape)][np.ix_(m, n)]
+            start = None if c is None else c[own_index(index, c.shape[:-2])][np.ix_(m, n)]
             result[index] = _accumulate(left.select(m), right.select(n), arithmetic, start, run)
         factor = _global_factor(a, b)
         if factor is not None:
@@ -60,7 +60,7 @@ def contract(
 
 def _operands(a: ScaledTensor, b: ScaledTensor, core: TensorCore, index: tuple[int, ...]) -> tuple[Operand, Operand]:
     """Return both sides of one matrix product; scales of one side alone set the scale format of both."""
-    left, right = Operand(a, core, _within(index, a.shape), "a"), Operand(b, core, _within(index, b.shape), "b")
+    left, right = (Operand(t, core, own_index(index, t.shape[:-2]), name) for t, name in ((a, "a"), (b, "b")))
     if left.grid is None:
         left.scale_format = right.scale_format
     elif right.grid is None:
@@ -246,12 +246,6 @@ def _addend(c: Any, rows: int, columns: int) -> np.ndarray:
     if c.shape[-2:] != (rows, columns):
         raise ShapeError(expected("c", f"shape {c.shape}", f"[..., {rows}, {columns}], the full output's"))
     return c
-
-
-def _within(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a batch index as it applies to an operand whose leading axes broadcast."""
-    leading = shape[:-2]
-    return tuple(i if size > 1 else 0 for i, size in zip(index[len(index) - len(leading) :], leading, strict=True))
 
 
 def _global_factor(a: ScaledTensor, b: ScaledTensor) -> np.ndarray | None:

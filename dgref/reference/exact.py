@@ -18,7 +18,7 @@ from dgref.errors import ShapeError, expected
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference import exact_engine as engine
-from dgref.reference.checks import selection
+from dgref.reference.checks import own_index, selection
 from dgref.reference.exact_logits import exact_weighted_relu_sum
 from dgref.reference.exact_operand import Planes, as_tensor, exact_planes
 from dgref.reference.exact_sum import ExactSum, exact_dot, exact_sum_of_squares
@@ -135,12 +135,6 @@ def _leading(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         return np.broadcast_shapes(a, b)
     except ValueError:
         raise ShapeError(expected("b", f"leading axes {b}", f"axes that broadcast with {a} of a")) from None
-
-
-def own_index(batch: tuple[int, ...], leading: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the index of a broadcast batch in an operand that may lack axes or have extents of 1."""
-    own = batch[len(batch) - len(leading) :]
-    return tuple(0 if extent == 1 else i for i, extent in zip(own, leading, strict=True))
 
 
 def _blocks(size: int, step: int) -> Iterator[slice]:

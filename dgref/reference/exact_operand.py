@@ -10,8 +10,7 @@ import numpy as np
 from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.native import as_codes, format_of, to_numpy
-from dgref.formats.scaling import Scaling
-from dgref.formats.tensor import ScaledTensor, global_range
+from dgref.formats.tensor import ScaledTensor
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def exact_planes(tensor: ScaledTensor, rows: np.ndarray, batch: tuple[int, ...] 
             values = values * _row_scales(tensor, rows, batch, codes.shape[1])
     planes, divisor = [values], 1.0
     if tensor.global_scale is not None:
-        stored = np.broadcast_to(np.asarray(to_numpy(tensor.global_scale), np.float64), tensor.shape[:-2])
-        multiplier, divisor = global_factors(float(stored[batch]), tensor.scaling, tensor.format)
+        leading = tensor.shape[:-2]
+        multiplier, divisor = (float(np.broadcast_to(part, leading)[batch]) for part in tensor.global_fraction())
         planes = _times(planes, multiplier)
         if _is_power_of_two(divisor):
             planes, divisor = _times(planes, 1.0 / divisor), 1.0
@@ -72,13 +71,6 @@ def decode64(format: str, codes: np.ndarray) -> np.ndarray:
         return row.decode(codes).astype(np.float64)
     with np.errstate(invalid="ignore"):
         return np.take(row.decode(row.codes).astype(np.float64), codes)
-
-
-def global_factors(stored: float, scaling: Scaling, format: str) -> tuple[float, float]:
-    """Return (multiplier, divisor) of a stored global scale; see `Scaling.global_scale`."""
-    if scaling.global_scale == "divide":
-        return 1.0, stored
-    return stored, global_range(scaling, format) if scaling.global_scale == "amax" else 1.0
 
 
 def two_product(x: np.ndarray, y: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:

@@ -114,8 +114,8 @@ def bind(operands: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
     return {axis: extent for axis, (extent, _) in extents.items()}
 
 
-def take(tensor: ScaledTensor, index: int) -> ScaledTensor:
-    """Return one element of the first, leading axis: a group, a batch entry, an expert."""
+def take(tensor: ScaledTensor, index: int | slice | np.ndarray) -> ScaledTensor:
+    """Return one element of the first, leading axis (a group, a batch entry, an expert), or several."""
     shared = np.ndim(tensor.global_scale) == 0
     return replace(
         tensor,

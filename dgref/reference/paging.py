@@ -11,6 +11,7 @@ import numpy as np
 
 from dgref.errors import FormatError, ShapeError, choice, expected, whole_number
 from dgref.formats.element import FORMATS
+from dgref.formats.packing import pack, unpack
 from dgref.formats.scaling import FULL, Scaling
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.operands import integers, operation, scaled
@@ -141,10 +142,8 @@ def split_kv_cache(fused: Any, depth: int, format: str = "float8_e4m3fn") -> Sca
     if not packed:
         scale = scale_bytes.view(np.float32)
         return ScaledTensor(codes, format, scale, Scaling((1, FULL)))
-    nibbles = np.stack([codes & 15, codes >> 4], axis=-1).reshape(pages, page, depth)
-    return ScaledTensor(
-        nibbles, format, scale_bytes[..., : depth // 32], Scaling((1, 32), "float8_e8m0fnu", rule="ceil")
-    )
+    scaling = Scaling((1, 32), "float8_e8m0fnu", rule="ceil")
+    return ScaledTensor(unpack(codes, format), format, scale_bytes[..., : depth // 32], scaling)
 
 
 def _is_packed(format: str) -> bool:
@@ -166,7 +165,7 @@ def fuse_kv_cache(keys: ScaledTensor) -> np.ndarray:
         raise FormatError(expected("keys scales", keys, f"{keys.format} with {need[1]} scales for {need[0]}"))
     codes = np.asarray(keys.data, np.uint8)
     if packed:
-        codes = codes[..., 0::2] | codes[..., 1::2] << 4
+        codes = pack(codes, keys.format)
         scale = np.full((pages, page, 4), 127, np.uint8)  # 1.0 where a short key leaves bytes free
         scale[..., : depth // 32] = keys.scale
     else:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dgref import suite, waivers
-from dgref.compare.verdict import LEVELS
 from dgref.errors import FileError, expected
 from dgref.files import read_json, write_atomically
 from dgref.results import UNJUDGED, Result, Results, load_results
@@ -86,7 +85,8 @@ def _contradiction(row: Result) -> Iterator[str]:
     """Yield what is impossible about a result: a pass whose level does not reach what was required."""
     if row.status != "pass" or not row.required or row.reason == UNJUDGED:
         return
-    if row.level not in LEVELS or LEVELS.index(row.level) > LEVELS.index(row.required):
+    levels = suite.LEVELS
+    if row.level not in levels or levels.index(row.level) > levels.index(row.required):
         yield f"{row.case} on {row.backend}: got a pass at level {row.level}, need {row.required}: the file was changed"
 
 

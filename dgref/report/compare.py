@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dgref.results import Result, Results
+from dgref.suite import LEVELS
 
 SPEED_TOLERANCE = 0.05  # medians of one kernel on one machine move a few percent between runs
-_STRENGTH = {"exact": 3, "model": 2, "bounded": 1, "wrong": 0}
 REGRESSIONS = ("wrong", "weaker", "slower", "absent")
 
 
@@ -61,11 +61,15 @@ def _described(row: Result | None) -> str:
 def _kind(old: Result, new: Result) -> str | None:
     if old.bad != new.bad:
         return "wrong" if new.bad else "better"
-    strength = _STRENGTH.get(new.level or "", 0) - _STRENGTH.get(old.level or "", 0)
-    if strength:
-        return "better" if strength > 0 else "weaker"
+    if _rank(new) != _rank(old):
+        return "better" if _rank(new) < _rank(old) else "weaker"
     bits = old.evidence.get("bits"), new.evidence.get("bits")
     return "bits" if None not in bits and bits[0] != bits[1] else None
+
+
+def _rank(row: Result) -> int:
+    """Return the place of a result's level, 0 for the strongest; no level is no better than a wrong one."""
+    return LEVELS.index(row.level if row.level in LEVELS else "wrong")
 
 
 def _speed(old: Result, new: Result, tolerance: float) -> Iterator[Change]:

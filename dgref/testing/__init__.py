@@ -23,11 +23,12 @@ def assert_conforms(
     arithmetic, or find it with `dgref.infer_arithmetic`. `expect="exact"` asks for the infinitely precise result. The
     format is that of `actual`; operands are ScaledTensors, NumPy arrays or torch tensors of a native dtype.
     """
-    from dgref.compare.verdict import LEVELS, judge
+    from dgref.compare.verdict import judge
     from dgref.formats.native import as_codes, on_cpu, to_numpy
     from dgref.ops import OPS
     from dgref.ops.typical import published_arithmetics
     from dgref.reference.dispatch import resolve
+    from dgref.suite import LEVELS
 
     choice("expect", expect, LEVELS[:3])
     row = OPS[op]

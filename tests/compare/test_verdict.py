@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dgref.compare.verdict import LEVELS, judge, same
+from dgref.compare.verdict import judge, same
 from dgref.reference.limits import around
+from dgref.suite import LEVELS
 
 TRUTH = np.arange(6, dtype=np.float32).reshape(2, 3)
 NEAR = np.nextafter(TRUTH, np.float32(np.inf))
