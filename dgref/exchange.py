@@ -19,11 +19,11 @@ import numpy as np
 
 from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel
 from dgref.buffers import Buffer, as_integers, buffers_of, format_name, sha256
-from dgref.errors import DgrefError, FileError, UnavailableError, expected, unknown_name
+from dgref.errors import DgrefError, FileError, UnavailableError, expected
 from dgref.files import read_json, write_atomically
 from dgref.ops import OPS
 from dgref.results import Result, Results
-from dgref.suite import Case, Suite
+from dgref.suite import Case, Suite, chosen
 
 SCHEMA = "dgref.exchange/1"
 MANIFEST = "manifest.json"
@@ -213,7 +213,7 @@ def verify(
     if not any(backend.outputs_file(case).exists() for case in backend.cases()):
         raise UnavailableError(expected(str(folder), "no outputs", "the files that the manifest names `outputs_file`"))
     results = Results(machine=machine.describe(), flags={"folder": folder.name, "settings": asdict(settings)})
-    cases = _selected(backend.cases(), ids)
+    cases = chosen(backend.cases(), ids)
     for number, case in enumerate(cases, 1):
         result = _judged(case, backend, settings)
         result.reproduce = f"dgref verify {shlex.quote(str(folder))} --case {shlex.quote(case.id)}"
@@ -231,11 +231,3 @@ def _judged(case: Case, backend: FolderBackend, settings: Any) -> Result:
         return trial(case, backend, settings)
     reason = expected(path.name, "no such file", "the outputs of this case")
     return replace(blank(case, backend.name, settings), status="missing", reason=reason)
-
-
-def _selected(cases: list[Case], ids: Collection[str]) -> list[Case]:
-    known = {case.id for case in cases}
-    for id in ids:
-        if id not in known:
-            raise unknown_name("case", id, known)
-    return [case for case in cases if not ids or case.id in ids]

@@ -23,7 +23,7 @@ class Stream:
     """Random words for one operand of one case."""
 
     def __init__(self, seed: int, name: str):
-        self.name = name
+        self.first = name.split("/")[0] in FIRST_OPERANDS  # "a/3" is group 3 of operand a
         key = hashlib.sha256(f"{whole_number('seed', seed)}/{name}".encode()).digest()[:16]
         self._words = np.random.Philox(key=int.from_bytes(key, "little"))
 
@@ -104,7 +104,7 @@ def wide(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
 def cancelling(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray:
     values = stream.normal(shape)
     half = shape[-1] // 2
-    sign = np.float32(1 if stream.name in FIRST_OPERANDS else -1)
+    sign = np.float32(1 if stream.first else -1)
     values[..., half : 2 * half] = sign * values[..., :half]
     return values + np.float32(2.0**-6) * stream.uniform(shape)
 
@@ -154,7 +154,7 @@ def _finite_values(row: Format) -> np.ndarray:
 )
 def coordinate_exponents(shape: tuple[int, ...], recipe: str, stream: Stream) -> np.ndarray | ScaledTensor:
     row = RECIPES[recipe]
-    values = _dense_signs(shape, stream) if stream.name in FIRST_OPERANDS else _one_hot(shape)
+    values = _dense_signs(shape, stream) if stream.first else _one_hot(shape)
     if row.scaling is None:
         return values
     data = FORMATS[row.format].encode(values)

@@ -17,7 +17,7 @@ from typing import Any
 from dgref import machine, recordings, suite, waivers
 from dgref.backends import backends as all_backends
 from dgref.backends import select
-from dgref.errors import InputError, expected, flag, instance, shown, unknown_name, whole_number
+from dgref.errors import InputError, expected, flag, instance, shown, whole_number
 from dgref.journal import Journal
 from dgref.pool import Task, outcomes
 from dgref.results import Result, Results, load_results
@@ -41,8 +41,8 @@ class Selection:
 
     def pick(self, cases: Sequence[Case], names: Sequence[str]) -> list[Task]:
         """Return the selected cases with their selected backends; what selects nothing at all is an error."""
-        self._check_ids({case.id for case in cases}, {case.name for case in cases})
-        tasks = [Task(case, tuple(name for name in names if self._wants(case, name))) for case in cases]
+        wanted = suite.chosen(cases, self.ids)
+        tasks = [Task(case, tuple(name for name in names if self._wants(case, name))) for case in wanted]
         kept = [task for task in tasks if task.backends]
         if not kept:
             raise InputError(expected(f"-k {self.keyword!r}", "no case", "words that at least one case holds"))
@@ -50,14 +50,7 @@ class Selection:
         return kept[index - 1 :: count]
 
     def _wants(self, case: Case, backend: str) -> bool:
-        if self.ids and not {case.id, case.name} & set(self.ids):
-            return False
         return all(word in f"{case.name} {case.op} {backend} {case.why}" for word in self.keyword.split())
-
-    def _check_ids(self, ids: set[str], names: set[str]) -> None:
-        for id in self.ids:
-            if id not in ids | names:
-                raise unknown_name("case", id, names if "/" in id else ids)
 
 
 EVERYTHING = Selection()
@@ -160,28 +153,40 @@ def run(
     jobs = _jobs(jobs, tasks) if isolate else 1
     flags = {"backends": chosen, "settings": asdict(settings)}
     results = Results(machine=machine.describe(), flags={"suites": [row.name for row in loaded], **flags})
-    known = waivers.load(waiver_file)
     header = {"commit": results.machine["commit"], **flags}
+    known = waivers.load(waiver_file)
     with Journal(journal, header, resume) as record:
-        found = dict(record.done)
-        seen = _Seen(progress, sum(len(task.backends) for task in tasks))
-        for task in tasks:
-            for name in task.backends:
-                if (task.case.name, name) in found:
-                    seen(found[task.case.name, name])
-        make = partial(Worker, _cores() // jobs if jobs > 1 else 0) if isolate else Inline
-        with closing(outcomes(_without(tasks, found), make, jobs, settings)) as stream:
-            for result in stream:
-                result = waivers.apply(result, known)
-                record.append(result)
-                found[result.case, result.backend] = result
-                seen(result)
-                if fail_fast and result.bad:
-                    break
+        left = _without(tasks, record.done)
+        with closing(outcomes(left, _maker(jobs, isolate), jobs, settings)) as stream:
+            judged = (waivers.apply(result, known) for result in stream)
+            found = _collected(tasks, record, judged, progress, fail_fast)
     results.results = [_found(found, task.case, name, settings) for task in tasks for name in task.backends]
     if settings.record:
         recordings.pack(Path(settings.record), results.machine)
     return results
+
+
+def _maker(jobs: int, isolate: bool) -> Callable[[], Any]:
+    """Return what makes a worker; several share the cores."""
+    return partial(Worker, _cores() // jobs if jobs > 1 else 0) if isolate else Inline
+
+
+def _collected(
+    tasks: Sequence[Task], record: Journal, stream: Iterable[Result], progress: Progress | None, fail_fast: bool
+) -> dict[tuple[str, str], Result]:
+    """Return the results of an earlier run and those that come, each reported and written down; up to a bad one."""
+    found = dict(record.done)
+    seen = _Seen(progress, sum(len(task.backends) for task in tasks))
+    for pair in ((task.case.name, name) for task in tasks for name in task.backends):
+        if pair in found:
+            seen(found[pair])
+    for result in stream:
+        record.append(result)
+        found[result.case, result.backend] = result
+        seen(result)
+        if fail_fast and result.bad:
+            break
+    return found
 
 
 class _Seen:

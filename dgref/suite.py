@@ -6,7 +6,7 @@ A case never names a backend or an architecture. A `[[grid]]` stands for many ca
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
@@ -131,6 +131,15 @@ def load(name_or_path: str | Path) -> Suite:
 def load_file(path: Path) -> Suite:
     """Return the suite in a TOML file; an error names file, case and field."""
     return _suite(read_toml(path, "a readable suite file"), path)
+
+
+def chosen(cases: Sequence[Case], ids: Collection[str]) -> list[Case]:
+    """Return the cases of these ids or full names, every case where none is given; an unknown id is an error."""
+    known, full = {case.id for case in cases}, {case.name for case in cases}
+    for id in ids:
+        if id not in known | full:
+            raise unknown_name("case", id, full if "/" in id else known)
+    return [case for case in cases if not ids or case.id in ids or case.name in ids]
 
 
 _SUITE_KEYS = {"description", "default", "device", "case", "grid"}

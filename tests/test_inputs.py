@@ -10,6 +10,8 @@ import pytest
 from dgref.errors import InputError, UnknownNameError
 from dgref.formats import FORMATS, RECIPES, dequantize
 from dgref.inputs import GENERATORS, Stream, generate
+from dgref.ops import OPS
+from dgref.suite import Case
 
 
 def digest(array: np.ndarray) -> str:
@@ -113,3 +115,15 @@ def test_a_seed_that_is_no_whole_number_is_refused(seed: object) -> None:
 def test_a_shape_that_is_none_is_refused(shape: object) -> None:
     with pytest.raises(InputError, match=r"shape: got .*, need (an integer|a sequence|at least one)"):
         generate("normal", shape, "bfloat16", 0, "a")
+
+
+@pytest.mark.parametrize("op", ["gemm", "gemm_grouped_k"])
+def test_products_of_cancelling_operands_cancel_in_every_group(op: str) -> None:
+    recipes = {"a": {"recipe": "bfloat16"}, "b": {"recipe": "bfloat16"}}
+    shape = {"m": 16, "n": 16, "k": 512} | ({"g": 2} if op != "gemm" else {})
+    fields = {"id": "x", "why": "x", "op": op, "shape": shape, "operands": recipes, "out": "float32"}
+    largest = {}
+    for kind in ("normal", "cancelling"):
+        case = Case.from_dict({**fields, "inputs": {"kind": kind}})
+        largest[kind] = np.abs(OPS[op].compute(case, case.make_inputs())["d"]).max()
+    assert largest["cancelling"] < largest["normal"] / 8

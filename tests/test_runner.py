@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dgref import runner, worker
-from dgref.errors import FileError, InputError, SuiteError
+from dgref.errors import FileError, InputError
 from dgref.journal import Journal
 from dgref.results import Result, load_results
 from dgref.runner import Selection, Settings
@@ -224,7 +224,7 @@ def test_a_suite_named_twice_runs_once_and_two_of_one_name_are_an_error(tmp_path
     other.write_text((runner.suite.folder() / "smoke.toml").read_text())
     with pytest.raises(InputError, match="two files"):
         runner.load_suites(["smoke", other])
-    with pytest.raises(SuiteError):
+    with pytest.raises(FileError):
         runner.load_suites([tmp_path / "absent.toml"])
 
 

@@ -23,15 +23,10 @@ def command(suite: str, output: Path, ids: tuple[str, ...]) -> int:
     """
     from dataclasses import replace
 
-    from dgref.errors import unknown_name
     from dgref.exchange import export
-    from dgref.suite import load
+    from dgref.suite import chosen, load
 
     row = load(suite)
-    known = {case.id for case in row.cases}
-    for id in ids:
-        if id not in known:
-            raise unknown_name("case", id, known)
-    row = replace(row, cases=tuple(case for case in row.cases if not ids or case.id in ids))
+    row = replace(row, cases=tuple(chosen(row.cases, ids)))
     click.echo(f"{len(row)} cases: {export(row, output)}")
     return 0

@@ -35,13 +35,10 @@ def command(suite: str, id: str, name: str, budget: float, addresses: bool, as_j
 def _chosen(suite: str, id: str, name: str) -> tuple[Any, Any]:
     from dgref import machine
     from dgref.backends import select
-    from dgref.errors import UnsupportedError, unknown_name
-    from dgref.suite import load
+    from dgref.errors import UnsupportedError
+    from dgref.suite import chosen, load
 
-    cases = {case.id: case for case in load(suite).cases}
-    if id not in cases:
-        raise unknown_name("case", id, cases)
-    case, (backend, *_) = cases[id], select([name])
+    (case,), (backend, *_) = chosen(load(suite).cases, [id]), select([name])
     reason = backend.unavailable() or backend.unsupported(case, machine.architecture())
     if reason:
         raise UnsupportedError(f"{backend.name}: {reason}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dgref.buffers import tensor_of
-from dgref.errors import FileError, FormatError, InputError, ShapeError, expected, unknown_name
+from dgref.errors import FileError, FormatError, InputError, expected, unknown_name
 from dgref.formats import FORMATS, LAYOUTS, RECIPES, format_of
 from dgref.formats.native import bits_of, to_numpy
 from dgref.ops import OPS, Op, Operand
@@ -131,26 +131,17 @@ def _plain(name: str, array: np.ndarray) -> OperandChoice:
     return OperandChoice(format_of(array, name).name)
 
 
-def _logical(name: str, array: np.ndarray, choice: OperandChoice) -> tuple[int, ...]:
+def _logical(array: np.ndarray, choice: OperandChoice) -> tuple[int, ...]:
     bits = FORMATS[RECIPES[choice.recipe].format].bits
     stored = (*array.shape[:-1], array.shape[-1] * 8 // bits) if bits < 8 else array.shape
     return stored if choice.major == "k" else (*stored[:-2], stored[-1], stored[-2])
 
 
 def _extents(row: Op, arrays: Mapping[str, Any], chosen: Mapping[str, OperandChoice]) -> dict[str, int]:
-    """Return the extents that the payloads' shapes tell, one axis the same everywhere."""
-    extents: dict[str, int] = {}
-    for operand in row.inputs:
-        if operand.name not in arrays or not isinstance(operand.axes, str):
-            continue
-        array = arrays[operand.name]
-        got = array.shape if operand.kind == "index" else _logical(operand.name, array, chosen[operand.name])
-        axes = operand.axes.split()
-        if len(axes) != len(got):
-            raise ShapeError(expected(f"{operand.name} shape", got, f"{len(axes)} axes [{operand.axes}]"))
-        for axis, extent in zip(axes, got, strict=True):
-            if extents.setdefault(axis, extent) != extent:
-                raise ShapeError(expected(f"{operand.name} shape", got, f"{axis} = {extents[axis]}", operand.axes))
+    """Return the extents of the op's own axes that the payloads' shapes tell."""
+    shapes = {name: _logical(arrays[name], choice) for name, choice in chosen.items()}
+    shapes |= {o.name: arrays[o.name].shape for o in row.inputs if o.kind == "index" and o.name in arrays}
+    extents = row.extents_of({name: np.broadcast_to(0, shape) for name, shape in shapes.items()})
     return {axis: extent for axis, extent in extents.items() if axis in row.axes.split()}
 
 

@@ -13,6 +13,7 @@ from dgref.formats import FORMATS, RECIPES
 from dgref.ops.part import Part, Sampler
 from dgref.ops.problem import CaseLike, Constraint, Inputs, Operand, Param, Problem, in_brackets
 from dgref.reference.dispatch import using
+from dgref.reference.operands import bind
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Op:
             got = f"no extent for {', '.join(missing)}"
             raise ShapeError(expected(f"{self.name} shape", got, f"every one of {', '.join(axes)}", context))
         return dict(shape)
+
+    def extents_of(self, operands: Mapping[str, Any]) -> dict[str, int]:
+        """Return the extents that the shapes of operands tell, one axis the same everywhere.
+
+        Operands whose axes depend on the problem tell none; axes that follow from others may be among them.
+        """
+        return bind({row.name: (row.axes, operands.get(row.name)) for row in self.inputs if isinstance(row.axes, str)})
 
     def validate(self, case: CaseLike) -> None:
         """Raise, in a sentence that names field, value, need and case, unless the case can be computed."""

@@ -126,9 +126,7 @@ def _defined(row: Any, inputs: dict[str, Any], params: dict[str, Any]) -> np.nda
 
     if row.undefined is None:
         return None
-    shaped = ((operand.axes.split(), np.shape(inputs[operand.name])) for operand in row.inputs
-              if operand.name in inputs and isinstance(operand.axes, str))  # fmt: skip
-    extents = {axis: extent for axes, shape in shaped for axis, extent in zip(axes, shape, strict=False)}
+    extents = row.extents_of(inputs)
     options = {param.name: params.get(param.name, param.default) for param in row.params}
     extents |= {name: value for name, value in params.items() if name in row.extents_as_options}
     for name, derive in row.derived.items():
@@ -215,8 +213,7 @@ def _cause(row: Any, inputs: dict[str, Any], params: dict[str, Any], outputs: An
         if unnamed:
             return f"not searched for: no recipe describes {' and '.join(unnamed)}"
         choices = {name: OperandChoice(recipes[tensor.format, tensor.scaling]) for name, tensor in tensors.items()}
-        shaped = ((op.axes.split(), tensors[name].shape) for name, op in known.items() if isinstance(op.axes, str))
-        shape = {axis: extent for axes, extents in shaped for axis, extent in zip(axes, extents, strict=False)}
+        shape = {axis: extent for axis, extent in row.extents_of(inputs).items() if axis in row.axes.split()}
         chosen = {name: value for name, value in params.items() if name != "out"}
         case = Case("asserted", "an assertion", row.name, shape, choices, chosen, params.get("out"))
         return diagnose(case, {**inputs, **tensors}, outputs, arithmetic, budget=_SEARCH_SECONDS).sentence
