@@ -19,10 +19,6 @@ class Architecture:
     instructions: frozenset[str]
     target: str  # what NVRTC is asked for: the architecture-specific target where one exists
 
-    def can(self, instruction: str) -> bool:
-        """Say whether the architecture has an instruction family such as `wgmma` or `tcgen05`."""
-        return instruction in self.instructions
-
     @property
     def narrow_fp8(self) -> bool:
         """Whether FP8 tensor cores add in 13 fraction bits (measured on Ada and Hopper)."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dgref import machine
 from dgref.arch import ARCHITECTURES, Architecture
+from dgref.version import VERSION
 
 Severity = Literal["ok", "note", "problem"]
 
@@ -77,7 +78,7 @@ def exit_code(findings: list[Finding]) -> int:
 
 def _device() -> Iterator[Finding]:
     versions = machine.library_versions()
-    yield Finding("machine", "dgref", machine.VERSION)
+    yield Finding("machine", "dgref", VERSION)
     yield Finding("machine", "torch", versions.get("torch", "not installed"))
     gpu = machine.gpu()
     if gpu is None:

@@ -51,6 +51,12 @@ def commit() -> str | None:
     return head and head + ("+" if changed else "")
 
 
+def nvidia_smi(*fields: str) -> list[str]:
+    """Return what the driver says of the first GPU, a text for each field; nothing where it does not answer."""
+    line = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0")
+    return [part.strip() for part in line.split(",")] if line else []
+
+
 def _output(*command: str) -> str | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -72,7 +78,7 @@ def gpu() -> dict[str, Any] | None:
         "multiprocessors": properties.multi_processor_count,
         "memory_bytes": properties.total_memory,
         "cuda": torch.version.cuda,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"),
+        "driver": next(iter(nvidia_smi("driver_version")), None),
     }
 
 

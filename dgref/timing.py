@@ -6,16 +6,16 @@ The roof is measured once a process: a device copy, and torch's FP8 and BF16 pro
 from __future__ import annotations
 
 import statistics
-import subprocess
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from dgref.machine import nvidia_smi
 from dgref.ops import OPS
 from dgref.suite import Case
 
 FLUSH_BYTES = 256 << 20  # more than four times an H200's L2
-_SENSORS = "clocks.sm,power.draw,temperature.gpu"
+_SENSORS = {"clock": "clocks.sm", "power": "power.draw", "temperature": "temperature.gpu"}
 
 
 def throughput(case: Case, inputs: Mapping[str, Any], launch: Callable[[], None], launches: int) -> dict[str, float]:
@@ -69,9 +69,4 @@ def measured_roof() -> dict[str, float]:
 
 def sensors() -> dict[str, str]:
     """Return clock, power and temperature as the driver reports them; empty where it does not."""
-    command = ["nvidia-smi", f"--query-gpu={_SENSORS}", "--format=csv,noheader", "--id=0"]
-    try:
-        line = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(("clock", "power", "temperature"), (part.strip() for part in line.split(",")), strict=False))
+    return dict(zip(_SENSORS, nvidia_smi(*_SENSORS.values()), strict=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ ROOMS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 THIRD_PARTY_KERNELS = {"deep_gemm", "flashinfer", "cutlass", "vllm", "sgl_kernel", "transformer_engine"}
+
+
+def test_the_page_names_every_room_in_this_order() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = [
+        name for line in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)/?`", line)
+    ]
+    assert set(named) == set(LEVEL) - {"__main__"}
+    assert sorted(named, key=LEVEL.__getitem__) == named
 
 
 def modules() -> list[Path]:

@@ -14,12 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from dgref.compare.gain import Gain
-from dgref.compare.hypotheses import HYPOTHESES
+from dgref.compare.hypotheses import HYPOTHESES, Misreading
 from dgref.compare.prediction import Agreement
 from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines
 from dgref.compare.search import Ranked, Search
 from dgref.compare.separation import advice, as_toml, doubts, rivals, telling_case
-from dgref.compare.suspects import sentence_of
 from dgref.errors import InputError, ShapeError, expected, instance, seconds, shown, unknown_name
 from dgref.formats.native import to_numpy
 from dgref.ops import OPS
@@ -183,7 +182,7 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
     doubt = doubts([other.misreading.cause for other in others], telling)
     beside = search.relation if status == "none" else doubt
     return Diagnosis(
-        sentence_of(status, row, best.found, explained, search.elements, benign, beside),
+        _sentence(status, row, best.found, explained, search.elements, benign, beside),
         row.hypothesis if status != "none" else None,
         status,
         row.fix if status != "none" else "",
@@ -200,3 +199,30 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
         rivals=others,
         separate=telling,
     )
+
+
+def _sentence(
+    status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool, beside: str = ""
+) -> str:
+    """Return the one sentence of a diagnosis.
+
+    `beside` follows the cause where others explain the outputs as well; without a cause it says what is known.
+    """
+    if status == "none":
+        nearest = f"the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
+        return f"no hypothesis explains it; {beside or nearest}"
+    if status == "suspicion":
+        counts = f"{found.agreed:,} of {found.total:,} outputs equal"
+        return f"suspicion: {row.cause}; {row.remedy} explains {explained:.0%} of the error and makes {counts}"
+    result = _agreement(found, elements)
+    if benign:
+        return f"nothing is wrong: the outputs follow another valid arithmetic ({row.cause}), which {result}"
+    return f"{row.cause}{beside}; {row.remedy} {result}"
+
+
+def _agreement(found: Agreement, elements: int) -> str:
+    checked = f"{found.total:,}" if found.total == elements else f"{found.total:,} checked of {elements:,}"
+    if found.equal == found.total:
+        return f"makes all {found.bits:,} output bits equal ({checked} outputs)"
+    share = found.equal / max(found.total, 1)
+    return f"puts all outputs ({checked}) within the derived bound, {share:.1%} of them equal in every bit"

@@ -14,7 +14,7 @@ from dgref.compare.fingerprint_search import search
 from dgref.compare.inference import Inference, named
 from dgref.errors import InputError, UnsupportedError, expected, instance, seconds
 from dgref.ops import OPS
-from dgref.reference.operand import as_scaled
+from dgref.reference.engine_operand import as_scaled
 from dgref.reference.operands import take, take_rows
 
 __all__ = ["Inference", "infer_arithmetic"]

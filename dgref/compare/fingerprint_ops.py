@@ -16,7 +16,7 @@ from dgref.errors import DgrefError, InputError, expected
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.arithmetic import Arithmetic
-from dgref.reference.operand import as_scaled
+from dgref.reference.engine_operand import as_scaled
 from dgref.reference.operands import take, take_columns
 
 _TOKENS = {"small": 2, "medium": 8}

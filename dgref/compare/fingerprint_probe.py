@@ -19,7 +19,7 @@ from dgref.formats.element import FORMATS, Format
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.arithmetic import Arithmetic
-from dgref.reference.operand import as_scaled
+from dgref.reference.engine_operand import as_scaled
 
 Term = tuple[int, int, int]  # position along K, sign, exponent
 _SUM_BITS = 30  # beyond the 24 bits of an fp32 sum

@@ -16,7 +16,7 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference import engine
 from dgref.reference.arithmetic import Arithmetic
 from dgref.reference.contraction import contract, finish
-from dgref.reference.operand import Operand, as_scaled
+from dgref.reference.engine_operand import Operand, as_scaled
 from dgref.reference.operands import take_rows
 from dgref.reference.reductions import hc_square_sum, mqa_reduce
 

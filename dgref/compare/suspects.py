@@ -1,11 +1,11 @@
-"""Which outputs hypotheses are tried on, and the words for what came of it."""
+"""Which outputs hypotheses are tried on: most of them where something is wrong."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dgref.compare.hypotheses.base import Misreading, State
-from dgref.compare.prediction import Agreement, Bound, Observation
+from dgref.compare.hypotheses.base import State
+from dgref.compare.prediction import Bound, Observation
 from dgref.compare.stripes import ranges
 from dgref.compare.verdict import same
 from dgref.formats import dequantize
@@ -116,30 +116,3 @@ def _spread(extent: int, count: int) -> np.ndarray:
     gap = (extent - 1) / (count - 1)
     places = (steps * gap + (steps * 7 % 11 - 5) / 11 * gap).round().astype(np.int64)
     return np.unique(np.append(np.clip(places, 0, extent - 1), [0, extent - 1]))
-
-
-def sentence_of(
-    status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool, beside: str = ""
-) -> str:
-    """Return the one sentence of a diagnosis.
-
-    `beside` follows the cause where others explain the outputs as well; without a cause it says what is known.
-    """
-    if status == "none":
-        nearest = f"the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
-        return f"no hypothesis explains it; {beside or nearest}"
-    if status == "suspicion":
-        counts = f"{found.agreed:,} of {found.total:,} outputs equal"
-        return f"suspicion: {row.cause}; {row.remedy} explains {explained:.0%} of the error and makes {counts}"
-    result = _agreement(found, elements)
-    if benign:
-        return f"nothing is wrong: the outputs follow another valid arithmetic ({row.cause}), which {result}"
-    return f"{row.cause}{beside}; {row.remedy} {result}"
-
-
-def _agreement(found: Agreement, elements: int) -> str:
-    checked = f"{found.total:,}" if found.total == elements else f"{found.total:,} checked of {elements:,}"
-    if found.equal == found.total:
-        return f"makes all {found.bits:,} output bits equal ({checked} outputs)"
-    share = found.equal / max(found.total, 1)
-    return f"puts all outputs ({checked}) within the derived bound, {share:.1%} of them equal in every bit"

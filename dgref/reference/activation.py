@@ -13,6 +13,7 @@ import numpy as np
 
 from dgref.errors import InputError, ShapeError, expected, whole_number
 from dgref.formats.element import FORMATS
+from dgref.formats.rules import reciprocal_max
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.checks import real
@@ -98,7 +99,7 @@ def requantize(values: np.ndarray, granularity: int) -> ScaledTensor:
         raise ShapeError(expected("intermediate", columns, f"a multiple of the granularity {granularity}"))
     groups = values.reshape(rows, columns // granularity, granularity)
     amax = np.abs(groups).max(axis=-1, initial=np.float32(0))
-    bits = (amax * np.float32(1 / 448)).view(np.uint32)
+    bits = (amax * reciprocal_max(FORMATS["float8_e4m3fn"])).view(np.uint32)
     exponent = np.where(np.isfinite(amax), (bits >> 23) + ((bits & 0x7FFFFF) != 0), 255).astype(np.int32)
     inverse = np.ldexp(np.float32(1), np.minimum(127 - exponent, 127)).astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -14,7 +14,7 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference import engine as fast_engine
 from dgref.reference.arithmetic import Arithmetic, resolve
 from dgref.reference.checks import own_index, selection
-from dgref.reference.operand import Operand, as_scaled, seeded
+from dgref.reference.engine_operand import Operand, as_scaled, seeded
 from dgref.reference.tensor_core import CANONICAL_NAN, TensorCore
 
 Chain = Callable[[TensorCore, Operand, Operand, tuple[int, int], "np.ndarray | None"], np.ndarray]

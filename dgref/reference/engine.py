@@ -15,7 +15,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange, set_num_threads, types, vectorize
 from numba.extending import intrinsic
 
-from dgref.reference.operand import Operand, Part, seeded
+from dgref.reference.engine_operand import Operand, Part, seeded
 from dgref.reference.tensor_core import OUTPUT_MANTISSA, TensorCore
 
 _ROWS = 8  # rows that pass over one slice of B while the cache holds it

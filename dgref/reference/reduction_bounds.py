@@ -14,8 +14,8 @@ import numpy as np
 from dgref.formats.element import FORMATS
 from dgref.formats.native import to_numpy
 from dgref.reference.bound_sum import largest_of
+from dgref.reference.engine_operand import as_scaled
 from dgref.reference.limits import INFLATION, LIMITS, MINUS, NAN, OVERFLOW, PLUS, around
-from dgref.reference.operand import as_scaled
 
 _SMALLEST = 2.0**-149  # of fp32: what one rounding that underflows may lose
 

@@ -12,7 +12,7 @@ from dgref.errors import InputError, ShapeError, expected
 from dgref.formats.native import to_numpy
 from dgref.reference.arithmetic import Arithmetic, Lanes, resolve
 from dgref.reference.engine import fma
-from dgref.reference.operand import as_scaled
+from dgref.reference.engine_operand import as_scaled
 from dgref.reference.tensor_core import CANONICAL_NAN
 
 

@@ -283,3 +283,9 @@ def test_torch_in_gives_torch_out():
     assert isinstance(decoded, torch.Tensor) and decoded.dtype == torch.float32
     assert E4M3.decode(values.to(torch.float8_e4m3fn)).tolist() == values.tolist()
     assert FORMATS["float32"].decode(FORMATS["float32"].encode(values)).tolist() == values.tolist()
+
+
+def test_every_format_but_the_widest_three_is_encoded_by_table():
+    plain = {name: conversion_of(row, "nearest_even", None, None, None, None) for name, row in FORMATS.items()}
+    without = {name for name, rule in plain.items() if not fast_codec.has_table(FORMATS[name], rule)}
+    assert without == {"float16", "tfloat32", "float32"}
