@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -111,6 +112,18 @@ def test_arrays_that_hold_no_numbers_are_named(tmp_path: Path, dtype: object) ->
     path = write(tmp_path / "dump.npz", {"a": np.zeros((4, 16), np.float32), "b.scale": np.zeros((4, 16), dtype)})
     with pytest.raises(InputError, match=r"b\.scale: got .*, need floats or integers"):
         read_arrays(path)
+
+
+def test_arrays_whose_dtype_numpy_loses_come_back_as_bits_and_others_as_they_are(tmp_path: Path) -> None:
+    arrays = {"a": np.ones(3, ml_dtypes.bfloat16), "d": np.ones(3, np.float32), "masked_m": np.ones(3, np.int32)}
+    np.savez(tmp_path / "dump.npz", **arrays)
+    found = read_arrays(tmp_path / "dump.npz")
+    assert {name: array.dtype.name for name, array in found.items()} == {
+        "a": "uint16",
+        "d": "float32",
+        "masked_m": "int32",
+    }
+    assert found["a"].tolist() == [0x3F80] * 3
 
 
 def test_an_output_of_another_width_is_diagnosed_by_its_shape_and_not_reinterpreted() -> None:

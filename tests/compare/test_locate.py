@@ -100,3 +100,12 @@ def test_ranges_cover_a_set_and_nothing_else(members):
 
 def test_a_description_pays_only_when_it_separates():
     assert code_length(100, 100, 900, 0) < code_length(1000, 100, 0, 0) < code_length(500, 50, 500, 50) + 11
+
+
+def test_tiles_pay_for_their_size_their_places_and_what_differs_elsewhere():
+    wrong = marked((512, 1024), S[256:384, 640:768], S[0, 0])
+    found = where(wrong)
+    sizes, tiles = 3 + 2 * np.log2(6), 4 * 8
+    inside, outside = code_length(128 * 128, 128 * 128, 0, 0), code_length(wrong.size - 128 * 128, 1, 0, 0)
+    assert (found.description, found.missed) == ("one 128x128 tile at (2, 5)", 1)
+    assert found.bits == pytest.approx(sizes + code_length(tiles, 1, 0, 0) + inside + outside)

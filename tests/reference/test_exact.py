@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dgref.formats.element import FORMATS
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.exact import contract_exact
+from dgref.reference.exact_operand import as_tensor
 from dgref.reference.rational import contract_rational
 
 SCALINGS = {
@@ -78,6 +81,17 @@ def test_every_pair_of_formats_and_scalings_equals_fractions(seed, fa, fb, sa, s
     c = generator.standard_normal((m, n)).astype(np.float32) if seed % 2 else None
     with np.errstate(all="ignore"):
         assert_same_bits(contract_exact(a, b, c, alpha, out), contract_rational(a, b, c, alpha, out))
+
+
+@pytest.mark.parametrize("neighbour", [-np.inf, np.inf])
+def test_a_factor_that_float64_rounds_to_a_tie_is_still_seen_beside_it(neighbour):
+    tie, three, one = 1 + 2.0**-24, np.full((1, 1), 3, np.float32), np.ones((1, 1), np.float32)
+    alpha = next(x for x in (tie / 3, np.nextafter(tie / 3, neighbour)) if (3 * Fraction(x) < tie) == (neighbour < 0))
+    assert 3 * alpha == tie and 3 * Fraction(alpha) != tie
+    a, b = as_tensor(three, "a"), as_tensor(one, "b")
+    found = contract_exact(a, b, alpha=alpha, out="float32")
+    assert found == (1 if neighbour < 0 else np.float32(1 + 2.0**-23))
+    assert_same_bits(found, contract_rational(a, b, None, alpha, "float32"))
 
 
 @settings(max_examples=60, deadline=None)
