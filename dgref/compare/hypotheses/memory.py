@@ -10,16 +10,13 @@ import numpy as np
 from dgref.compare.hypotheses.base import POISON, Misreading, Outputs, Scene, State, hypothesis, poisoned
 from dgref.compare.stripes import ranges
 from dgref.formats import FORMATS, ScaledTensor
-
-
-def _unsigned(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+from dgref.formats.native import bits_of
 
 
 def blank(array: np.ndarray) -> np.ndarray:
     """Return where an output holds what was there before any launch: zero, or the poison."""
-    bits = _unsigned(array)
-    untouched = _unsigned(poisoned(np.empty(1, array.dtype)))[0]
+    bits = bits_of(array)
+    untouched = bits_of(poisoned(np.empty(1, array.dtype)))[0]
     return (bits == 0) | (bits == untouched)
 
 
@@ -51,7 +48,7 @@ def _missing(scene: Scene) -> Iterator[np.ndarray]:
     """Yield where each output is blank and should not be, as far as is known."""
     for name, observed in scene.observed.items():
         correct = (scene.correct or {}).get(name)
-        yield blank(observed) if correct is None else blank(observed) & (_unsigned(observed) != _unsigned(correct))
+        yield blank(observed) if correct is None else blank(observed) & (bits_of(observed) != bits_of(correct))
 
 
 def _is_rectified(scene: Scene) -> bool:
@@ -69,7 +66,7 @@ def _is_a_tile(scene: Scene) -> bool:
     observed, missing = scene.observed[name], next(_missing(scene))
     if name not in (scene.correct or {}):
         return True
-    if (_unsigned(observed)[missing] != 0).all():
+    if (bits_of(observed)[missing] != 0).all():
         return True
     matrix = missing.reshape(-1, missing.shape[-1])
     rows, columns = matrix.any(axis=1), matrix.any(axis=0)
