@@ -52,6 +52,7 @@ _OUTPUT = {
 }
 _CAUSE = {name: Maybe(TEXT) for name in ("sentence", "fix", "hypothesis", "status")}
 
+REMARKS = ("not bounded here", "gain")  # what a result that conforms may still say
 RESULT = {
     "outputs": Each(_OUTPUT),
     "recipes": Each(TEXT),
@@ -60,7 +61,7 @@ RESULT = {
     "seconds": Each(NUMBER),
     "throughput": Each(NUMBER),
     "diagnosis": Maybe({**_CAUSE, "agreed": Maybe(COUNT), "total": Maybe(COUNT)}),
-    "evidence": {"runs": COUNT, "poisons": [TEXT], "judged": TEXT, "diagnosis": TEXT},
+    "evidence": {"runs": COUNT, "poisons": [TEXT], **dict.fromkeys(("judged", "diagnosis", *REMARKS), TEXT)},
 }
 MACHINE = {name: Maybe(TEXT) for name in ("processor", "architecture", "system", "commit")} | {
     "gpu": Maybe({"name": TEXT})

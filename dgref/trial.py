@@ -243,6 +243,7 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
     claim = attempt.claim
     result.level, result.arithmetic = verdict.level, claim if isinstance(claim, str | None) else claim.name
     result.required = required_level(attempt.case.expect, claim)
+    result.evidence.update(_remarks(verdict))
     result.evidence["bits"] = {name: _digest(verdict, name) for name in verdict.expected}
     for name, right in verdict.expected.items():
         result.outputs[name] = _output(verdict.actual[name], right, verdict.defined.get(name), verdict)
@@ -254,6 +255,15 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
         result.status = "pass"
     else:
         result.status, result.reason = "fail", _reason(result, attempt, verdict)
+
+
+def _remarks(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """Yield what a result that conforms still has to say."""
+    unjudged = [f"{name}: {count} elements that differ" for name, count in verdict.unbounded.items() if count]
+    if unjudged:
+        yield "not bounded here", "; ".join(unjudged)
+    if verdict.gains:
+        yield "gain", "; ".join(f"{name}: {gain.sentence()}" for name, gain in verdict.gains.items())
 
 
 def _digest(verdict: Verdict, name: str) -> str:
@@ -276,7 +286,6 @@ def _reason(result: Result, attempt: _Attempt, verdict: Verdict) -> str:
     described = result.outputs[name]
     beyond = verdict.beyond_bound.get(name, 0)
     bound = f"; {beyond} of them beyond the derived bound" if beyond else "; all within the derived bound"
-    bound += f", but {verdict.gains[name].sentence()}" if name in verdict.gains else ""
     return f"{name}: {described['summary']}{bound}; required {result.required}, got {verdict.level}"
 
 

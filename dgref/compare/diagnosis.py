@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dgref.compare.gain import Gain
 from dgref.compare.hypotheses import HYPOTHESES, Misreading
 from dgref.compare.prediction import Agreement
 from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines
@@ -148,8 +147,7 @@ def _from_search(search: Search) -> Diagnosis:
         return Diagnosis("nothing is wrong: there is no output that the operation defines", benign=True)
     baseline, tried = search.run()
     if baseline.all:
-        gain = search.gain()
-        return _nothing_wrong(search, baseline) if gain is None else _gained(gain, baseline)
+        return _nothing_wrong(search, baseline)
     if not tried:
         sentence = "no hypothesis was tried: none fits this operation, or the budget ran out first"
         return Diagnosis(sentence, evidence=search.where, total=baseline.total)
@@ -159,17 +157,11 @@ def _from_search(search: Search) -> Diagnosis:
 def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
     sampled = f" sampled of {search.elements:,}" if found.total < search.elements else ""
     how = f"equal in every bit under {search.name}" if found.equal == found.total else "within the derived bound"
-    sentence = f"nothing is wrong: all {found.total:,} outputs{sampled} are {how}"
+    gain = search.gain()
+    remark = "" if gain is None else f"; {gain.sentence()}: declare the arithmetic to be sure"
+    sentence = f"nothing is wrong: all {found.total:,} outputs{sampled} are {how}{remark}"
     fix = "a difference from an unquantised product is the recipe's own loss; compare with the quantised operands"
     return Diagnosis(sentence, None, "none", fix, agreed=found.agreed, total=found.total, benign=True)
-
-
-def _gained(gain: Gain, found: Agreement) -> Diagnosis:
-    """Return what a factor means that shows only over all outputs; in parts of them alone it has no name."""
-    if not gain.even:
-        return Diagnosis(f"{gain.sentence()}; parts of the output differ in it", total=found.total)
-    fix = f"look for alpha, or for a scale, of {gain.value:.4g} or {1 / gain.value:.4g}"
-    return Diagnosis(gain.sentence(), "output_gain", "confirmed", fix, agreed=found.agreed, total=found.total)
 
 
 def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:

@@ -1,11 +1,8 @@
-"""A factor on every output, measured over all of them together, where each by itself is within its bound.
+"""A factor on every output, measured over all of them together: a remark about outputs that are within their bounds.
 
-Rounding errors of different elements are independent, so that the mean ratio to exact of n elements is known sqrt(n)
-times better than the ratio of one: a gain of one percent over ten thousand elements cannot be chance. What is no chance
-and no fault either is truncation, which is biased toward zero: the published accumulators say how much.
-
-A row or a column may have a factor that the whole does not show. Truncation depends on where in K a row has its large
-products, which no model of another order tells, so that of a line only a gain away from zero is held against it.
+The mean ratio to exact of n elements is known sqrt(n) times better than the ratio of one, if their errors are as good
+as independent. Truncation is biased toward zero: the published accumulators say how much, in one order of K. Inputs
+that have a structure along K may give another order a gain of its own, so that no gain makes an output wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +28,6 @@ class Gain:
     value: float
     error: float
     count: int
-    even: bool = True  # whether every part of the output has it
     part: str = "the outputs are"
 
     @property
@@ -62,14 +58,7 @@ def measured(actual: np.ndarray, exact: np.ndarray, mask: np.ndarray | None = No
     if np.unique(truth[usable]).size < max(_ENOUGH, ratios.size // 16):
         return None
     value, error = float(ratios.mean()), float(ratios.std() / np.sqrt(ratios.size))
-    return Gain(value, error, ratios.size, _even(ratios, np.nonzero(usable), value))
-
-
-def _even(ratios: np.ndarray, places: tuple[np.ndarray, ...], value: float) -> bool:
-    """Return whether the halves of the output along every axis have the gain of the whole."""
-    halves = [ratios[(axis > np.median(axis)) == side] for axis in places for side in (False, True)]
-    parts = [part for part in halves if part.size >= _ENOUGH // 8]
-    return all(abs(part.mean() - value) <= abs(value - 1) / 4 + 4 * part.std() / np.sqrt(part.size) for part in parts)
+    return Gain(value, error, ratios.size)
 
 
 def unexplained(
@@ -119,7 +108,7 @@ def _furthest(ratios: np.ndarray, truth: np.ndarray, kind: str) -> Gain | None:
     if np.unique(truth[rows[best]][large[best]]).size < _ENOUGH_IN_LINE // 2:
         return None
     part = f"the elements of {kind} {rows[best]} of those judged are"
-    return Gain(float(means[best]), float(errors[best]), int(counts[best]), False, part)
+    return Gain(float(means[best]), float(errors[best]), int(counts[best]), part)
 
 
 def _likewise(gain: Gain, peer: np.ndarray, exact: np.ndarray, mask: np.ndarray | None) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from dgref.compare.gain import Gain, unexplained
 from dgref.compare.ulp import Policy
 from dgref.formats.native import bits_of
-from dgref.reference.limits import within
+from dgref.reference.limits import unbounded, within
 from dgref.suite import LEVELS
 
 Arrays = Mapping[str, np.ndarray]
@@ -31,7 +31,8 @@ class Verdict:
     against: str  # "exact" or "model"
     differing: dict[str, int] = field(default_factory=dict)  # output -> elements that differ from `expected`
     beyond_bound: dict[str, int] = field(default_factory=dict)
-    gains: dict[str, Gain] = field(default_factory=dict)  # of outputs that are off by a factor, within the bound
+    unbounded: dict[str, int] = field(default_factory=dict)  # output -> elements that differ and have no bound here
+    gains: dict[str, Gain] = field(default_factory=dict)  # within the bound, and worth a remark: no reason to fail
 
     @property
     def policy(self) -> Policy:
@@ -54,8 +55,7 @@ def judge(
 ) -> Verdict:
     """Return the strongest level that holds for every output.
 
-    An output that is within its bound is still wrong where a factor on all of it shows that no right one has; `peers`
-    are right ones, by the accumulators that are published.
+    `peers` are right outputs by the accumulators that are published. A factor that none of them has is remarked on.
     """
     defined = defined or {}
     truth = exact()
@@ -70,11 +70,14 @@ def judge(
         truth_or_model, against, off = predicted, "model", off_model
     else:
         truth_or_model, against, off = truth, "exact", off_exact
-    beyond = _beyond(actual, truth, bound() if bound else {}, defined)
+    limits = bound() if bound else {}
+    beyond = _beyond(actual, truth, limits, defined)
+    free = {name: unbounded(limits[name]) & _mask(defined, name) for name in limits if name in actual}
+    unjudged = {name: _differing(actual, name, truth[name], mask, True) for name, mask in free.items() if mask.any()}
     inside = bound is not None and not any(beyond.values())
     gains = unexplained(actual, truth, defined, peers()) if inside else {}
-    level = "bounded" if inside and not gains else "wrong"
-    return Verdict(level, actual, defined, truth_or_model, against, off, beyond, gains)
+    level = "bounded" if inside else "wrong"
+    return Verdict(level, actual, defined, truth_or_model, against, off, beyond, unjudged, gains)
 
 
 def same(actual: np.ndarray, expected: np.ndarray, nan_equal: bool) -> np.ndarray:
@@ -100,6 +103,11 @@ def _is_float(array: np.ndarray) -> bool:
 
 def _counts(actual: Arrays, expected: Arrays, defined: Mapping[str, Any], nan_equal: bool) -> dict[str, int]:
     return {name: _differing(actual, name, expected[name], defined.get(name), nan_equal) for name in expected}
+
+
+def _mask(defined: Mapping[str, Any], name: str) -> np.ndarray | bool:
+    mask = defined.get(name)
+    return True if mask is None else mask
 
 
 def _differing(actual: Arrays, name: str, expected: np.ndarray, mask: np.ndarray | None, nan_equal: bool) -> int:

@@ -19,7 +19,7 @@ from dgref.errors import DgrefError
 from dgref.faults.injectors import RUNNER_FAULTS, Instance, differ, inject, injected_faults, misbehave
 from dgref.faults.problems import PROBLEMS, state_of
 from dgref.ops import OPS
-from dgref.ops.typical import limit_arithmetic, operands_of, published_arithmetics
+from dgref.ops.typical import limit_arithmetic, operands_of
 
 OTHERS: dict[str, Callable[[Metrics], bool]] = {
     "calc_diff < 1e-3": lambda m: m.calc_diff < 1e-3,
@@ -131,7 +131,7 @@ def outcome_of(instance: Instance) -> Outcome:
         instance.fault,
         state.case.id,
         caught=shown or not verdict.reaches("model"),
-        beyond_bound=shown or any(verdict.beyond_bound.values()) or bool(verdict.gains),
+        beyond_bound=shown or any(verdict.beyond_bound.values()),
         names=found.names,
         same_bits=found.status == "confirmed" and not found.benign and bool(found.ranked) and found.ranked[0].whole,
         passed=verdicts_of_others(instance),
@@ -151,7 +151,6 @@ def _verdict(state: State, outputs: Mapping[str, np.ndarray], claim: Any) -> Ver
             exact=lambda: op.compute(state.case, state.inputs, "exact"),
             model=(lambda: op.compute(state.case, state.inputs, claim)) if claim not in (None, "exact") else None,
             bound=(lambda: op.bound(state.case, state.inputs, limits)) if limits is not None else None,
-            peers=lambda: (op.compute(state.case, state.inputs, row) for row in published_arithmetics(limits)),
             defined=op.defined(state.case, state.inputs),
         )
 

@@ -90,8 +90,8 @@ them where something differs, likeliest first; what agrees there is then confirm
 goes, and the sentence says on how many outputs. If no single one explains all, pairs are tried. What explains more
 than half of the error is a *suspicion*; less is *none*. Where several explain every output equally well, the sentence
 names them together, and names inputs that would tell them apart where such were found (`separate` in the JSON is the
-case to run). Where nothing is declared and every element is within its bound, a factor on the whole output is still
-wrong (docs/bound.md, 6): it is named `output_gain` if all parts of the output share it.
+case to run). Where nothing is declared and every element is within its bound, nothing is wrong; a factor that no
+published accumulator explains is then remarked on (docs/bound.md, 6).
 
 Races, uninitialised memory, stale caches and silent fallbacks leave nothing to recompute. They are named from what a
 run shows: outputs that change between launches over two poison patterns and repeats, overwritten guard bytes, and

@@ -18,6 +18,7 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference import bound_engine as engine
 from dgref.reference import limits as limits_of
 from dgref.reference.arithmetic import Arithmetic, resolve
+from dgref.reference.bound_instructions import as_loaded, whole_instructions
 from dgref.reference.bound_operand import Order, Plan, Side, finite, input_rounding
 from dgref.reference.bound_sum import HALF_ULP, TINY, Sum, largest_of
 from dgref.reference.checks import own_index, selection
@@ -27,6 +28,8 @@ from dgref.reference.limits import INFLATION, LIMITS
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 
 ROW_TILE, COLUMN_TILE = 512, 2048
+# narrow instructions take 32 of K at once (Hopper's wgmma), or 16 twice (Ada's mma) of what its threads load at once
+_NARROW_KINDS = ((32, 4), (16, 4), (16, 8), (16, 16))
 _FP32 = "sm100.tcgen05.bfloat16"  # truncates more than any sum in fp32 rounds
 
 
@@ -43,7 +46,8 @@ def derived_limits(a: ScaledTensor, b: ScaledTensor, arithmetic: str | Arithmeti
 
     Arguments are (a, b, arithmetic, c, out, alpha, rows, columns, core, order). The implementation has the chains,
     promotions, splits and scale products of `arithmetic`, and the accumulator of its tensor core or of `core`. Within
-    a chain it takes K in `order`: "ascending", or "cut" into further chains as well, anywhere, or in "any" order.
+    a chain it takes K in `order`: "ascending", or in whole "instructions" of consecutive K, in any order and any number
+    of further chains, or in "any" order.
     """
     return _bounded(a, b, arithmetic, *args, **options)[1]
 
@@ -142,12 +146,12 @@ def _chain(a: Side, b: Side, plan: Plan, start: int, stop: int, seed: np.ndarray
     error = _input_error(x, y, a.rounding, b.rounding)
     error += (stop - start + 9) * 2.0**-52 * np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
     begin = np.zeros(error.shape) if seed is None else finite(seed)
-    sizes = np.abs(begin) + np.abs(x) @ np.abs(y).T
-    total, error = _ORDERS[plan.order](*operands, begin, error, plan, sizes * INFLATION)
-    above, below = (np.maximum((sizes + sign * total) / 2, 0) for sign in (1, -1))
+    sizes, exact = np.abs(begin) + np.abs(x) @ np.abs(y).T, begin + x @ y.T
+    above, below = (np.maximum((sizes + sign * exact) / 2, 0) for sign in (1, -1))
     infinite = a.overflowing()[:, None] | b.overflowing()
     above[infinite] = below[infinite] = np.inf
-    sum = Sum(total, error, above, below, infinite)
+    shift, error = _ORDERS[plan.order](*operands, begin, error, plan, sizes * INFLATION)
+    sum = Sum(exact + shift, error, above + np.abs(shift), below + np.abs(shift), infinite)
     sum.settle()
     return sum
 
@@ -157,32 +161,32 @@ def _ascending(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Pla
     total = begin.copy()
     for k, tops in _instructions(a, b, plan.core.step):
         engine.align(total, error, a[0][:, k] @ b[0][:, k].T, *tops, plan.terms, *plan.widths)
-    return total, error
+    return 0.0, error
 
 
 def _any_order(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray) -> tuple:
     """Instructions over any elements of K: no partial sum exceeds the sum of magnitudes."""
     tops, steps = (a[1].max(axis=1, initial=0), b[1].max(axis=1, initial=0)), -(-a[0].shape[1] // plan.core.step)
     engine.align_in_any_order(error, sizes, steps, *tops, plan.terms, *plan.widths)
-    return begin + a[0] @ b[0].T, error
+    return 0.0, error
 
 
-def _cut(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray) -> tuple:
-    """Instructions over K in order, cut into chains anywhere; or fp32 sums in any order, whichever loses more."""
+def _whole_instructions(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray) -> tuple:
+    """Whole instructions of every published kind, in any order and any chains, or fp32 sums: the ends of all."""
     wide = Plan(plan.arithmetic, one_at_a_time(TENSOR_CORES[_FP32]), "any")
-    _, in_fp32 = _any_order(a, b, begin, error.copy(), wide, sizes)
-    total, low, high = begin.copy(), np.minimum(begin, 0), np.maximum(begin, 0)
-    half, steps = -(-plan.core.k // 2), 0
-    for k, tops in _instructions(a, b, plan.core.k):
-        middle = min(k.start + half, k.stop)
-        first, second = (a[0][:, part] @ b[0][:, part].T for part in (slice(k.start, middle), slice(middle, k.stop)))
-        engine.align_in_any_cut(total, low, high, error, first, second, *tops, plan.half_terms, *plan.widths)
-        steps += 1
-    error += steps * HALF_ULP * (sizes + error)  # chains meet in fp32
-    return total, np.maximum(error, in_fp32)
+    _, in_fp32 = _any_order(a, b, begin, np.zeros(error.shape), wide, sizes)
+    low, high = -in_fp32, in_fp32
+    roundings = -(-a[0].shape[1] // plan.core.k) * HALF_ULP  # where chains meet in fp32
+    for step, loaded in _NARROW_KINDS:
+        left, right = ([as_loaded(array, loaded) for array in side] for side in (a, b))
+        right = [np.ascontiguousarray(array.T) for array in right]
+        least, most, reach = whole_instructions(tuple(left), tuple(right), begin, plan.core.k, step, *plan.grid)
+        meeting = roundings / (1 - roundings) * reach
+        low, high = np.minimum(low, least - meeting), np.maximum(high, most + meeting)
+    return (low + high) / 2, (high - low) / 2 + error
 
 
-_ORDERS = {"ascending": _ascending, "cut": _cut, "any": _any_order}
+_ORDERS = {"ascending": _ascending, "instructions": _whole_instructions, "any": _any_order}
 
 
 def _instructions(a: list, b: list, step: int) -> Iterator[tuple[slice, tuple[np.ndarray, np.ndarray]]]:
@@ -196,6 +200,11 @@ def _instructions(a: list, b: list, step: int) -> Iterator[tuple[slice, tuple[np
 def one_at_a_time(core: TensorCore) -> TensorCore:
     """Return a core that aligns one product at a time: in any order, what it loses covers every other step."""
     return replace(core, step=1) if core.group == 1 else core
+
+
+def halved(core: TensorCore) -> TensorCore:
+    """Return a core that takes half an instruction at a time: in any order, what it loses covers whole ones."""
+    return replace(core, step=core.k // 2)
 
 
 def _input_error(x: np.ndarray, y: np.ndarray, x_rounding: float, y_rounding: float) -> np.ndarray:

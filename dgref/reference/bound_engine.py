@@ -9,7 +9,7 @@ _EXPONENT = np.int64(0x7FF0000000000000)
 
 
 @njit(cache=True)
-def _binade(value):
+def binade(value):
     """Return the power of two at or below a positive normal float64; 0 for 0."""
     return np.int64(np.float64(value).view(np.int64) & _EXPONENT).view(np.float64)
 
@@ -22,7 +22,7 @@ def anchors(values, emin):
     for i in prange(values.shape[0]):
         for k in range(values.shape[1]):
             if values[i, k] != 0.0:
-                result[i, k] = max(_binade(abs(values[i, k])), low)
+                result[i, k] = max(binade(abs(values[i, k])), low)
     return result
 
 
@@ -33,7 +33,7 @@ def ulps(magnitudes, mantissa_bits):
     scale = 2.0**-mantissa_bits
     for i in prange(magnitudes.shape[0]):
         for j in range(magnitudes.shape[1]):
-            result[i, j] = max(_binade(magnitudes[i, j]), 2.0**-126) * scale
+            result[i, j] = max(binade(magnitudes[i, j]), 2.0**-126) * scale
     return result
 
 
@@ -43,12 +43,12 @@ def _lost(top, carried, step, result, terms, unit, mantissa_bits, floor, aligned
 
     `carried` limits the incoming sum, `step` the new products' sum, `result` the outgoing sum.
     """
-    anchor = max(top, floor, _binade(carried) if aligned else 0.0)
+    anchor = max(top, floor, binade(carried) if aligned else 0.0)
     lost = terms * anchor * unit
     instruction = result if aligned else step + lost
-    lost += max(_binade(instruction + lost), 2.0**-126) * 2.0**-mantissa_bits
+    lost += max(binade(instruction + lost), 2.0**-126) * 2.0**-mantissa_bits
     if not aligned:  # C is added in fp32 afterwards, to nearest
-        lost += 0.5 * max(_binade(result + lost), 2.0**-126) * 2.0**-23
+        lost += 0.5 * max(binade(result + lost), 2.0**-126) * 2.0**-23
     return lost
 
 
@@ -63,34 +63,6 @@ def align(total, error, step, a_tops, b_tops, terms, unit, mantissa_bits, floor,
             if top != 0.0:  # else nothing is added, and C passes unchanged
                 result = abs(total[i, j]) + error[i, j]
                 error[i, j] += _lost(top, carried, abs(step[i, j]), result, terms, unit, mantissa_bits, floor, aligned)
-
-
-@njit(cache=True, parallel=True)
-def align_in_any_cut(
-    total, low, high, error, first, second, a_tops, b_tops, terms, unit, mantissa_bits, floor, aligned
-):
-    """Add one instruction to prefix sums, and to `error` what it may lose wherever its chain began; in place.
-
-    A chain that began at any earlier place carries the difference of two prefix sums, of which `low` and `high` are
-    the extremes. The instruction is taken in two halves, each aligned by the largest product and sum of the whole.
-    """
-    for i in prange(total.shape[0]):
-        for j in range(total.shape[1]):
-            top = a_tops[i] * b_tops[j]
-            begin, middle = total[i, j], total[i, j] + first[i, j]
-            end = middle + second[i, j]
-            least, most = low[i, j], high[i, j]
-            total[i, j] = end
-            low[i, j], high[i, j] = min(least, middle, end), max(most, middle, end)
-            if top == 0.0:
-                continue
-            carried = max(begin - least, most - begin, middle - least, most - middle) + error[i, j]
-            step = abs(first[i, j]) + abs(second[i, j])
-            between = max(middle - least, most - middle) + error[i, j]
-            after = max(end - low[i, j], high[i, j] - end) + error[i, j]
-            lost = _lost(top, carried, step, between, terms, unit, mantissa_bits, floor, aligned)
-            lost += _lost(top, carried + lost, step, after + lost, terms, unit, mantissa_bits, floor, aligned)
-            error[i, j] += lost
 
 
 @njit(cache=True, parallel=True)

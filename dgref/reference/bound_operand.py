@@ -17,7 +17,7 @@ from dgref.reference.arithmetic import Arithmetic
 from dgref.reference.exact_operand import decode64
 from dgref.reference.tensor_core import OUTPUT_MANTISSA, TensorCore
 
-Order = Literal["ascending", "cut", "any"]
+Order = Literal["ascending", "instructions", "any"]
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,17 @@ class Plan:
     core: TensorCore
     order: Order
 
+    def __post_init__(self) -> None:
+        core = self.core
+        one_grid = core.fraction_bits == OUTPUT_MANTISSA[core.output] and core.c == "aligned" and core.group == 1
+        if self.order == "instructions" and not one_grid:
+            need = "a core that truncates its terms, C among them, and its results to as many bits"
+            raise InputError(expected("order instructions", core.name, need))
+
     @property
     def terms(self) -> int:
         """The number of terms that one alignment truncates, C included."""
         return self.core.step // self.core.group + 1
-
-    @property
-    def half_terms(self) -> int:
-        """The same for half an instruction: two halves truncate more terms than the whole at once."""
-        return -(-self.core.k // 2) + 1
 
     @property
     def widths(self) -> tuple[float, int, float, bool]:
@@ -44,6 +46,11 @@ class Plan:
         core = self.core
         aligned = core.c == "aligned"
         return 2.0**-core.fraction_bits, OUTPUT_MANTISSA[core.output], 2.0 ** max(core.floor, -1000), aligned
+
+    @property
+    def grid(self) -> tuple[float, float]:
+        """The unit of truncation, of terms and of results alike, and the smallest alignment of a narrow accumulator."""
+        return 2.0**-self.core.fraction_bits, 2.0**self.core.floor
 
     @property
     def scaled_outside(self) -> bool:

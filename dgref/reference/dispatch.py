@@ -95,13 +95,28 @@ def allocated(shape: tuple[int, ...], out: str, fill: float = 0.0) -> np.ndarray
     return np.full(shape, fill, FORMATS[out].native_dtype)
 
 
-def _limits(a: Any, b: Any, c: Any, model: Any, out: str, alpha: float, rows: Any, columns: Any) -> np.ndarray:
+def size_limits(a: Any, b: Any, arithmetic: Any) -> np.ndarray:
+    """Return limits in fp32 whose width no operands of smaller magnitudes exceed: those of terms in any order."""
+    return _limits(a, b, None, resolve(arithmetic), "float32", 1.0, None, None, by_size=True)
+
+
+def _limits(
+    a: Any,
+    b: Any,
+    c: Any,
+    model: Any,
+    out: str,
+    alpha: float,
+    rows: Any,
+    columns: Any,
+    by_size: bool = False,
+) -> np.ndarray:
     """Return the limits of the model's accumulator in every order that is in use.
 
-    A sum in fp32 may be taken in any order. A narrower accumulator exists in tensor cores only, whose kernels walk
-    along K and begin a new chain wherever they like. What is assumed and not declared may scale inside an instruction.
+    A sum in fp32 may be taken in any order. A narrower accumulator exists in tensor cores only, whose instructions may
+    come in any order and any chains. What is assumed and not declared may scale inside an instruction.
     """
-    from dgref.reference.bound import derived_limits, one_at_a_time
+    from dgref.reference.bound import derived_limits, halved, one_at_a_time
     from dgref.reference.limits import around, either
     from dgref.reference.tensor_core import NARROW
 
@@ -109,10 +124,11 @@ def _limits(a: Any, b: Any, c: Any, model: Any, out: str, alpha: float, rows: An
         none = np.zeros(_result_shape(a, b, rows, columns)) if c is None else _chosen(c, rows, columns)
         return around(rounded(none, out), 0.0)
     narrow = model.tensor_core.fraction_bits < NARROW
-    core, order = (None, "cut") if narrow else (one_at_a_time(model.tensor_core), "any")
+    core = (halved if narrow else one_at_a_time)(model.tensor_core)
+    order = "instructions" if narrow and not by_size else "any"
     found = derived_limits(a, b, model, c, out, alpha, rows, columns, core=core, order=order)
     inside = _scaling_inside(a, b) if model.status == "assumed" and model.scales != "core" else None
-    return found if inside is None else either(found, _limits(a, b, c, inside, out, alpha, rows, columns))
+    return found if inside is None else either(found, _limits(a, b, c, inside, out, alpha, rows, columns, by_size))
 
 
 def _scaling_inside(a: Any, b: Any) -> Any:

@@ -29,6 +29,12 @@ def around(exact: np.ndarray, distance: np.ndarray | float) -> np.ndarray:
     return limits
 
 
+def unbounded(limits: np.ndarray) -> np.ndarray:
+    """Return where anything is allowed, because no limit was derived."""
+    anything = limits["besides"] == (PLUS | MINUS | NAN)
+    return anything & np.isneginf(limits["low"]) & np.isposinf(limits["high"])
+
+
 def either(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the limits of results that are within one of two."""
     limits = np.zeros(first.shape, LIMITS)

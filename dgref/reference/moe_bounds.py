@@ -17,8 +17,8 @@ from dgref.formats.element import FORMATS
 from dgref.formats.quantize import dequantize
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.activation import clamped, requantize, swiglu
-from dgref.reference.dispatch import EXACT, product, rounded, using
-from dgref.reference.limits import INFLATION, around, distances, half_widths
+from dgref.reference.dispatch import EXACT, product, rounded, size_limits, using
+from dgref.reference.limits import INFLATION, MINUS, NAN, OVERFLOW, PLUS, around, distances, half_widths
 from dgref.reference.moe import combine
 from dgref.reference.operands import scaled, take, take_rows
 from dgref.reference.reduction_bounds import growth
@@ -31,6 +31,7 @@ VANISHED = 2.0**-118  # more than silu(x) where e^-x or its reciprocal overflows
 TINY = 2.0**-148
 
 
+@np.errstate(over="ignore", invalid="ignore")  # limits that overflow are limits still
 def mega_moe_limits(
     tokens: ScaledTensor,
     routes: Iterator[tuple[int, tuple[np.ndarray, ...], np.ndarray]],
@@ -138,7 +139,7 @@ def _linear_limits(
     known = np.isfinite(limit).all(axis=1, keepdims=True)
     carried = np.where(known, limit, 0.0) @ np.abs(dequantize(weight).astype(np.float64)).T
     carried = np.where(known, carried, np.inf)
-    sums = product(largest, _magnitudes(weight), arithmetic=arithmetic, out="float32")
+    sums = size_limits(largest, _magnitudes(weight), arithmetic)
     lost = half_widths(sums) + np.abs(sums["high"]) * UNIT
     total = carried + lost + np.abs(near) * UNIT
     return stored, np.abs(_bf16_ends(near, total * INFLATION) - stored).max(axis=0)
@@ -156,5 +157,9 @@ def _sum_limits(parts: np.ndarray, limits: np.ndarray) -> np.ndarray:
         own = combine(parts.astype(np.float32), np.zeros(parts.shape[:3], np.int64), EXACT).astype(np.float64)
     reach = (np.abs(parts) + limits).sum(axis=2)
     total = limits.sum(axis=2) + reach * growth(parts.shape[2] + 1, UNIT) + TINY
-    limit = np.abs(_bf16_ends(parts.sum(axis=2), total * INFLATION) - own).max(axis=0)
-    return around(own, np.where(np.isnan(own), np.nan, np.where(reach < FORMATS["bfloat16"].max / 2, limit, np.inf)))
+    low, high = _bf16_ends(parts.sum(axis=2), total * INFLATION)
+    known = np.isfinite(total) & ~np.isnan(own)
+    found = around(own, np.where(known, 0.0, np.inf))
+    found["low"], found["high"] = np.where(known, low, found["low"]), np.where(known, high, found["high"])
+    found["besides"] |= np.where(known & (reach >= OVERFLOW), PLUS | MINUS | NAN, 0)
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dgref.nested import REMARKS
 from dgref.report.causes import Cause, causes, known_failures
 from dgref.report.pictures import pictures
 from dgref.results import STATUSES, Result, Results
@@ -239,8 +240,9 @@ def _facts(row: Result) -> Any:
         yield "launches", f"{row.evidence['runs']}, over poison {' and '.join(row.evidence.get('poisons', []))}"
     if isinstance(row.evidence.get("guards"), list):
         yield "guard bytes", "; ".join(map(str, row.evidence["guards"])) or "untouched"
-    if row.evidence.get("judged"):
-        yield "judged", row.evidence["judged"]
+    for remark in ("judged", *REMARKS):
+        if row.evidence.get(remark):
+            yield remark, row.evidence[remark]
     if row.seconds:
         yield "seconds", ", ".join(f"{stage} {value:.3f}" for stage, value in row.seconds.items())
     yield "status", f"{row.status}: {STATUSES[row.status]}"

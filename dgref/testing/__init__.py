@@ -26,7 +26,6 @@ def assert_conforms(
     from dgref.compare.verdict import judge
     from dgref.formats.native import as_codes, on_cpu, to_numpy
     from dgref.ops import OPS
-    from dgref.ops.typical import published_arithmetics
     from dgref.reference.dispatch import resolve
     from dgref.suite import LEVELS
 
@@ -46,7 +45,6 @@ def assert_conforms(
         exact=lambda: {output: _first(row, inputs, options, "exact")},
         model=None if claim in (None, "exact") else lambda: {output: _first(row, inputs, options, claim)},
         bound=(lambda: {output: _limits(row, inputs, options, limits)}) if limits is not None else None,
-        peers=lambda: ({output: _first(row, inputs, options, peer)} for peer in published_arithmetics(limits)),
         defined={output: _defined(row, inputs, params)},
     )
     required = _required(claim, expect)
@@ -168,7 +166,6 @@ def _message(row: Any, actual: np.ndarray, verdict: Any, required: str, options:
     seen = {"mask": verdict.defined.get(name), "policy": verdict.policy, "against": verdict.against}
     format = options.get("out") if row.outputs[0].kind == "codes" else None
     summary = compare(actual, right, format, **seen).summary()
-    summary += "".join(f"; {gain.sentence()}" for gain in verdict.gains.values())
     return f"{row.name}: got {verdict.level}, need {required} [against {verdict.against}]: {summary}"
 
 

@@ -1,4 +1,4 @@
-"""A factor on a whole output is wrong although every element is within its bound; truncation is not."""
+"""A factor puts some element beyond its bound; one that does not is remarked on; no order of adding is ever wrong."""
 
 from __future__ import annotations
 
@@ -38,14 +38,22 @@ def exact_times(state, factor):
 
 
 @pytest.mark.parametrize("factor", [1.01, 0.99])
-def test_a_gain_of_a_percent_is_wrong_where_nothing_is_declared(rowwise, factor):
+def test_a_gain_of_a_percent_is_beyond_the_bound(rowwise, factor):
     wrong = exact_times(rowwise, np.float32(factor))
     verdict = undeclared(rowwise, wrong)
-    assert (verdict.level, verdict.beyond_bound) == ("wrong", {"d": 0})
-    assert abs(verdict.gains["d"].value - factor) < 1e-5
+    assert verdict.level == "wrong" and verdict.beyond_bound["d"] > 0
     found = diagnose(rowwise.case, rowwise.inputs, wrong)
     assert (found.hypothesis, found.status, found.benign) == ("output_gain", "confirmed", False)
-    assert f"1.00% too {'large' if factor > 1 else 'small'} on average" in found.sentence
+    assert f"multiplied by {factor:g}" in found.sentence
+
+
+def test_a_gain_within_the_bound_is_remarked_on_and_no_fault():
+    state = gemm("per_tensor_fp8", shape={"m": 40, "n": 48, "k": 4096}, out="float32")
+    odd = exact_times(state, np.float32(1.01))
+    verdict = undeclared(state, odd)
+    assert verdict.level == "bounded" and abs(verdict.gains["d"].value - 1.01) < 1e-4
+    found = diagnose(state.case, state.inputs, odd)
+    assert found.benign and "1.00% too large on average" in found.sentence
 
 
 @pytest.mark.parametrize("core", ["sm89.mma", "sm90.wgmma", "sm100.mma"])
@@ -65,13 +73,11 @@ def test_a_bias_that_a_right_output_shares_is_no_gain():
     assert unexplained(biased, exact, {}, [{"d": exact["d"] * 1.02}])
 
 
-def test_a_gain_of_one_group_is_uneven_and_gets_no_name(rowwise):
+def test_a_gain_of_one_group_gets_no_name(rowwise):
     wrong = exact_times(rowwise, np.float32(1.0))
     wrong["d"][36:] *= np.float32(1.02)
-    gain = undeclared(rowwise, wrong).gains["d"]
-    assert not gain.even
-    found = diagnose(rowwise.case, rowwise.inputs, wrong)
-    assert (found.hypothesis, found.status) == (None, "none") and "parts of the output differ" in found.sentence
+    assert undeclared(rowwise, wrong).level == "wrong"
+    assert diagnose(rowwise.case, rowwise.inputs, wrong).status != "confirmed"
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +98,14 @@ def _one_column(outputs):
     outputs[:, 5] *= 1.02
 
 
-@pytest.mark.parametrize(("spoil", "part"), [(_alternating, "row"), (_one_row, "row 0"), (_one_column, "column 5")])
-def test_a_gain_of_a_line_that_the_whole_does_not_show_is_wrong(spoil, part):
-    state = gemm("per_tensor_fp8", shape={"m": 64, "n": 64, "k": 2048}, out="bfloat16")
+@pytest.mark.parametrize(("spoil", "k"), [(_alternating, 1024), (_one_row, 2048), (_one_column, 2048)])
+def test_a_gain_of_a_line_that_the_whole_does_not_show_is_beyond_the_bound(spoil, k):
+    state = gemm("per_tensor_fp8", shape={"m": 64, "n": 64, "k": k}, out="bfloat16")
     exact = compute(replace(state, arithmetic="exact"))["d"]
     wrong = exact.astype(np.float32)
     spoil(wrong)
     verdict = undeclared(state, {"d": wrong.astype(exact.dtype)})
-    assert (verdict.level, verdict.beyond_bound) == ("wrong", {"d": 0})
-    assert f"the elements of {part}" in verdict.gains["d"].sentence()
+    assert verdict.level == "wrong" and verdict.beyond_bound["d"] > 0
 
 
 @pytest.mark.parametrize("core", ["sm89.mma", "sm90.wgmma", "sm100.mma"])

@@ -90,3 +90,12 @@ def test_the_sign_of_a_zero_is_a_difference_that_a_bound_allows():
     assert (
         judge({"d": -zero["d"]}, exact=lambda: zero, bound=lambda: {"d": around(np.zeros(1), 0.0)}).level == "bounded"
     )
+
+
+def test_elements_that_no_limit_was_derived_for_are_counted_apart():
+    free = judge({"d": NEAR}, exact=lambda: {"d": TRUTH}, bound=limits(np.inf))
+    assert (free.level, free.unbounded, free.beyond_bound) == ("bounded", {"d": 6}, {"d": 0})
+    half = np.where(TRUTH < 3, np.inf, 1e-5)
+    some = judge({"d": NEAR}, exact=lambda: {"d": TRUTH}, bound=lambda: {"d": around(TRUTH, half)})
+    assert some.unbounded == {"d": 3}
+    assert not judge({"d": NEAR}, exact=lambda: {"d": TRUTH}, bound=limits(1e-5)).unbounded

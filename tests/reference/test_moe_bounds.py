@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from dgref import reference
-from dgref.formats import dequantize
+from dgref.formats import FORMATS, ScaledTensor, dequantize
 from dgref.reference import activation, moe_bounds
-from dgref.reference.dispatch import using
-from dgref.reference.limits import half_widths
+from dgref.reference.arithmetic import ARITHMETICS
+from dgref.reference.contraction import contract
+from dgref.reference.dispatch import size_limits, using
+from dgref.reference.exact import contract_exact
+from dgref.reference.limits import half_widths, unbounded, within
 from tests.reference.test_moe import MODEL, layer
 
 HOPPER = "dgref.sm90.fp8_fp4"  # promotes every 32 of K, so that it takes scales of 1x32 blocks
@@ -93,3 +98,31 @@ def test_what_is_not_finite_has_no_finite_limit(poison):
     gains[0, 0, 0] = poison
     limit = limits(x, routes, gains, l1, l2)
     assert not np.isfinite(limit[0, 0]).any() and np.isfinite(limit[1]).all()
+
+
+def test_what_adding_may_lose_covers_operands_of_smaller_magnitudes_and_other_signs():
+    rng, row = np.random.default_rng(6), FORMATS["float8_e4m3fn"]
+    largest = np.abs(rng.standard_normal((12, 256))) * np.where(np.arange(256) < 32, 64.0, 1.0)
+    a, b = (ScaledTensor(row.encode(v.astype(np.float32)), row.name) for v in (largest, np.ones((4, 256))))
+    arithmetic = ARITHMETICS["cublaslt.fp8_fast"].but(scales="none")
+    off = half_widths(size_limits(a, b, arithmetic))
+    for shrink, signs in ((0.0, 0), (0.0, 0x80), (0.5, 0x80)):
+        data = np.where(rng.random(a.shape) < shrink, 0, a.data) | rng.choice([0, signs], a.shape)
+        near = replace(a, data=data.astype(np.uint8))
+        lost = contract(near, b, arithmetic).astype(np.float64) - contract_exact(near, b, out="float64")
+        assert (np.abs(lost) <= off).all()
+    with using("bound"):
+        own = half_widths(reference.gemm(a, b, arithmetic=arithmetic, out="float32"))
+    whole = contract(a, b, arithmetic).astype(np.float64) - contract_exact(a, b, out="float64")
+    assert (np.abs(whole) > own).any(), "the limits of one product are not centred on it, and hold for no other"
+
+
+@pytest.mark.parametrize(("gain", "free"), [(1e36, False), (3e36, True)])
+def test_only_elements_whose_sums_may_overflow_have_no_bound(gain, free):
+    x, routes, gains, l1, l2 = layer(4)
+    gains[0, 0, 0] = gain
+    with using("bound"):
+        found = reference.mega_moe(x, routes, gains, l1, l2, arithmetic=MODEL)["y"]
+    y = reference.mega_moe(x, routes, gains, l1, l2, arithmetic=MODEL)["y"].astype(np.float64)
+    assert np.abs(y[0, 0]).max() > 1e38 and within(y, found).all()
+    assert unbounded(found)[0, 0].any() == free and not unbounded(found)[0, 0].all() and not unbounded(found)[1].any()
