@@ -5,6 +5,7 @@ from dgref.compare.hypotheses import (  # noqa: F401  each module registers its 
     epilogue,
     global_scale,
     groups,
+    heads,
     memory,
     neighbours,
     payload,

@@ -92,6 +92,20 @@ def scale_ignored(scene: Scene) -> Iterator[Misreading]:
             )
 
 
+@hypothesis(10, likelihood=0.58)
+def scale_applied_twice(scene: Scene) -> Iterator[Misreading]:
+    """The scales of an operand multiplied twice."""
+    for name, tensor in scene.state.scaled():
+        if not (scale_floats(tensor) == 1).all():
+            yield Misreading(
+                f"the scales of {name} were applied twice",
+                on(name, lambda t: with_floats(t, scale_floats(t) ** 2)),
+                name,
+                f"multiply by {name}'s scales once: in the main loop, in the epilogue, or folded into something else",
+                "multiplying by them twice",
+            )
+
+
 @hypothesis(10, likelihood=0.8)
 def argument_ignored(scene: Scene) -> Iterator[Misreading]:
     """An argument that has no effect: C, a clamp, head weights."""
