@@ -42,7 +42,7 @@ def test_a_gain_of_a_percent_is_beyond_the_bound(rowwise, factor):
     wrong = exact_times(rowwise, np.float32(factor))
     verdict = undeclared(rowwise, wrong)
     assert verdict.level == "wrong" and verdict.beyond_bound["d"] > 0
-    found = diagnose(rowwise.case, rowwise.inputs, wrong)
+    found = diagnose(rowwise.case, rowwise.inputs, wrong, budget=300.0)
     assert (found.hypothesis, found.status, found.benign) == ("output_gain", "confirmed", False)
     assert f"multiplied by {factor:g}" in found.sentence
 
@@ -52,7 +52,7 @@ def test_a_gain_within_the_bound_is_remarked_on_and_no_fault():
     odd = exact_times(state, np.float32(1.01))
     verdict = undeclared(state, odd)
     assert verdict.level == "bounded" and abs(verdict.gains["d"].value - 1.01) < 1e-4
-    found = diagnose(state.case, state.inputs, odd)
+    found = diagnose(state.case, state.inputs, odd, budget=300.0)
     assert found.benign and "1.00% too large on average" in found.sentence
 
 

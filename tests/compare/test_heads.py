@@ -54,7 +54,7 @@ def test_a_fault_of_the_heads_is_named(case, fault, monkeypatch):
         pytest.skip("scales of FP4 keys enter inside the instruction")
     wrong = spoilt(state, fault, monkeypatch)
     for declared in (state.arithmetic, None):
-        found = diagnose(state.case, state.inputs, wrong, declared, budget=60.0)
+        found = diagnose(state.case, state.inputs, wrong, declared, budget=300.0)
         assert (found.hypothesis, found.status) == (fault.split()[0], "confirmed"), found.sentence
         assert "bits equal" in found.sentence
     assert ("of the sum" in fault) == ("of the sum over heads" in found.sentence)
