@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import reprlib
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -22,10 +23,14 @@ def as_path(subject: str, value: Any) -> Path:
     """Return the path of a text or of anything that names a path; anything else is an error."""
     try:
         path = Path(value)
+        os.lstat(path)
     except TypeError:
         raise FileError(expected(subject, shown(value), "a path")) from None
-    if "\0" in str(path):
-        raise FileError(expected(subject, repr(str(path)), "a path without NUL bytes"))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return path  # whoever opens it says so
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FileError(expected(subject, reprlib.repr(str(value)), f"a path that this system takes ({why})")) from None
     return path
 
 
@@ -49,7 +54,7 @@ def write_atomically(path: Path, text: str) -> Path:
 def read_json(path: Path, need: str) -> Any:
     """Return the data of a JSON file; one that cannot be read, or that is none, is an error that says the need."""
     try:
-        text = _text(path, need)
+        text = read_bytes(path, need).decode("utf-8")
         data = json.loads(text)
         if "\\ud" in text.lower():  # half of a surrogate pair is JSON, and no text that a page could be written in
             json.dumps(data, ensure_ascii=False).encode("utf-8")
@@ -60,15 +65,21 @@ def read_json(path: Path, need: str) -> Any:
 
 def read_toml(path: Path, need: str) -> dict[str, Any]:
     """Return the tables of a TOML file, which people write: what is invalid in it is named by line."""
+    return parse_toml(read_bytes(path, need), path.name)
+
+
+def parse_toml(data: bytes, name: str) -> dict[str, Any]:
+    """Return the tables that a file of this name holds."""
     try:
-        return tomllib.loads(_text(path, need))
+        return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or no TOML
-        raise SuiteError(expected(path.name, error, "valid TOML in UTF-8")) from error
+        raise SuiteError(expected(name, error, "valid TOML in UTF-8")) from error
 
 
-def _text(path: Path, need: str) -> str:
+def read_bytes(path: Path, need: str) -> bytes:
+    """Return what a file holds; one that cannot be read is an error that says the need."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as error:
         raise FileError(expected(str(path), error.strerror or error, need)) from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -10,26 +12,31 @@ from typing import Any
 
 from dgref.errors import FileError, InputError, expected
 from dgref.files import as_path, write_atomically
-from dgref.results import SCHEMA, Result, parse_results
+from dgref.results import SCHEMA, Result, contradiction, parse_results
+from dgref.suite import Case
+
+Header = Mapping[str, Any]
 
 
 class Journal:
     """A file that grows by one line a result; without a path it holds nothing.
 
-    The first line says what the results depend on; a run with other settings or another commit does not resume.
+    The first line says what all results depend on: a run of which any of that has changed does not resume. Each other
+    line names its case by a hash: a result of a case that has changed since is left out, so that it runs again.
     """
 
-    def __init__(self, path: Path | None, header: dict[str, Any], resume: bool):
+    def __init__(self, path: Path | None, header: Header, resume: bool, cases: Iterable[Case] = ()):
         self.done: dict[tuple[str, str], Result] = {}
         self._file: Any = None
+        self._hashes = {case.name: _hash(case) for case in cases}
         if path is None:
             return
         path = as_path("journal", path)
         lines = [json.dumps({"schema": SCHEMA, **header}, sort_keys=True)]
         if resume and path.exists():
-            kept = _read(path, lines[0])
+            kept = [row for row in _read(path, lines[0], self._hashes) if contradiction(row) is None]
             self.done = {(row.case, row.backend): row for row in kept}
-            lines += [_line(row) for row in kept]
+            lines += map(self._line, kept)
         write_atomically(path, "".join(f"{line}\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
 
@@ -37,10 +44,13 @@ class Journal:
         """Write one result through to the file."""
         if self._file is not None:
             try:
-                self._file.write(_line(result) + "\n")
+                self._file.write(self._line(result) + "\n")
                 self._file.flush()
             except OSError as error:
                 raise FileError(expected(self._file.name, error.strerror, "a journal that can be written")) from error
+
+    def _line(self, result: Result) -> str:
+        return json.dumps({"hash": self._hashes.get(result.case), **asdict(result)}, default=str)
 
     def __enter__(self) -> Journal:
         return self
@@ -51,23 +61,37 @@ class Journal:
                 self._file.close()
 
 
-def _line(result: Result) -> str:
-    return json.dumps(asdict(result), default=str)
+def _hash(case: Case) -> str:
+    return hashlib.sha256(json.dumps(case.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _read(path: Path, header: str) -> list[Result]:
+def _read(path: Path, header: str, hashes: Mapping[str, str]) -> list[Result]:
     """Return the results of an interrupted run; a line that is half written, as the last may be, is left out."""
     try:
         first, *rest = path.read_bytes().decode("utf-8", errors="replace").splitlines() or [header]
     except OSError as error:
         raise FileError(expected(str(path), error.strerror, "a readable journal")) from error
-    if first != header:
-        need = "the settings, backends and commit of the interrupted run; start again without --resume"
-        raise InputError(expected(f"--resume of {path}", "another run's journal", need))
-    rows = []
-    for line in rest:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+    changed = list(_changed(_parsed(first), json.loads(header)))
+    if changed:
+        need = "what the interrupted run had; start again without --resume"
+        raise InputError(expected(f"--resume of {path}", f"another run's journal, of other {', '.join(changed)}", need))
+    rows = [row for row in map(_parsed, rest) if row is not None]
+    rows = [row for row in rows if not isinstance(row, dict) or row.get("hash") == hashes.get(str(row.get("case")))]
     return parse_results({"schema": SCHEMA, "results": rows}, str(path)).results
+
+
+def _parsed(line: str) -> Any:
+    """Return what a line holds; None where it is no JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _changed(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Yield the name of everything that two headers say differently."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _changed(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield name or "contents"

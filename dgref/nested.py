@@ -53,6 +53,7 @@ _OUTPUT = {
 _CAUSE = {name: Maybe(TEXT) for name in ("sentence", "fix", "hypothesis", "status")}
 
 REMARKS = ("not bounded here", "gain")  # what a result that conforms may still say
+_TEXTS = ("judged", "diagnosis", "traceback", "raised", *REMARKS)  # of the evidence
 RESULT = {
     "outputs": Each(_OUTPUT),
     "recipes": Each(TEXT),
@@ -61,8 +62,11 @@ RESULT = {
     "seconds": Each(NUMBER),
     "throughput": Each(NUMBER),
     "diagnosis": Maybe({**_CAUSE, "agreed": Maybe(COUNT), "total": Maybe(COUNT)}),
-    "evidence": {"runs": COUNT, "poisons": [TEXT], **dict.fromkeys(("judged", "diagnosis", *REMARKS), TEXT)},
+    "evidence": {"runs": COUNT, "poisons": [TEXT], **dict.fromkeys(_TEXTS, TEXT)},
 }
+TEXTS = [TEXT]
+_SHARD = Kind("two counts above zero, i and n", _TILE.holds)
+FLAGS = {"suites": TEXTS, "backends": TEXTS, "shard": _SHARD, "shards": [_SHARD]}
 MACHINE = {name: Maybe(TEXT) for name in ("processor", "architecture", "system", "commit")} | {
     "gpu": Maybe({"name": TEXT})
 }

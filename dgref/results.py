@@ -9,6 +9,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_origin, get_type_hints
@@ -17,7 +18,8 @@ import numpy as np
 
 from dgref.errors import FileError, expected
 from dgref.files import as_path, read_json, write_atomically
-from dgref.nested import MACHINE, RESULT, misfits
+from dgref.nested import FLAGS, MACHINE, RESULT, TEXTS, misfits
+from dgref.suite import LEVELS
 
 SCHEMA = "dgref.results/1"
 
@@ -39,6 +41,7 @@ STATUSES = {
     "missing": "the program under test wrote no output for this case",
 }
 UNJUDGED = "timed, not judged"  # the reason of a pass that only a bench gives
+DEEPEST = 32  # nested containers in a file of results
 NOT_RUN = frozenset({"unsupported", "unavailable", "skipped"})
 GOOD = frozenset({"pass", "waived"})
 BAD = frozenset(STATUSES) - GOOD - NOT_RUN
@@ -89,6 +92,13 @@ class Result:
         """One sentence on the cause: what the diagnosis found, or that the search for it failed."""
         return str((self.diagnosis or self.evidence).get("sentence" if self.diagnosis else "diagnosis", ""))
 
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """What a person needs to act on a bad result, each line under its word: at, cause, fix, again."""
+        fix = (self.diagnosis or {}).get("fix")
+        lines = {"at": self.evidence.get("raised"), "cause": self.explanation, "fix": fix, "again": self.reproduce}
+        return [(word, str(line)) for word, line in lines.items() if line]
+
 
 @dataclass
 class Results:
@@ -98,6 +108,7 @@ class Results:
     machine: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA
+    warnings: list[str] = field(default_factory=list)  # what no result says: an idle waiver, a shard that is missing
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)
@@ -132,12 +143,18 @@ class Results:
         return write_atomically(Path(path), self.to_json())
 
 
-def plain(value: Any) -> Any:
-    """Return a value as what JSON holds: NumPy scalars as numbers, NaN and infinities and anything else as text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(part) for part in value]
+def plain(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Return a value as what JSON holds: NumPy scalars as numbers, NaN and infinities and anything else as text.
+
+    `around` are the containers that hold it: one that holds itself, or is nested too deep, becomes text as well.
+    """
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if id(value) in around or len(around) >= DEEPEST:
+            return f"a {type(value).__name__} that holds itself" if id(value) in around else "nested too deep"
+        inside = (*around, id(value))
+        if isinstance(value, Mapping):
+            return {str(key): plain(part, inside) for key, part in value.items()}
+        return [plain(part, inside) for part in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if value is None or isinstance(value, bool | int | str):
@@ -164,9 +181,12 @@ def parse_results(data: Any, subject: str) -> Results:
     for name, value in about.items():
         if not isinstance(value, Mapping):
             raise FileError(expected(f"{subject} field {name!r}", repr(value), "an object"))
-    for name, value, need in misfits(about["machine"], MACHINE):
-        raise FileError(expected(f"{subject} field 'machine.{name}'", reprlib.repr(value), need))
-    return Results([_result(row, subject) for row in rows], **{name: dict(value) for name, value in about.items()})
+    warnings = data.get("warnings", [])
+    nested = {"machine": MACHINE, "flags": FLAGS, "warnings": TEXTS}
+    for name, value, need in misfits({**about, "warnings": warnings}, nested):
+        raise FileError(expected(f"{subject} field {name!r}", reprlib.repr(value), need))
+    about = {name: dict(value) for name, value in about.items()}
+    return Results([_result(row, subject) for row in rows], **about, warnings=warnings)
 
 
 _FIELDS = {  # what isinstance takes: `dict` for dict[str, int], and unions as they are
@@ -195,22 +215,74 @@ def _check_nested(row: Mapping[str, Any], subject: str) -> None:
         raise FileError(expected(f"{subject} throughput of {row['case']}", "no microseconds", "microseconds"))
 
 
+def contradiction(row: Result) -> str | None:
+    """Return what is impossible about a result: a pass whose level does not reach what was required."""
+    if row.status != "pass" or not row.required or row.reason == UNJUDGED:
+        return None
+    if row.level in LEVELS and row.required in LEVELS and LEVELS.index(row.level) <= LEVELS.index(row.required):
+        return None
+    got, need = f"a pass at level {row.level}", f"{row.required}: the file was changed"
+    return expected(f"{row.case} on {row.backend}", got, need)
+
+
 def merge(parts: Iterable[Results]) -> Results:
-    """Return the union of shards of one run; two different results of one case, or two machines, are an error."""
+    """Return the union of shards of one run; two different results of one case, or two machines, are an error.
+
+    Its warnings say which shards are missing or came twice, and in what parts differ that shards have in common.
+    """
     merged = Results()
     seen: dict[tuple[str, str], Result] = {}
-    for part in parts:
+    for number, part in enumerate(parts, 1):
         _same_origin(merged.machine, part.machine)
+        if len(part) and all((row.case, row.backend) in seen for row in part):
+            merged.warnings.append(expected(f"part {number}", "no result that the parts before it lack", "each once"))
         merged.machine = merged.machine or part.machine
-        suites = dict.fromkeys([*merged.flags.get("suites", ()), *part.flags.get("suites", ())])
-        merged.flags = {**part.flags, **merged.flags} | ({"suites": list(suites)} if suites else {})
+        merged.warnings += [line for line in (*part.warnings, *_unlike(merged, part)) if line not in merged.warnings]
+        merged.flags = _joined(merged.flags, part.flags)
         for result in part:
             known = seen.setdefault((result.case, result.backend), result)
             if (known.status, known.level) != (result.status, result.level):
                 subject = f"{result.case} on {result.backend}"
                 raise FileError(expected(subject, "two different results", "shards that do not overlap"))
     merged.results = list(seen.values())
+    merged.warnings += missing_shards(merged)
     return merged
+
+
+_COMMON = ("suites", "backends", "settings")  # flags that all shards of a run share
+
+
+def _unlike(merged: Results, part: Results) -> Iterator[str]:
+    for name in _COMMON:
+        mine, theirs = merged.flags.get(name), part.flags.get(name)
+        if mine is not None and theirs is not None and plain(mine) != plain(theirs):
+            yield expected(f"merged results' {name}", "other ones in another part", "shards of one run")
+
+
+def _joined(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags of both: what is listed is joined, and every shard is counted."""
+    joined = {**theirs, **mine}
+    for name in ("suites", "backends"):
+        if rows := dict.fromkeys([*mine.get(name, ()), *theirs.get(name, ())]):
+            joined[name] = list(rows)
+    shards = [shard for flags in (mine, theirs) for shard in _shards(flags)]
+    joined.pop("shard", None)
+    return joined | ({"shards": shards} if shards else {})
+
+
+def _shards(flags: Mapping[str, Any]) -> list[list[int]]:
+    return [list(shard) for shard in flags.get("shards", [flags["shard"]] if "shard" in flags else [])]
+
+
+def missing_shards(results: Results) -> Iterator[str]:
+    """Yield a sentence for each division of a run into shards of which these results lack some."""
+    held = {tuple(shard) for shard in _shards(results.flags)}
+    for count in sorted({count for _, count in held}):
+        missing = (f"{index}/{count}" for index in range(1, count + 1) if (index, count) not in held)
+        first, total = list(islice(missing, 3)), count - sum(of == count for _, of in held)
+        if first:
+            more = f" and {total - len(first)} more" if total > len(first) else ""
+            yield expected("shards", f"none of {', '.join(first)}{more}", f"all {count}")
 
 
 def _same_origin(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from dgref import machine, recordings, suite, waivers
 from dgref.backends import backends as all_backends
-from dgref.backends import select
+from dgref.backends import select, source_hashes
 from dgref.errors import InputError, expected, flag, instance, shown, whole_number
 from dgref.journal import Journal
 from dgref.pool import Task, outcomes
@@ -152,14 +152,15 @@ def run(
     tasks = selection.pick([case for row in loaded for case in row.cases], chosen)
     jobs = _jobs(jobs, tasks) if isolate else 1
     flags = {"backends": chosen, "settings": asdict(settings)}
-    results = Results(machine=machine.describe(), flags={"suites": [row.name for row in loaded], **flags})
-    header = {"commit": results.machine["commit"], **flags}
+    said = {"suites": [row.name for row in loaded], **flags, "shard": list(selection.shard)}
     known = waivers.load(waiver_file)
-    with Journal(journal, header, resume) as record:
+    results = Results(machine=machine.describe(), flags=said, warnings=list(waivers.idle(known, loaded, chosen)))
+    header = {"machine": results.machine, "backend files": source_hashes(chosen), **flags}
+    with Journal(journal, header, resume, [task.case for task in tasks]) as record:
         left = _without(tasks, record.done)
         with closing(outcomes(left, _maker(jobs, isolate), jobs, settings)) as stream:
-            judged = (waivers.apply(result, known) for result in stream)
-            found = _collected(tasks, record, judged, progress, fail_fast)
+            waived = partial(waivers.apply, waivers=known)
+            found = _collected(tasks, record, stream, waived, progress, fail_fast)
     results.results = [_found(found, task.case, name, settings) for task in tasks for name in task.backends]
     if settings.record:
         recordings.pack(Path(settings.record), results.machine)
@@ -172,17 +173,25 @@ def _maker(jobs: int, isolate: bool) -> Callable[[], Any]:
 
 
 def _collected(
-    tasks: Sequence[Task], record: Journal, stream: Iterable[Result], progress: Progress | None, fail_fast: bool
+    tasks: Sequence[Task],
+    record: Journal,
+    stream: Iterable[Result],
+    waived: Callable[[Result], Result],
+    progress: Progress | None,
+    fail_fast: bool,
 ) -> dict[tuple[str, str], Result]:
-    """Return the results of an earlier run and those that come, each reported and written down; up to a bad one."""
-    found = dict(record.done)
+    """Return the results of an earlier run and those that come, each reported; up to a bad one.
+
+    What is written down is what was found: waivers count as they are when results are read, not when they came.
+    """
+    found = {pair: waived(result) for pair, result in record.done.items()}
     seen = _Seen(progress, sum(len(task.backends) for task in tasks))
     for pair in ((task.case.name, name) for task in tasks for name in task.backends):
         if pair in found:
             seen(found[pair])
     for result in stream:
         record.append(result)
-        found[result.case, result.backend] = result
+        found[result.case, result.backend] = result = waived(result)
         seen(result)
         if fail_fast and result.bad:
             break

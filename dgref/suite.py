@@ -9,13 +9,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from dgref.errors import SuiteError, UnknownNameError, expected, unknown_name, whole_number
-from dgref.files import read_toml
+from dgref.files import as_path, parse_toml, read_bytes
 from dgref.formats import FORMATS, LAYOUTS, RECIPES
 from dgref.grid import expand
 
@@ -119,7 +119,7 @@ def load(name_or_path: str | Path) -> Suite:
     """Return a shipped suite by its name, or the suite in a TOML file."""
     text = str(name_or_path)
     if text.endswith(".toml") or "/" in text:
-        return load_file(Path(text))
+        return load_file(as_path("suite", text))
     if text not in names():
         near = get_close_matches(text.lower(), names(), n=3)
         need = " or ".join(near) or f"one of {', '.join(names())}, or a path to a .toml file"
@@ -127,10 +127,15 @@ def load(name_or_path: str | Path) -> Suite:
     return load_file(folder() / f"{text}.toml")
 
 
-@cache
 def load_file(path: Path) -> Suite:
-    """Return the suite in a TOML file; an error names file, case and field."""
-    return _suite(read_toml(path, "a readable suite file"), path)
+    """Return the suite in a TOML file, as the file is now; an error names file, case and field."""
+    return _parsed(path, path.absolute(), read_bytes(path, "a readable suite file"))
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, place: Path, data: bytes) -> Suite:
+    """Return the suite that a file holds; `path` is its name as it was given, `place` where that was."""
+    return _suite(parse_toml(data, path.name), path, "" if place.parent == folder() else str(path))
 
 
 def chosen(cases: Sequence[Case], ids: Collection[str]) -> list[Case]:
@@ -145,7 +150,7 @@ def chosen(cases: Sequence[Case], ids: Collection[str]) -> list[Case]:
 _SUITE_KEYS = {"description", "default", "device", "case", "grid"}
 
 
-def _suite(data: dict[str, Any], path: Path) -> Suite:
+def _suite(data: dict[str, Any], path: Path, home: str) -> Suite:
     where = path.name
     _known_keys(data, _SUITE_KEYS, where)
     cases = [_case(row, path.stem, context) for row, context in _rows(data, "case", where)]
@@ -154,7 +159,6 @@ def _suite(data: dict[str, Any], path: Path) -> Suite:
     _unique([case.id for case in cases], where)
     if not cases:
         raise SuiteError(expected(where, "no case", "at least one [[case]] or [[grid]]"))
-    home = "" if path.parent == folder() else str(path)
     return Suite(
         path.stem,
         _text(data.get("description", ""), f"{where} field 'description'"),

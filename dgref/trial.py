@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 import numpy as np
 
 from dgref import machine, recordings, timing
 from dgref.answers import check_whole
-from dgref.backends import source_of
+from dgref.backends import backends, source_of
 from dgref.backends.base import Backend, BackendBase
 from dgref.buffers import sha256
 from dgref.compare.comparison import compare
@@ -26,6 +27,7 @@ from dgref.expectation import Expectation
 from dgref.observation import Observation, observe
 from dgref.ops import OPS
 from dgref.ops.typical import published_arithmetics
+from dgref.reference.dispatch import resolve
 from dgref.results import UNJUDGED, Result, plain
 from dgref.suite import Case
 
@@ -33,6 +35,8 @@ MOST_REPEATS = 1000  # a race that a thousand launches do not show needs another
 MOST_TIMED = 10_000
 LONGEST_REASON = 2000  # characters
 OUT_OF_MEMORY = ("out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "Unable to allocate")
+
+_NOT_THEIRS = (Path(__file__).parent, *(Path(get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,15 @@ def blank(case: Case, backend: str, settings: Settings) -> Result:
         out=case.out,
         why=case.why,
         required=case.expect,
-        reproduce=f"dgref run {case.source} --case {shlex.quote(case.id)} --backend {source_of(backend)}",
+        reproduce=_command(case, backend),
     )
+
+
+def _command(case: Case, backend: str) -> str:
+    """Return what runs the case again; nothing for a backend that is a Python object only."""
+    if backend not in backends():
+        return ""
+    return f"dgref run {case.source} --case {shlex.quote(case.id)} --backend {source_of(backend)}"
 
 
 def trial(case: Case, backend: Backend, settings: Settings, truth: Expectation | None = None) -> Result:
@@ -111,7 +122,7 @@ def trial(case: Case, backend: Backend, settings: Settings, truth: Expectation |
             result.status, result.reason = "out_of_memory", str(error) or "memory ran out"
         except Exception as error:
             result.status, result.reason = _classified(error)
-            result.evidence["traceback"] = traceback.format_exc(limit=-6)
+            result.evidence |= {"traceback": traceback.format_exc(limit=-6), "raised": _place(error, backend)}
     for name in ("evidence", "provenance", "outputs", "diagnosis"):
         setattr(result, name, plain(getattr(result, name)))
     result.reason = _printable(result.reason)
@@ -131,6 +142,17 @@ def _classified(error: Exception) -> tuple[str, str]:
         text = f"{type(error).__name__}, whose message cannot be printed"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return ("out_of_memory" if any(mark in text for mark in OUT_OF_MEMORY) else "error"), first
+
+
+def _place(error: Exception, backend: Backend) -> str:
+    """Return the last line that is neither dgref's nor a library's, or is in the backend's own file; else nothing."""
+    own = getattr(getattr(backend.prepare, "__code__", None), "co_filename", "")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        foreign = path.is_absolute() and not any(path.is_relative_to(folder) for folder in _NOT_THEIRS)
+        if foreign or (frame.filename == own and not path.is_relative_to(_NOT_THEIRS[0])):
+            return f"{path.name}, line {frame.lineno}, in {frame.name}"
+    return ""
 
 
 def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settings) -> None:
@@ -175,10 +197,17 @@ def _launch(result: Result, truth: Expectation, backend: Backend, settings: Sett
         result.evidence.update(timing.sensors())
     result.provenance = backend.provenance()
     limits = getattr(backend, "limit_arithmetic", BackendBase().limit_arithmetic)
-    claim = backend.arithmetic(case, here)
-    limit = limits(case, here) if claim is None and truth.op.takes_arithmetic else claim
+    claim = _claimed(backend, case)
+    limit = resolve(limits(case, here)) if claim is None and truth.op.takes_arithmetic else claim
     repeatable = getattr(kernel, "repeatable", True)
     return _Attempt(truth, seen, truth.overwritten(inputs), claim, limit, result.provenance, repeatable)
+
+
+def _claimed(backend: Backend, case: Case) -> Any:
+    """Return the arithmetic that a backend declares: None, "exact", or the arithmetic of the name that it gave."""
+    claim = backend.arithmetic(case, machine.architecture())
+    model = resolve(claim)
+    return claim if model is None else model
 
 
 @contextmanager

@@ -5,16 +5,18 @@ A waived case that passes, or whose waiver has expired, fails the run: waivers a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dgref.errors import SuiteError, expected
+from dgref.backends import backends
+from dgref.errors import SuiteError, expected, shown
 from dgref.files import as_path, read_toml
 from dgref.results import Result
-from dgref.suite import folder
+from dgref.suite import Suite, folder, names
 
 WAIVABLE = frozenset({"fail", "nondeterministic", "error", "crash", "timeout", "out_of_memory"})
 
@@ -49,14 +51,33 @@ def load(path: Path | None = None) -> list[Waiver]:
 
 def _waiver(row: Any, context: str) -> Waiver:
     names = [f.name for f in fields(Waiver)]
-    found = sorted(row) if isinstance(row, dict) else repr(row)
-    if found != sorted(names):
-        raise SuiteError(expected(f"{context} fields", found, f"exactly {sorted(names)}"))
+    if not isinstance(row, dict):
+        raise SuiteError(expected(context, shown(row), f"a table of {', '.join(names)}"))
+    missing, other = (", ".join(name for name in one if name not in two) for one, two in ((names, row), (row, names)))
+    found = [*([f"no {missing}"] if missing else []), *([f"also {other}"] if other else [])]
+    if found:
+        raise SuiteError(expected(f"{context} fields", " and ".join(found), f"{', '.join(names)}, and no other"))
     for name, value in row.items():
         kind, need = (date, "a date such as 2027-01-31") if name == "expires" else (str, "a text")
         if type(value) is not kind or not value:
             raise SuiteError(expected(f"{context} field {name!r}", repr(value), need))
     return Waiver(**row)
+
+
+def idle(waivers: Iterable[Waiver], suites: Sequence[Suite], run: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each waiver that can match no result: no backend, or no case of its suite, is called so.
+
+    A waiver of a shipped suite or a known backend that this run leaves out is no concern of it.
+    """
+    loaded, called = {row.name for row in suites}, {*backends(), *run}
+    cases = [case.name for row in suites for case in row.cases]
+    for waiver in waivers:
+        subject = f"waiver of {waiver.case} on {waiver.backend}"
+        elsewhere = waiver.case.partition("/")[0] in set(names()) - loaded
+        if not any(fnmatchcase(case, waiver.case) for case in cases) and not elsewhere:
+            yield expected(subject, "no such case", f"the name of one in {' or '.join(sorted(loaded))}")
+        elif not any(fnmatchcase(name, waiver.backend) for name in called):
+            yield expected(subject, "no such backend", "the name of one of this run")
 
 
 def apply(result: Result, waivers: list[Waiver], today: date | None = None) -> Result:
@@ -66,9 +87,11 @@ def apply(result: Result, waivers: list[Waiver], today: date | None = None) -> R
         return result
     note = f"{waiver.reason} ({waiver.link})"
     if result.status == "pass":
-        result.status, result.reason = "unexpected_pass", f"waived as failing, but it passes: remove the waiver: {note}"
-    elif result.status in WAIVABLE and waiver.expires < (today or date.today()):
-        result.status, result.reason = "expired_waiver", f"{result.reason}; waiver expired on {waiver.expires}: {note}"
-    elif result.status in WAIVABLE:
-        result.status, result.reason = "waived", f"{result.reason}; waived until {waiver.expires}: {note}"
-    return result
+        reason = f"waived as failing, but it passes: remove the waiver: {note}"
+        return replace(result, status="unexpected_pass", reason=reason)
+    if result.status not in WAIVABLE:
+        return result
+    if waiver.expires < (today or date.today()):
+        reason = f"{result.reason}; waiver expired on {waiver.expires}: {note}"
+        return replace(result, status="expired_waiver", reason=reason)
+    return replace(result, status="waived", reason=f"{result.reason}; waived until {waiver.expires}: {note}")

@@ -51,6 +51,15 @@ def test_a_claimed_arithmetic_is_held_to_every_bit(folder: Path) -> None:
     assert verify(folder, QUICK, arithmetic="exact").results[0].status == "fail"
 
 
+def test_an_arithmetic_claimed_by_its_name_is_held_to_its_bits(folder: Path) -> None:
+    path = sorted(folder.glob("*.outputs.safetensors"))[0]
+    bits = load_file(path)["d"].copy()
+    bits[0, 0] += 1e-6
+    save_file({"d": bits}, path)
+    first = verify(folder, QUICK, arithmetic="deep_gemm.sm90.bf16").results[0]
+    assert (first.status, first.level, first.arithmetic) == ("fail", "bounded", "deep_gemm.sm90.bf16")
+
+
 def test_a_program_may_have_run_on_a_narrow_accumulator(tmp_path: Path) -> None:
     operands = {"a": OperandChoice("deepseek_fp8"), "b": OperandChoice("deepseek_fp8_weight")}
     case = samples.case(shape={"m": 16, "n": 32, "k": 512}, operands=operands, out="float32")

@@ -14,7 +14,7 @@ import pytest
 from dgref import recordings
 from dgref.errors import FileError
 from dgref.exchange import read_manifest
-from dgref.files import CLAIM, claimed
+from dgref.files import CLAIM, as_path, claimed
 from dgref.report.bundle import check
 from dgref.results import load_results
 
@@ -85,3 +85,9 @@ def test_what_is_no_json_is_an_error_that_names_the_file(tmp_path: Path, name: s
     path.mkdir() if data is None else path.write_bytes(data)
     with pytest.raises(FileError, match=f"{path.name}: got .*, need "):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a" * 5000, "x/" * 3000, "a\0b", "\ud800"])
+def test_a_path_that_the_system_cannot_take_is_a_sentence(text: str) -> None:
+    with pytest.raises(FileError, match=r"results: got .* need a path that this system takes"):
+        as_path("results", text)

@@ -216,3 +216,40 @@ def test_text_that_no_page_can_hold_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"schema": SCHEMA, "results": [row]}))
     with pytest.raises(FileError, match="surrogates not allowed"):
         load_results(tmp_path)
+
+
+def _shard(index: int, count: int, whole: Results) -> Results:
+    return Results(whole.results[index - 1 :: count], whole.machine, {**whole.flags, "shard": [index, count]})
+
+
+def test_a_merge_says_what_is_missing_and_what_came_twice() -> None:
+    first, second = (_shard(index, 2, samples.results(6)) for index in (1, 2))
+    assert merge([first, second]).warnings == []
+    assert merge([merge([first]), second]).warnings == ["shards: got none of 2/2, need all 2"]  # as said the first time
+    assert merge([first]).warnings == ["shards: got none of 2/2, need all 2"]
+    twice = merge([first, first]).warnings
+    assert twice[0] == "part 2: got no result that the parts before it lack, need each once"
+    assert twice[1:] == merge([first]).warnings
+
+
+def test_a_merge_of_unrelated_runs_says_what_differs() -> None:
+    other = Results([Result("s/x", "torch/cpu", "pass")], {}, {"backends": ["torch/cpu"]})
+    (line,) = merge([samples.results(1), other]).warnings
+    assert line == "merged results' backends: got other ones in another part, need shards of one run"
+    assert merge([samples.results(1), other]).flags["backends"] == ["mine", "torch/cpu"]
+
+
+@pytest.mark.parametrize("suites", [[{"a": 1}], 3, "smoke"])
+def test_suites_that_are_no_list_of_names_are_refused(suites: object) -> None:
+    document = {"schema": SCHEMA, "results": [], "flags": {"suites": suites}}
+    with pytest.raises(FileError, match=r"field 'flags\.suites"):
+        parse_results(document, "x.json")
+
+
+def test_warnings_are_read_back_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    made = samples.results()
+    made.warnings.append("a shard is <missing>")
+    made.save(tmp_path / "results.json")
+    terminal.summary(load_results(tmp_path))
+    assert "warning: a shard is <missing>" in capsys.readouterr().out
+    assert "a shard is &lt;missing&gt;" in html.render(load_results(tmp_path))

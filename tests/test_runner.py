@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,34 @@ def run_one(fault: str, case: object = None, isolate: bool = False, **settings: 
 def test_each_way_to_go_wrong_has_its_status_and_reason(fault: str, status: str, words: str) -> None:
     result = run_one(fault)
     assert (result.status, words in result.reason) == (status, True), result.reason
+
+
+def test_what_a_backend_raises_is_placed_in_its_own_file() -> None:
+    result = run_one("raises")
+    assert result.evidence["raised"].startswith("misbehaving.py, line ")
+    assert dict(result.notes)["at"] == result.evidence["raised"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("unknown_arithmetic", "arithmetic: got 'nonesuch', need"), ("no_arithmetic_at_all", "arithmetic: got 7, need")],
+)
+def test_an_arithmetic_that_nobody_knows_is_an_error_of_the_backend(fault: str, words: str) -> None:
+    result = run_one(fault)
+    assert (result.status, result.arithmetic) == ("error", None)
+    assert words in result.reason
+
+
+def test_an_arithmetic_may_be_declared_by_its_name() -> None:
+    result = run_one("one_bit_of_a_named_arithmetic", samples.case(shape={"m": 4, "n": 8, "k": 256}, out="float32"))
+    assert (result.status, result.level, result.arithmetic) == ("fail", "bounded", "deep_gemm.sm90.bf16")
+
+
+def test_provenance_that_holds_itself_costs_its_loop_and_not_the_result() -> None:
+    result = run_one("endless_provenance")
+    assert result.status == "pass"
+    assert result.provenance == {"self": "a dict that holds itself", "deep": result.provenance["deep"]}
+    assert "nested too deep" in str(result.provenance["deep"])
 
 
 def test_a_write_outside_the_output_is_wrong_and_named_even_where_every_bit_inside_is_right() -> None:
@@ -183,6 +211,63 @@ def test_resume_refuses_another_runs_journal(tmp_path: Path) -> None:
     runner.run([samples.suite()], ["misbehaving/correct"], settings=QUICK, **options)
     with pytest.raises(InputError, match="another run's journal"):
         runner.run([samples.suite()], ["misbehaving/correct"], settings=Settings(repeats=1), resume=True, **options)
+
+
+def _resumed(tmp_path: Path, suite: samples.Suite, **options: object) -> runner.Results:
+    settings = {"isolate": False, "settings": QUICK, "journal": tmp_path / "journal.jsonl", **options}
+    return runner.run([suite], ["misbehaving/one_bit"], **settings)
+
+
+def test_a_waiver_excuses_only_the_run_that_names_it(tmp_path: Path) -> None:
+    runner.select([samples.MISBEHAVING])
+    path = tmp_path / "waivers.toml"
+    row = 'case = "sample/*"\nbackend = "misbehaving/one_bit"\nreason = "known"\nlink = "x"\nexpires = 2999-01-31\n'
+    path.write_text(f"[[waiver]]\n{row}")
+    assert _resumed(tmp_path, samples.suite(), waiver_file=path).results[0].status == "waived"
+    assert _resumed(tmp_path, samples.suite(), resume=True).results[0].status == "fail"
+    path.write_text(f"[[waiver]]\n{row}".replace("2999", "2020"))
+    assert _resumed(tmp_path, samples.suite(), resume=True, waiver_file=path).results[0].status == "expired_waiver"
+
+
+def test_a_case_that_has_changed_runs_again(tmp_path: Path) -> None:
+    runner.select([samples.MISBEHAVING])
+    first = _resumed(tmp_path, samples.suite(2))
+    larger = replace(samples.suite(2).cases[1], shape={"m": 5, "n": 8, "k": 16})
+    changed = replace(samples.suite(2), cases=(samples.suite(2).cases[0], larger))
+    again = _resumed(tmp_path, changed, resume=True)
+    assert [row.shape["m"] for row in again] == [4, 5]
+    assert again.results[0].seconds == first.results[0].seconds  # from the journal: no two launches take as long
+
+
+def test_resume_refuses_where_a_backends_file_or_a_module_beside_it_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "kernels_of_this_test.py").write_text("FACTOR = 1\n")
+    path = tmp_path / "neighbourly.py"
+    path.write_text(
+        "from kernels_of_this_test import FACTOR\nfrom dgref.backends.base import BackendBase, FunctionKernel\n"
+        "from dgref.ops import OPS\nclass B(BackendBase):\n    name = 'neighbourly'\n"
+        "    def prepare(self, case, inputs):\n        made = OPS[case.op].compute(case, inputs, 'exact')\n"
+        "        return FunctionKernel(lambda: made)\nBACKENDS = [B()]\n"
+    )
+    options = {"settings": QUICK, "journal": tmp_path / "journal.jsonl"}
+    assert runner.run([samples.suite()], [str(path)], **options).exit_code == 0  # in a worker process: it imports too
+    assert runner.run([samples.suite()], [str(path)], resume=True, **options).exit_code == 0
+    for name in ("kernels_of_this_test.py", "neighbourly.py"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(f"{text}# changed\n")
+        with pytest.raises(InputError, match=rf"another run's journal, of other backend files\S*{name}"):
+            runner.run([samples.suite()], [str(path)], resume=True, **options)
+        (tmp_path / name).write_text(text)
+
+
+@pytest.mark.parametrize("change", [{"status": "pass", "level": "wrong"}, "[" * 100_000])
+def test_a_line_that_cannot_be_true_or_read_is_left_out(tmp_path: Path, change: dict | str) -> None:
+    runner.select([samples.MISBEHAVING])
+    _resumed(tmp_path, samples.suite())
+    journal = tmp_path / "journal.jsonl"
+    header, line = journal.read_text().splitlines()
+    doctored = change if isinstance(change, str) else json.dumps({**json.loads(line), **change})
+    journal.write_text(f"{header}\n{doctored}\n")
+    assert _resumed(tmp_path, samples.suite(), resume=True).results[0].status == "fail"
 
 
 def test_an_interrupt_leaves_a_journal_and_says_how_to_go_on(tmp_path: Path) -> None:

@@ -180,3 +180,17 @@ def test_an_unknown_suite_is_answered_with_all_of_them() -> None:
 def test_a_grid_id_that_asks_a_plain_operand_for_its_layout_is_told_so() -> None:
     with pytest.raises(SuiteError, match="bfloat16 is a plain name, without a layout"):
         grid._fill("{a.layout}", {"operands": {"a": "bfloat16"}}, "s.toml")
+
+
+def test_a_file_is_read_as_it_is_now_and_where_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (suite.folder() / "smoke.toml").read_text(encoding="utf-8")
+    for folder, words in (("one", "of one"), ("two", "of two")):
+        (tmp_path / folder).mkdir()
+        described = re.sub(r"^description = .*", f'description = "{words}"', text, count=1, flags=re.MULTILINE)
+        (tmp_path / folder / "mine.toml").write_text(described, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "one")
+    assert suite.load("./mine.toml").description == "of one"
+    monkeypatch.chdir(tmp_path / "two")
+    assert suite.load("./mine.toml").description == "of two"
+    (tmp_path / "two" / "mine.toml").write_text(described.replace("of two", "edited"), encoding="utf-8")
+    assert suite.load("./mine.toml").description == "edited"

@@ -66,7 +66,8 @@ def test_a_run_takes_a_file_of_waivers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("expires = 2999-01-31", "", "waiver #1 fields"),
+        ("expires = 2999-01-31", "", "waiver #1 fields: got no expires, need case, backend, reason, link, expires"),
+        ("link =", "href =", "waiver #1 fields: got no link and also href"),
         ("2999-01-31", "2999-01-31T00:00:00", "need a date such as"),
         ("2999-01-31", '"soon"', "need a date such as"),
         ('"flips a bit"', '""', "field 'reason'"),
@@ -79,6 +80,27 @@ def test_a_waiver_that_cannot_be_used_is_named(tmp_path: Path, old: str, new: st
     path.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(SuiteError, match=re.escape(words)):
         waivers.load(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("sample/*", "sample/*", None),
+        ("sample/*", "sample/csae-*", "waiver of sample/csae-* on misbehaving/one_bit: got no such case"),
+        ("sample/*", "nowhere/*", "got no such case, need the name of one in sample"),
+        ("sample/*", "mqa/paged-*", None),  # of a suite that this run leaves out
+        ("misbehaving/one_bit", "misbehaving/one_bti", "got no such backend"),
+        ("misbehaving/one_bit", "torch/cpu", None),
+    ],
+)
+def test_a_waiver_that_can_match_nothing_is_a_warning(tmp_path: Path, old: str, new: str, words: str | None) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace(old, new, 1))
+    runner.select([samples.MISBEHAVING])
+    options = {"isolate": False, "settings": runner.Settings(diagnose=False)}
+    results = runner.run([samples.suite()], ["misbehaving/correct"], waiver_file=path, **options)
+    assert results.exit_code == 0
+    assert [words in line for line in results.warnings] == [True] * (words is not None)
 
 
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:

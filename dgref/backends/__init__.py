@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -11,6 +14,7 @@ from typing import Any
 
 from dgref.backends.base import Backend, BackendBase
 from dgref.errors import FileError, InputError, UnavailableError, expected
+from dgref.files import as_path
 from dgref.registry import Registry
 
 _NOT_BACKENDS = {"__init__", "base"}
@@ -62,6 +66,8 @@ class _Broken(BackendBase):
 
 def _rows(made: Any, subject: str) -> list[Backend]:
     rows = list(made) if isinstance(made, list | tuple) else [made]
+    if not rows:
+        raise InputError(expected(f"{subject} BACKENDS", "an empty list", "at least one backend"))
     for row in rows:
         if not isinstance(getattr(row, "name", None), str) or not row.name or not callable(getattr(row, "prepare", 0)):
             raise InputError(expected(subject, repr(row), "a backend with a name and a `prepare`, or a list of them"))
@@ -73,13 +79,14 @@ _FILES: dict[str, list[str]] = {}  # path of a loaded file -> names of its backe
 
 def load_file(path: str | Path) -> list[str]:
     """Add the backends of a Python file that holds `BACKENDS`, and return their names."""
-    path = Path(path).resolve()
+    path = as_path("backend", path).resolve()
     if str(path) in _FILES:
         return _FILES[str(path)]
     if not path.is_file():
         raise FileError(expected(str(path), "no such file", "a Python file that holds BACKENDS"))
     spec = spec_from_file_location(f"dgref_backend_{path.stem}", path)
     module = module_from_spec(spec)
+    _give_access(path.parent)
     try:
         spec.loader.exec_module(module)
         made = module.BACKENDS
@@ -98,6 +105,18 @@ def load_file(path: str | Path) -> list[str]:
     return _FILES[str(path)]
 
 
+def _give_access(folder: Path) -> None:
+    """Let a backend's file import its neighbours, last, so that they take the place of no library."""
+    others = {Path(path).parent for path in _FILES} - {folder}
+    for name, module in list(sys.modules.items()):
+        held = getattr(module, "__file__", None)
+        if held and Path(held).parent in others and (folder / Path(held).name).is_file():
+            got = f"{held} under that name already"
+            raise InputError(expected(f"module {name!r} of {folder}", got, "modules whose names tell folders apart"))
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
 def loaded_files() -> list[str]:
     """Return the files that `load_file` has loaded: a worker process loads them too."""
     return list(_FILES)
@@ -106,6 +125,33 @@ def loaded_files() -> list[str]:
 def source_of(name: str) -> str:
     """Return what `--backend` takes for a backend: its file, or its name."""
     return next((path for path, names in _FILES.items() if name in names), name)
+
+
+def source_hashes(names: Iterable[str]) -> dict[str, str]:
+    """Return the hash of every file from outside of dgref that holds code of these backends, as far as it is imported.
+
+    That is the file of the backend itself, and every module beside or below it.
+    """
+    homes = {path for path in map(_home_of, names) if path is not None}
+    files = homes | {path for path in _module_files() if any(_is_near(path, home) for home in homes)}
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files) if path.is_file()}
+
+
+def _home_of(name: str) -> Path | None:
+    """Return the file that defines a backend; None for dgref's own."""
+    loaded = next((path for path, held in _FILES.items() if name in held), None)
+    module = sys.modules.get(type(backends()[name]).__module__)
+    path = Path(loaded or getattr(module, "__file__", None) or __file__)
+    return None if path.is_relative_to(Path(__file__).parents[1]) else path
+
+
+def _module_files() -> Iterator[Path]:
+    return (Path(held) for held in (getattr(row, "__file__", None) for row in list(sys.modules.values())) if held)
+
+
+def _is_near(path: Path, home: Path) -> bool:
+    """Say whether a module is one of a backend's neighbours, and not a library installed below them."""
+    return path.is_relative_to(home.parent) and "site-packages" not in path.relative_to(home.parent).parts
 
 
 def select(names: list[str]) -> list[Backend]:

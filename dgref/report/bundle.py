@@ -12,7 +12,7 @@ from typing import Any
 from dgref import suite, waivers
 from dgref.errors import FileError, expected
 from dgref.files import read_json, write_atomically
-from dgref.results import UNJUDGED, Result, Results, load_results
+from dgref.results import Results, contradiction, load_results, missing_shards
 
 SCHEMA = "dgref.bundle/1"
 MANIFEST = "manifest.json"
@@ -68,26 +68,18 @@ def check(
     """Return a sentence for everything that is wrong with a bundle; an empty list where nothing is.
 
     Every file has the hash that the manifest says; every case of `suites` has a result that conforms; no result is
-    wrong; no waiver of the bundle's results has expired. Without `suites`, those of `must_pass` that the bundle claims
-    are held to what their backends serve: a case that all of them refuse, each with its reason, is no problem.
+    wrong; no shard is missing; no waiver of the bundle's results has expired. Without `suites`, those of `must_pass`
+    that the bundle claims are held to what their backends serve: a case that all of them refuse, each with its reason,
+    is no problem.
     """
     problems = list(_files(folder))
     results = load_results(folder)
     claimed = [name for name in must_pass() if name in claims(results)]
     problems += [f"{row.case} on {row.backend}: {row.status}: {row.reason}" for row in results if row.bad]
-    problems += [sentence for row in results for sentence in _contradiction(row)]
+    problems += [*filter(None, map(contradiction, results)), *missing_shards(results)]
     for name in claimed if suites is None else suites:
         problems += _missing(results, name, _refused(results, name) if suites is None else set())
     return problems + list(_expired(results, waivers.load(waiver_file), today or date.today()))
-
-
-def _contradiction(row: Result) -> Iterator[str]:
-    """Yield what is impossible about a result: a pass whose level does not reach what was required."""
-    if row.status != "pass" or not row.required or row.reason == UNJUDGED:
-        return
-    levels = suite.LEVELS
-    if row.level not in levels or levels.index(row.level) > levels.index(row.required):
-        yield f"{row.case} on {row.backend}: got a pass at level {row.level}, need {row.required}: the file was changed"
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dgref.results import Result
 
 UNKNOWN = "no cause found"
+UNSOUGHT = "not diagnosed"
 CRASHED = "the search for a cause failed"
 _RAISED = re.compile(r"(\w+(?:Error|Exception)): ")
 
@@ -44,5 +45,7 @@ def cause_of(row: Result) -> str:
         return " + ".join(dict.fromkeys(parts))
     raised = _RAISED.match(row.reason) if row.status == "error" else None
     status = row.status.replace("_", " ")
-    unnamed = CRASHED if not diagnosis and row.explanation else UNKNOWN if row.status == "fail" else status
+    unnamed = CRASHED if not diagnosis and row.explanation else status
+    if row.status == "fail" and unnamed == status:
+        unnamed = UNKNOWN if diagnosis else UNSOUGHT
     return f"error: {raised[1]}" if raised else unnamed

@@ -74,6 +74,7 @@ def _page(results: Results) -> dict[str, Any]:
         "causes": [_cause(cause) for cause in found[:SHOWN_CAUSES]],
         "missing": any(row.bad and not row.wrong for row in results),
         "waived": results.counts["waived"],
+        "warnings": results.warnings,
         "hidden": sum(len(cause.rows) for cause in found[SHOWN_CAUSES:]),
         "backends": backends,
         "matrix": _matrix(results, backends),
@@ -140,6 +141,8 @@ def _failure(row: Result) -> dict[str, Any]:
         "backend": row.backend,
         "status": row.status.replace("_", " "),
         "reason": row.reason,
+        "raised": row.evidence.get("raised", ""),
+        "traceback": row.evidence.get("traceback", ""),
         "cause": row.explanation,
         "certainty": _certainty(diagnosis),
         "fix": diagnosis.get("fix", ""),
@@ -240,7 +243,7 @@ def _facts(row: Result) -> Any:
         yield "launches", f"{row.evidence['runs']}, over poison {' and '.join(row.evidence.get('poisons', []))}"
     if isinstance(row.evidence.get("guards"), list):
         yield "guard bytes", "; ".join(map(str, row.evidence["guards"])) or "untouched"
-    for remark in ("judged", *REMARKS):
+    for remark in ("raised", "judged", *REMARKS):
         if row.evidence.get(remark):
             yield remark, row.evidence[remark]
     if row.seconds:

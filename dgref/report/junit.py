@@ -38,7 +38,8 @@ def _testcase(suite: ElementTree.Element, row: Result) -> None:
     child = ElementTree.SubElement(case, kind, message=_clean(row.reason))
     if row.bad:
         child.set("type", row.status)
-        child.text = _clean("\n".join(filter(None, [row.reason, row.explanation, f"again: {row.reproduce}"])))
+        notes = [f"{word}: {line}" for word, line in row.notes]
+        child.text = _clean("\n".join([row.reason, *notes, *filter(None, [row.evidence.get("traceback")])]))
 
 
 def _clean(text: str) -> str:

@@ -94,6 +94,8 @@ def summary(results: Results) -> None:
     hidden = sum(len(cause.rows) for cause in found[SHOWN_CAUSES:])
     if hidden:
         _print(out, Text(f"\n… and {hidden} more, of {len(found) - SHOWN_CAUSES} other causes"))
+    for line in results.warnings:
+        _print(out, Text(f"warning: {line}", style="yellow"))
     _print(out, Text(f"\n{closing(results)}", style="bold red" if results.exit_code == 1 else "bold"))
 
 
@@ -150,14 +152,11 @@ def _title(row: Result, width: int) -> str:
 
 def failure(result: Result, width: int) -> Text:
     """Return the few lines that say what is wrong and how to see it again."""
-    diagnosis = result.diagnosis or {}
     text = Text()
     text.append(f"{_title(result, width)}\n", style="bold")
     text.append(f"  {result.reason}\n")
-    for word, line in (("cause", result.explanation), ("fix", diagnosis.get("fix"))):
-        if line:
-            text.append(f"  {word}: {line}\n")
-    text.append(f"  again: {result.reproduce}\n", style="dim")
+    for word, line in result.notes:
+        text.append(f"  {word}: {line}\n", style="dim" if word == "again" else "")
     return text
 
 
@@ -178,7 +177,7 @@ def github_annotations(results: Results) -> None:
     """Print one GitHub workflow command for each wrong result."""
     for result in results:
         if result.bad:
-            message = f"{result.reason} | again: {result.reproduce}"
+            message = " | ".join([result.reason, *(f"{word}: {line}" for word, line in result.notes)])
             print(f"::error title={_escaped(result.case + ' on ' + result.backend, ',:')}::{_escaped(message)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import time
@@ -27,6 +28,13 @@ class Misbehaving(BackendBase):
 
     def prepare(self, case: Any, inputs: Any) -> Any:
         return self._prepare(case, inputs, OPS[case.op].compute(case, inputs, "exact"))
+
+
+class Endless(Misbehaving):
+    def provenance(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"deep": functools.reduce(lambda inner, _: [inner], range(5000), 0)}
+        found["self"] = found
+        return found
 
 
 def _raising(error: BaseException) -> Callable:
@@ -140,6 +148,10 @@ BACKENDS = [
     Misbehaving("raises", _raising(ZeroDivisionError("division by zero"))),
     Misbehaving("refuses_late", _raising(UnsupportedError("needs k % 16 == 0"))),
     Misbehaving("one_bit", _changed(_off_by_one_bit)),
+    Misbehaving("one_bit_of_a_named_arithmetic", _changed(_off_by_one_bit), "deep_gemm.sm90.bf16"),
+    Misbehaving("unknown_arithmetic", _changed(dict), "nonesuch"),
+    Misbehaving("no_arithmetic_at_all", _changed(dict), 7),
+    Endless("endless_provenance", _changed(dict)),
     Misbehaving("random", _random),
     Misbehaving("unwritten_row", _buffers(_all_but_last_row)),
     Misbehaving("writes_all", _buffers(_everything)),

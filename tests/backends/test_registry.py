@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dgref import backends as registry
-from dgref.backends import backends, load_file, select, source_of
+from dgref.backends import backends, load_file, select, source_hashes, source_of
 from dgref.backends.base import BackendBase, BufferKernel, FunctionKernel, Kernel, StoredKernel
 from dgref.errors import DgrefError, FileError, InputError, UnknownNameError
 from dgref.suite import load
@@ -51,6 +51,7 @@ def test_an_unknown_backend_suggests_the_nearest() -> None:
     ("text", "error", "words"),
     [
         ("x = 1", InputError, "need a list BACKENDS"),
+        ("BACKENDS = []", InputError, "BACKENDS: got an empty list, need at least one backend"),
         ("BACKENDS = [3]", InputError, "need a backend with a name"),
         ("import absent_library", FileError, "ModuleNotFoundError"),
         ("def f(:", FileError, "SyntaxError"),
@@ -91,3 +92,26 @@ def test_an_entry_point_may_name_one_backend_or_a_list() -> None:
     for made in (Mine(), [Mine()], (Mine(),)):
         entry = SimpleNamespace(name="mine", value="pkg:BACKENDS", load=lambda made=made: made)
         assert [row.name for row in registry._entry_backends(entry)] == ["mine"]
+
+
+SOLE = """from {module} import NAME
+from dgref.backends.base import BackendBase
+class B(BackendBase):
+    name = NAME
+    def prepare(self, case, inputs): ...
+BACKENDS = [B()]
+"""
+
+
+def test_a_file_imports_its_neighbours_and_never_those_of_another_folder(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "neighbour_of_two_folders.py").write_text(f"NAME = 'neighbour/{folder}'")
+        (tmp_path / folder / "mine.py").write_text(SOLE.format(module="neighbour_of_two_folders"))
+    assert load_file(tmp_path / "one" / "mine.py") == ["neighbour/one"]
+    with pytest.raises(InputError, match="modules whose names tell folders apart"):
+        load_file(tmp_path / "two" / "mine.py")
+    assert set(source_hashes(["neighbour/one"])) == {
+        str(tmp_path / "one" / name) for name in ("mine.py", "neighbour_of_two_folders.py")
+    }
+    assert source_hashes(["torch/cpu"]) == {}

@@ -88,7 +88,7 @@ def test_what_is_wrong_comes_first_with_cause_fix_and_reproduction() -> None:
 
 
 def diagnosed(name: str | None, count: int) -> list[Result]:
-    cause = {"hypothesis": name, "status": "confirmed", "sentence": f"{name} it is"} if name else None
+    cause = {"hypothesis": name, "status": "confirmed" if name else "none", "sentence": f"{name} it is"}
     return [Result(f"s/{name}-{i}", "mine", "fail", "d differs", diagnosis=cause) for i in range(count)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgref.report import junit, terminal
+from dgref.report import html, junit, terminal
 from dgref.results import STATUSES, Result, Results
 from tests import samples
 
@@ -35,6 +35,27 @@ def test_annotations_are_one_line_each_and_escaped(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == (
         "::error title=s/x%2Cy%3Az on b::100%25 wrong%0Asecond line | again: dgref run s\n"
     )
+
+
+RAISED = Result(
+    "s/x", "b", "error", "ValueError: no",
+    evidence={"raised": "mine.py, line 5, in prepare", "traceback": "Traceback ..."},
+    diagnosis={"sentence": "it is so", "fix": "do this"}, reproduce="dgref run s",
+)  # fmt: skip
+NOTES = ["at: mine.py, line 5, in prepare", "cause: it is so", "fix: do this", "again: dgref run s"]
+
+
+def test_every_report_says_where_why_and_what_to_do(capsys: pytest.CaptureFixture) -> None:
+    (case,) = ElementTree.fromstring(junit.render(Results([RAISED])))[0]
+    assert case[0].text.splitlines() == ["ValueError: no", *NOTES, "Traceback ..."]
+    terminal.github_annotations(Results([RAISED]))
+    assert capsys.readouterr().out == f"::error title=s/x on b::{' | '.join(['ValueError: no', *NOTES])}\n"
+    terminal.summary(Results([RAISED]))
+    shown = capsys.readouterr().out
+    assert all(f"  {line}\n" in shown for line in NOTES)
+    page = html.render(Results([RAISED]))
+    assert "(mine.py, line 5, in prepare)" in page
+    assert "<summary>traceback</summary><pre>Traceback ...</pre>" in page
 
 
 def test_the_summary_names_what_is_wrong_and_how_to_see_it_again(capsys: pytest.CaptureFixture) -> None:

@@ -67,6 +67,13 @@ def test_causes_are_counted_the_most_frequent_first() -> None:
     assert names == [("error: KeyError", 3), ("nibble order", 2), ("no cause found", 1), ("out of memory", 1)]
 
 
+def test_what_nobody_looked_for_is_not_said_to_have_no_cause() -> None:
+    assert [cause.name for cause in causes([wrong("s/1"), wrong("s/2", diagnosis=swapped("none"))])] == [
+        "not diagnosed",
+        "no cause found",
+    ]
+
+
 def test_a_search_that_failed_is_a_cause_that_every_report_shows() -> None:
     row = Result("s/1", "x", "fail", "d differs", evidence={"diagnosis": "the search for a cause failed: <why>"})
     assert [cause.name for cause in causes([row])] == ["the search for a cause failed"]

@@ -23,7 +23,8 @@ function body(row) {
   for (const [name, value] of row.facts) facts.append(element("dt", "", name), element("dd", "", value));
   const pictures = element("div", "pictures");
   pictures.innerHTML = row.pictures; // drawn and escaped when the page was written
-  made.append(facts, pictures, element("pre", "", row.reproduce));
+  made.append(facts, pictures);
+  if (row.reproduce) made.append(element("pre", "", row.reproduce));
   return made;
 }
 
