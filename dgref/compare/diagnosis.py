@@ -15,7 +15,7 @@ import numpy as np
 
 from dgref.compare.hypotheses import HYPOTHESES, Misreading
 from dgref.compare.prediction import Agreement
-from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines
+from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines, poisoned
 from dgref.compare.search import Ranked, Search
 from dgref.compare.separation import advice, as_toml, doubts, rivals, telling_case
 from dgref.errors import InputError, ShapeError, expected, instance, seconds, shown, unknown_name
@@ -25,6 +25,7 @@ from dgref.reference.dispatch import resolve
 from dgref.suite import Case
 
 _SHOWN = 8
+_SHOWN_FIXES = 2  # beside the first
 _SUSPICION = 0.5  # share of the error that a suspicion must explain
 
 
@@ -92,7 +93,7 @@ def diagnose(
     if misshapen is not None:
         return misshapen
     shown = list(findings(evidence or {}))
-    search = Search(started + budget, case, inputs, observed, arithmetic, limits)
+    search = Search(started + budget, case, inputs, observed, arithmetic, limits, poisoned(evidence or {}))
     answer = _from_evidence(shown, search, evidence or {}) if shown else _from_search(search)
     answer.seconds = time.perf_counter() - started
     return answer
@@ -164,6 +165,12 @@ def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
     return Diagnosis(sentence, None, "none", fix, agreed=found.agreed, total=found.total, benign=True)
 
 
+def _fixes(best: Misreading, others: list[Ranked]) -> str:
+    """Return what to do: for each operand in which the same fault would explain the outputs as well."""
+    alike = [row.misreading.fix for row in others if row.misreading.hypothesis == best.hypothesis]
+    return "; or ".join(dict.fromkeys([best.fix, *alike[:_SHOWN_FIXES]]))
+
+
 def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
     best = tried[0]
     row, others = best.misreading, rivals(tried)
@@ -177,7 +184,7 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
         _sentence(status, row, best.found, explained, search.elements, benign, beside),
         row.hypothesis if status != "none" else None,
         status,
-        row.fix if status != "none" else "",
+        _fixes(row, others) if status != "none" else "",
         [
             *advice(telling),
             *search.where,

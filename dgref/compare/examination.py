@@ -33,6 +33,7 @@ class Examination:
         observed: Mapping[str, np.ndarray],
         arithmetic: Any,
         limits: Any = None,
+        poisoned: bool = False,
     ):
         self.op = op = OPS[case.op]
         self.declared = arithmetic is not None or not op.takes_arithmetic
@@ -41,6 +42,7 @@ class Examination:
         chosen = (arithmetic or "exact") if self.declared else typical
         limits = None if self.declared else resolve(limits or limit_arithmetic(case.op, operands, True))
         self.state = State(case, dict(inputs), chosen)
+        self.poisoned = poisoned  # the outputs, before what was observed
         self.observation = Observation(case, observed, op.defined(case, inputs), limits)
         self.work = op.flops(case, inputs) // 2
         self.tried = 0

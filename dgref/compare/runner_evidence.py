@@ -82,6 +82,11 @@ def findings(evidence: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(pair.hypothesis, pair.rows, pair.words.format(asked=asked, ran=ran), pair.fix)
 
 
+def poisoned(evidence: Mapping[str, Any]) -> bool:
+    """Say whether the run filled the outputs with other bytes than zeros, so that zeros were written."""
+    return len(evidence.get("poisons") or ()) > 1
+
+
 def lines(evidence: Mapping[str, Any]) -> list[str]:
     """Return the evidence as sentences of a diagnosis."""
     return [str(line) for line in evidence.get("differing") or ()][:4]

@@ -124,7 +124,7 @@ class Search(Examination):
 
     def _singles(self, part: Part | None = None) -> Iterator[Ranked]:
         """Yield every variant measured, over `part` or the sample."""
-        scene = Scene(self.state, self.observation.outputs, self.correct)
+        scene = Scene(self.state, self.observation.outputs, self.correct, self.poisoned)
         for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
             for misreading in _variants(row, scene):
                 yield from self._one(misreading, part)
@@ -163,7 +163,8 @@ class Search(Examination):
         if first.after is not None:
             return
         state = first.change(self.state)
-        scene = Scene(state, self.observation.outputs, None if self.correct is None else compute(state))
+        correct = None if self.correct is None else compute(state)
+        scene = Scene(state, self.observation.outputs, correct, self.poisoned)
         for row in sorted(HYPOTHESES.values(), key=lambda row: -row.likelihood):
             if row.combines and not row.benign:
                 yield from (Ranked(misreading, _UNMEASURED) for misreading in _variants(row, scene))

@@ -77,6 +77,60 @@ def test_an_unwritten_tile_is_named_whether_zero_or_poison() -> None:
         assert any("one 64x64 tile at (1, 1)" in line for line in found.evidence)
 
 
+POISONED = {"poisons": ["0xFF", "0x55"], "runs": 4, "differing": []}
+
+
+@pytest.mark.parametrize(("k", "name"), [(512, "zeros_written"), (48, "k_tail_dropped")])
+def test_zeros_over_poison_were_written_by_a_kernel_that_ran(k: int, name: str) -> None:
+    state = gemm("mxfp8", shape={"m": 24, "n": 40, "k": k})
+    zeros = {"d": np.zeros_like(compute(state)["d"])}
+    assert of(state, zeros).hypothesis == "nothing_ran"
+    found = of(state, zeros, evidence=POISONED)
+    assert (found.hypothesis, found.status) == (name, "confirmed")
+    assert "nothing_ran" not in found.names
+    assert "zeros_written" in found.names
+
+
+def test_zeros_over_poison_in_a_tile_are_not_called_unwritten() -> None:
+    state = gemm("deepseek_fp8", shape={"m": 72, "n": 80, "k": 512})
+    wrong = {"d": compute(state)["d"].copy()}
+    wrong["d"][64:, 64:] = 0
+    found = of(state, wrong, evidence=POISONED)
+    assert (found.hypothesis, found.status) == ("zeros_written", "confirmed")
+    assert "output_unwritten" not in found.names
+
+
+def test_k_floored_to_a_tile_is_added_to_c() -> None:
+    state = gemm("bfloat16", shape={"m": 24, "n": 40, "k": 48}, params={"accumulate": True}, out="float32")
+    wrong = {"d": state.inputs["c"].values().astype(np.float32)}
+    assert of(state, wrong).hypothesis == "k_tail_dropped"
+
+
+@pytest.mark.parametrize(
+    ("k", "stop", "words"),
+    [
+        (160, 128, "K = 160 is no multiple of 64 or 128"),
+        (256, 255, "it stops 1 before K = 256"),
+        (256, 192, "it stops 64 before K = 256"),
+    ],
+)
+def test_the_fix_of_a_short_sum_says_only_what_is_true(k: int, stop: int, words: str) -> None:
+    state = gemm("bfloat16", shape={"m": 24, "n": 40, "k": k})
+    dropped = state.inputs["a"].data.copy()
+    dropped[:, stop:] = 0
+    found = of(state, compute(state.put("a", replace(state.inputs["a"], data=dropped))))
+    assert found.hypothesis == "k_tail_dropped"
+    assert words in found.fix
+
+
+def test_a_fault_that_either_operand_explains_has_a_fix_for_both() -> None:
+    state = gemm("mxfp8", shape={"m": 24, "n": 40, "k": 128})
+    doubled = {"d": (2 * compute(state)["d"].astype(np.float32)).astype(compute(state)["d"].dtype)}
+    found = of(state, doubled)
+    alike = [row for row in found.rivals if row.misreading.hypothesis == found.hypothesis]
+    assert alike and all(row.misreading.fix in found.fix for row in alike)
+
+
 def test_two_faults_at_once_are_named_together() -> None:
     state = gemm("deepseek_fp8_ue8m0", inputs=InputChoice("model_like", 5), shape={"m": 72, "n": 80, "k": 640})
     scale = state.inputs["b"].scale

@@ -63,12 +63,14 @@ class State:
 class Scene:
     """What a hypothesis may look at: the case as it should be, and, in a diagnosis, what was observed instead.
 
-    `observed` and `correct` are None when a fault is to be injected; `correct` also where it was too costly.
+    `observed` and `correct` are None when a fault is to be injected; `correct` also where it was too costly. A
+    `poisoned` output held no zeros before what was observed: a zero in it was written.
     """
 
     state: State
     observed: Outputs | None = None
     correct: Outputs | None = None
+    poisoned: bool = False
 
 
 Change = Callable[[State], State]

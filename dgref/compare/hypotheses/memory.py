@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +12,21 @@ from dgref.compare.stripes import ranges
 from dgref.formats import FORMATS, ScaledTensor
 from dgref.formats.native import bits_of
 
+Where = Callable[[np.ndarray], np.ndarray]  # which elements of an output
+
 
 def blank(array: np.ndarray) -> np.ndarray:
     """Return where an output holds what was there before any launch: zero, or the poison."""
-    bits = bits_of(array)
-    untouched = bits_of(poisoned(np.empty(1, array.dtype)))[0]
-    return (bits == 0) | (bits == untouched)
+    return (bits_of(array) == 0) | _poison(array)
+
+
+def _poison(array: np.ndarray) -> np.ndarray:
+    return bits_of(array) == bits_of(poisoned(np.empty(1, array.dtype)))[0]
+
+
+def _untouched(scene: Scene) -> Where:
+    """Return what tells where an output was never written, as far as it can be told."""
+    return _poison if scene.poisoned else blank
 
 
 @hypothesis(26, likelihood=0.95)
@@ -25,18 +34,7 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
     """Part of the output never written: a tile still holds zeros, or what was there before."""
     fix = "check the grid and the tile bounds: the last tile along M or N is what is forgotten most"
     if scene.observed is not None:
-        empty = [blank(array) for array in scene.observed.values()]
-        missing = any(part.any() for part in _missing(scene))
-        if missing and not all(part.all() for part in empty) and not _is_rectified(scene):
-            yield Misreading(
-                "part of the output was never written",
-                after=lambda correct, observed: {n: _kept(observed[n], correct[n]) for n in correct},
-                site="d",
-                fix=fix,
-                remedy="leaving that part out",
-                elementwise=True,
-                likelihood=0.95 if _is_a_tile(scene) else 0.3,
-            )
+        yield from _partly(scene, _untouched(scene), "part of the output was never written", fix)
         return
     for word, place in (("tile", np.s_[..., 64:128, 64:128]), ("last rows", np.s_[..., -3:, :])):
         for byte in (0, POISON):
@@ -44,11 +42,52 @@ def output_unwritten(scene: Scene) -> Iterator[Misreading]:
             yield Misreading(f"the {word} of the output never written", after=after, site="d", fix=fix)
 
 
-def _missing(scene: Scene) -> Iterator[np.ndarray]:
-    """Yield where each output is blank and should not be, as far as is known."""
+@hypothesis(43, likelihood=0.8)
+def zeros_written(scene: Scene) -> Iterator[Misreading]:
+    """Zeros written in place of sums, where the run shows that they were not there before."""
+    if scene.observed is None or not scene.poisoned:
+        return
+    fix = (
+        "check the grid and the tile bounds if the output is cleared first, else what the epilogue of that part stores"
+    )
+    yield from _partly(scene, _zero, "zeros were written to part of the output", fix)
+    if all(_zero(array).all() for array in scene.observed.values()):
+        yield Misreading(
+            "zeros were written to the whole output",
+            after=lambda correct, seen: {n: seen[n] for n in correct},
+            site="d",
+            fix="look for a loop over K that is never entered (a number of tiles of K that is rounded down to 0), for "
+            "alpha = 0, and for accumulators that are cleared before they are stored",
+            remedy="writing zeros",
+            elementwise=True,
+        )
+
+
+def _zero(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array == 0)
+
+
+def _partly(scene: Scene, empty: Where, cause: str, fix: str) -> Iterator[Misreading]:
+    """Yield that part of the output is empty, where that is neither all of it nor what an activation leaves."""
+    some = any(part.any() for part in _missing(scene, empty))
+    whole = all(empty(array).all() for array in scene.observed.values())
+    if some and not whole and not _is_rectified(scene):
+        yield Misreading(
+            cause,
+            after=lambda correct, seen: {n: np.where(empty(seen[n]), seen[n], correct[n]) for n in correct},
+            site="d",
+            fix=fix,
+            remedy="leaving that part out",
+            elementwise=True,
+            likelihood=0.95 if _is_a_tile(scene, empty) else 0.3,
+        )
+
+
+def _missing(scene: Scene, empty: Where) -> Iterator[np.ndarray]:
+    """Yield where each output is empty and should not be, as far as is known."""
     for name, observed in scene.observed.items():
         correct = (scene.correct or {}).get(name)
-        yield blank(observed) if correct is None else blank(observed) & (bits_of(observed) != bits_of(correct))
+        yield empty(observed) if correct is None else empty(observed) & (bits_of(observed) != bits_of(correct))
 
 
 def _is_rectified(scene: Scene) -> bool:
@@ -60,10 +99,10 @@ def _is_rectified(scene: Scene) -> bool:
     return bool((correct < 0).any()) and np.array_equal((observed == 0) & (correct != 0), correct < 0)
 
 
-def _is_a_tile(scene: Scene) -> bool:
-    """Say whether what is blank and should not be is poison, or fills compact ranges of rows and columns."""
+def _is_a_tile(scene: Scene, empty: Where) -> bool:
+    """Say whether what is empty and should not be is poison, or fills compact ranges of rows and columns."""
     name = next(iter(scene.observed))
-    observed, missing = scene.observed[name], next(_missing(scene))
+    observed, missing = scene.observed[name], next(_missing(scene, empty))
     if name not in (scene.correct or {}):
         return True
     if (bits_of(observed)[missing] != 0).all():
@@ -71,13 +110,13 @@ def _is_a_tile(scene: Scene) -> bool:
     matrix = missing.reshape(-1, missing.shape[-1])
     rows, columns = matrix.any(axis=1), matrix.any(axis=0)
     compact = len(ranges(columns)) <= 2 and len(ranges(rows)) <= 2 * int(np.prod(observed.shape[:-2]))
-    return compact and bool(blank(observed).reshape(matrix.shape)[rows][:, columns].all())
+    return compact and bool(empty(observed).reshape(matrix.shape)[rows][:, columns].all())
 
 
 @hypothesis(35, likelihood=0.9)
 def nothing_ran(scene: Scene) -> Iterator[Misreading]:
     """The whole output holds what was there before: no kernel image for this architecture, or no launch."""
-    if scene.observed is None or all(blank(array).all() for array in scene.observed.values()):
+    if scene.observed is None or all(_untouched(scene)(array).all() for array in scene.observed.values()):
         yield Misreading(
             "nothing was written: no kernel ran",
             after=lambda correct, seen: {n: np.zeros_like(d) if seen is None else seen[n] for n, d in correct.items()},
@@ -85,10 +124,6 @@ def nothing_ran(scene: Scene) -> Iterator[Misreading]:
             remedy="leaving everything as it was",
             elementwise=True,
         )
-
-
-def _kept(observed: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    return np.where(blank(observed), observed, correct)
 
 
 def _erasing(place: tuple, byte: int):
@@ -175,15 +210,30 @@ def k_tail_dropped(scene: Scene) -> Iterator[Misreading]:
     if not names or scene.state.case.op == "gemm_grouped_k":
         return
     k = scene.state.inputs[names[0]].shape[-1]
-    whole = [k // tile * tile for tile in (128, 64, 32, 16)]
-    for stop in dict.fromkeys(stop for stop in (*whole, k - 128, k - 64, k - 32, k - 16, k - 1) if 0 < stop < k):
+    for stop, fix in _ends(k, least=1 if scene.observed is None else 0).items():
         yield Misreading(
             f"the last {k - stop} of K were dropped",
             lambda s, stop=stop: s.put("a", _zeroed(s.inputs["a"], stop)),
             "k",
-            f"round the number of K tiles up: K = {k} is not a multiple of the tile",
+            fix,
             "dropping them",
         )
+
+
+def _ends(k: int, least: int) -> dict[int, str]:
+    """Return where a sum over K may stop too early, and what to do about it; not before `least`."""
+    floors: dict[int, list[int]] = {}
+    for tile in (16, 32, 64, 128):
+        floors.setdefault(k // tile * tile, []).append(tile)
+    found = {
+        stop: f"round the number of K tiles up: K = {k} is no multiple of {' or '.join(map(str, tiles))}"
+        for stop, tiles in reversed(floors.items())
+        if least <= stop < k
+    }
+    for missing in (128, 64, 32, 16, 1):
+        if missing < k:
+            found.setdefault(k - missing, f"check where the loop over K ends: it stops {missing} before K = {k}")
+    return found
 
 
 def _zeroed(tensor: ScaledTensor, stop: int) -> ScaledTensor:

@@ -47,7 +47,7 @@ def scale_major_swapped(scene: Scene) -> Iterator[Misreading]:
     for name, _ in _grids(scene):
         for written, read in (("linear", "mn_major"), ("mn_major", "linear")):
             words = {"linear": "K-major", "mn_major": "MN-major"}
-            fix = f"pass {name}'s scales {words[read]} (`layout={read}`); you passed them {words[written]}"
+            fix = f"pass {name}'s scales {words[read]} (`layout={read}`), or read them {words[written]}, as they are"
             cause = f"the scales of {name} were {words[written]} and read as {words[read]}"
             yield _misplaced(name, cause, read_as(written, read), fix)
 
@@ -93,7 +93,6 @@ def scale_swizzle(scene: Scene) -> Iterator[Misreading]:
     for name, tensor in _grids(scene):
         if not _is_bytes(tensor):
             continue
-        fix = f"pass {name}'s scales swizzled once, as `layout=swizzle_128x4`"
         pairs = (
             ("linear", "swizzle_128x4", f"the scales of {name} were linear and read as swizzled 128x4"),
             ("swizzle_128x4", "linear", f"the scales of {name} were swizzled 128x4 and read as linear"),
@@ -101,7 +100,9 @@ def scale_swizzle(scene: Scene) -> Iterator[Misreading]:
             ("swizzle_128x4", "swizzle_8x4", f"the scales of {name} were swizzled 128x4 and read as 8x4"),
         )
         for written, read, cause in pairs:
+            fix = f"pass {name}'s scales as they are read (`layout={read}`), or read them as `{written}`, as they are"
             yield _misplaced(name, cause, read_as(written, read), fix)
+        fix = f"swizzle {name}'s scales once: `layout=swizzle_128x4` is what one swizzle gives"
         yield _misplaced(name, f"the scales of {name} were swizzled 128x4 twice", _twice, fix)
 
 

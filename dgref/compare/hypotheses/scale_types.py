@@ -36,7 +36,7 @@ def float32_read_as_ue8m0(scene: Scene) -> Iterator[Misreading]:
                 f"the float32 bits of {name}'s scales were read as UE8M0 bytes, four for each scale",
                 on(name, lambda t, layout=layout: _bytes_as_exponents(t, layout)),
                 name,
-                f"pass {name} with `layout=packed_ue8m0`; you passed fp32 bits, and a view does not convert them",
+                f"pass {name} with `layout=packed_ue8m0`, or read its scales as float32: a view does not convert them",
                 "reading them so",
             )
 
