@@ -82,7 +82,7 @@ def test_an_arithmetic_that_nobody_knows_is_an_error_of_the_backend(fault: str, 
 
 
 def test_an_arithmetic_may_be_declared_by_its_name() -> None:
-    result = run_one("one_bit_of_a_named_arithmetic", samples.case(shape={"m": 4, "n": 8, "k": 256}, out="float32"))
+    result = run_one("named_arithmetic", samples.case(shape={"m": 4, "n": 8, "k": 256}, out="float32"))
     assert (result.status, result.level, result.arithmetic) == ("fail", "bounded", "deep_gemm.sm90.bf16")
 
 

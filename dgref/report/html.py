@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -165,19 +166,45 @@ def _worst(row: Result) -> list[str]:
 
 
 def _matrix(results: Results, backends: list[str]) -> list[dict[str, Any]]:
-    """Return a row for each operation and choice of formats; what nothing here ran comes last."""
-    groups: dict[tuple[str, str], dict[str, Counter[str]]] = {}
+    """Return a group for each operation, its choices of formats under it, those that most backends ran first.
+
+    What nothing here ran comes last; a group in which something is wrong is open.
+    """
+    groups: dict[str, dict[str, _Cells]] = {}
     for row in results:
-        cells = groups.setdefault((row.op, formats_of(row)), {})
+        cells = groups.setdefault(row.op, {}).setdefault(formats_of(row), {})
         cells.setdefault(row.backend, Counter())[tone(row)] += 1
+    wholes = {op: _sum(rows.values()) for op, rows in groups.items()}
     return [
-        {"op": op, "recipes": recipes, "cells": [_cell(cells.get(name, Counter())) for name in backends]}
-        for (op, recipes), cells in sorted(groups.items(), key=lambda item: (_idle(item[1]), item[0]))
+        {
+            "op": op,
+            "cells": [_cell(wholes[op].get(name, Counter())) for name in backends],
+            "rows": [_formats(name, cells, backends) for name, cells in sorted(groups[op].items(), key=_order)],
+            "open": any(counts["bad"] or counts["missing"] for counts in wholes[op].values()),
+        }
+        for op in sorted(groups, key=lambda op: _order((op, wholes[op])))
     ]
 
 
-def _idle(cells: dict[str, Counter[str]]) -> bool:
-    return all(set(counts) == {"idle"} for counts in cells.values())
+_Cells = dict[str, Counter[str]]  # by backend: how many results of each tone
+
+
+def _sum(rows: Iterable[_Cells]) -> _Cells:
+    whole: _Cells = {}
+    for cells in rows:
+        for name, counts in cells.items():
+            whole.setdefault(name, Counter()).update(counts)
+    return whole
+
+
+def _formats(name: str, cells: _Cells, backends: list[str]) -> dict[str, Any]:
+    return {"recipes": name, "cells": [_cell(cells.get(backend, Counter())) for backend in backends]}
+
+
+def _order(item: tuple[str, _Cells]) -> tuple[int, str]:
+    """Return what sorts by how many backends ran something, most first, then by name."""
+    name, cells = item
+    return -sum(set(counts) != {"idle"} for counts in cells.values()), name
 
 
 def formats_of(row: Result) -> str:

@@ -10,7 +10,13 @@ from markupsafe import Markup, escape
 
 SIDE = 336  # what the longer side of a map aims at, in pixels
 SMALLEST, LARGEST = 5, 28  # of a cell
-TALL, COLUMN, CHARACTER, GAP = 90, 58, 7, 24  # of a histogram: the tallest column, the least step, a letter, a break
+TALL, COLUMN, CHARACTER, GAP, LINE = (
+    90,
+    46,
+    6,
+    24,
+    11,
+)  # of a histogram: tallest column, least step, letter, break, line
 
 
 def pictures(outputs: Mapping[str, Any], wrong: bool) -> Markup:
@@ -29,7 +35,8 @@ def _of_output(name: str, row: Mapping[str, Any], wrong: bool) -> list[Markup]:
 
 
 def _figure(caption: str, svg: Markup) -> Markup:
-    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(caption, svg)
+    box = Markup('<figure><figcaption>{}</figcaption><div class="drawing" tabindex="0">{}</div></figure>')
+    return box.format(caption, svg)
 
 
 def error_map(data: Mapping[str, Any]) -> Markup:
@@ -76,11 +83,18 @@ def histogram(bins: Mapping[str, int]) -> Markup:
         if before is not None and not _adjacent(before, label):
             columns.append(f'<text x="{right + GAP // 2}" y="{TALL + 10}" text-anchor="middle">…</text>')
             right += GAP
-        width = max(COLUMN, len(label) * CHARACTER)
+        width = max(COLUMN, max(map(len, lines_of(label))) * CHARACTER)
         columns.append(_column(right + width // 2, label, count, TALL * log10(count + 1) / top))
         right, before = right + width, label
     width = max(right, 150)
-    return Markup(f'<svg viewBox="0 0 {width} {TALL + 30}" width="{width}" role="img">{"".join(columns)}</svg>')
+    size = f'viewBox="0 0 {width} {TALL + 30 + LINE}" width="{width}"'
+    return Markup(f'<svg class="histogram" {size} role="img">{"".join(columns)}</svg>')
+
+
+def lines_of(label: str) -> tuple[str, str]:
+    """Return a bin's name in two lines, the second empty where one is enough: `16385..` over `32768`."""
+    first, dots, last = label.partition("..")
+    return (first + dots, last) if dots and len(label) * CHARACTER > COLUMN else (label, "")
 
 
 def _adjacent(left: str, right: str) -> bool:
@@ -94,7 +108,10 @@ def _column(middle: int, label: str, count: int, height: float) -> str:
     return (
         f'<rect class="column" x="{middle - 17}" y="{top:.1f}" width="34" height="{height:.1f}"/>'
         f'<text x="{middle}" y="{top - 2:.1f}" text-anchor="middle">{short(count)}</text>'
-        f'<text x="{middle}" y="{TALL + 24}" text-anchor="middle">{escape(label)}</text>'
+        + "".join(
+            f'<text x="{middle}" y="{TALL + 24 + LINE * number}" text-anchor="middle">{escape(line)}</text>'
+            for number, line in enumerate(filter(None, lines_of(label)))
+        )
     )
 
 

@@ -148,7 +148,7 @@ BACKENDS = [
     Misbehaving("raises", _raising(ZeroDivisionError("division by zero"))),
     Misbehaving("refuses_late", _raising(UnsupportedError("needs k % 16 == 0"))),
     Misbehaving("one_bit", _changed(_off_by_one_bit)),
-    Misbehaving("one_bit_of_a_named_arithmetic", _changed(_off_by_one_bit), "deep_gemm.sm90.bf16"),
+    Misbehaving("named_arithmetic", _changed(_off_by_one_bit), "deep_gemm.sm90.bf16"),
     Misbehaving("unknown_arithmetic", _changed(dict), "nonesuch"),
     Misbehaving("no_arithmetic_at_all", _changed(dict), 7),
     Endless("endless_provenance", _changed(dict)),

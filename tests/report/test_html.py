@@ -128,6 +128,39 @@ def test_a_wide_matrix_scrolls_inside_its_box_and_keeps_its_first_column(tmp_pat
     assert "<title>true true true true</title>" in document
 
 
+@needs_chromium
+def test_choices_of_formats_fold_under_their_operation_unless_one_is_wrong(tmp_path: Path) -> None:
+    formats = ("bfloat16", "mxfp8", "mxfp4")
+    rows = [
+        Result(f"s/{op}-{name}", "mine", "pass", level="exact", op=op, recipes={"a": name})
+        for op in ("cast", "gemm")
+        for name in formats
+    ]
+    rows[-1].status, rows[-1].level = "fail", "wrong"
+    script = """
+      const folds = [...document.querySelectorAll(".formats")];
+      const before = folds.map((fold) => fold.rows.length + (fold.hidden ? " folded" : " open"));
+      document.querySelector(".op button[aria-expanded=false]").click();
+      document.body.dataset.seen = before.join(", ") + "; then " + folds.filter((fold) => fold.hidden).length;
+    """
+    document, _ = opened(html.render(Results(rows)), tmp_path, script)
+    assert 'data-seen="3 folded, 3 open; then 0"' in document
+
+
+@needs_chromium
+def test_a_histogram_scrolls_on_a_narrow_screen_and_keeps_its_size(tmp_path: Path) -> None:
+    made = samples.results(1)
+    made.results[0].outputs = {"d": {**samples.WRONG, "histogram": {str(2**i): 1 for i in range(14)}}}
+    script = """
+      const drawing = document.querySelector("svg.histogram"), box = drawing.parentElement;
+      const whole = drawing.getBoundingClientRect().width >= drawing.viewBox.baseVal.width;
+      const inside = document.documentElement.scrollWidth <= innerWidth;
+      document.body.dataset.seen = [whole, box.scrollWidth > box.clientWidth, inside].join(" ");
+    """
+    document, _ = opened(html.render(made), tmp_path, script)
+    assert 'data-seen="true true true"' in document
+
+
 def test_a_name_breaks_behind_its_signs_only() -> None:
     assert html.breakable("torch/cuda_fast<") == "torch/<wbr>cuda_<wbr>fast&lt;"
     assert html.breakable("") == ""

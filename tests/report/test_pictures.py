@@ -9,17 +9,24 @@ import pytest
 
 from dgref.compare.comparison import _bin_name
 from dgref.compare.scan import BINS
-from dgref.report.pictures import CHARACTER, error_map, histogram
+from dgref.report.pictures import CHARACTER, SIDE, error_map, histogram
 
-LABEL = re.compile(r'<text x="(\d+)" y="114" text-anchor="middle">([^<]+)</text>')
+LABEL = re.compile(r'<text x="(\d+)" y="(?:114|125)" text-anchor="middle">([^<]+)</text>')
+
+
+def labels(drawn: str) -> dict[int, list[str]]:
+    """Return the lines of every bin's label by the middle of its column."""
+    found: dict[int, list[str]] = {}
+    for middle, line in LABEL.findall(drawn):
+        found.setdefault(int(middle), []).append(line)
+    return found
 
 
 def test_no_two_labels_overlap() -> None:
-    drawn = LABEL.findall(histogram({_bin_name(i): 10**i for i in range(BINS)}))
+    drawn = labels(histogram({_bin_name(i): 10**i for i in range(BINS)}))
     assert len(drawn) == BINS
-    spans = [
-        (int(middle) - len(label) * CHARACTER / 2, int(middle) + len(label) * CHARACTER / 2) for middle, label in drawn
-    ]
+    widths = {middle: max(map(len, lines)) * CHARACTER / 2 for middle, lines in drawn.items()}
+    spans = [(middle - width, middle + width) for middle, width in widths.items()]
     assert all(left[1] <= right[0] + 1 for left, right in pairwise(spans))
 
 
@@ -36,7 +43,12 @@ def test_no_two_labels_overlap() -> None:
 def test_empty_bins_between_leave_a_break(bins: dict, breaks: int) -> None:
     drawn = histogram(bins)
     assert drawn.count("…") == breaks
-    assert [label for _, label in LABEL.findall(drawn)] == [label for label, count in bins.items() if count]
+    assert ["".join(lines) for lines in labels(drawn).values()] == [label for label, count in bins.items() if count]
+
+
+def test_a_histogram_of_many_bins_fits_beside_its_map() -> None:
+    width = int(re.search(r'width="(\d+)"', histogram({_bin_name(i): 1 for i in range(16)}))[1])
+    assert width + SIDE < 1150
 
 
 def test_a_map_draws_a_run_of_wrong_cells_as_one_rectangle() -> None:

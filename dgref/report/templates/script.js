@@ -64,4 +64,11 @@ for (const cell of document.querySelectorAll("[data-filter]")) {
     filter.scrollIntoView({ behavior: "smooth", block: "center" });
   });
 }
+for (const button of document.querySelectorAll(".op button")) {
+  button.addEventListener("click", () => {
+    const formats = button.closest("tbody").nextElementSibling;
+    formats.hidden = !formats.hidden;
+    button.setAttribute("aria-expanded", String(!formats.hidden));
+  });
+}
 update();
