@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from dgref.cli import group
 from dgref.report.causes import cause_of
 from dgref.results import STATUSES
 from dgref.suite import load_file as load_suite
+from tests import samples
 
 DOCS = Path(__file__).parents[1] / "docs"
 READ_ROW_BY_ROW = "scale.array.reshape(-1)[: np.prod(scale.shape)].reshape(scale.shape)"
@@ -43,6 +47,56 @@ def test_every_command_in_the_guides_parses(line: str) -> None:
         command = command.get_command(None, name)
         assert command is not None, line
     command.make_context(name, arguments)
+
+
+PYTHON_PAGES = sorted(path.name for path in DOCS.glob("*.md") if "```python" in path.read_text(encoding="utf-8"))
+
+
+def _as_pasted(tmp_path: Path, programs: list[str]) -> None:
+    """Run programs one after the other in one process, each with names of its own."""
+    names = [tmp_path / f"block_{number}.py" for number in range(len(programs))]
+    for name, program in zip(names, programs, strict=True):
+        name.write_text(program, encoding="utf-8")
+    runner = f"import runpy\nfor name in {list(map(str, names))}: runpy.run_path(name)"
+    path = os.pathsep.join([str(DOCS.parent), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", runner],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES)
+def test_every_block_of_python_runs_as_it_is_pasted(tmp_path: Path, page: str) -> None:
+    programs = blocks(page, "python")
+    samples.results().save(tmp_path / "reports" / "local" / "results.json")  # where reports.md says that a run left it
+    (tmp_path / "my_backend.py").write_text(blocks("write-a-backend.md", "python")[0])  # as that page says
+    _as_pasted(tmp_path, [_without_prompts(program) for program in programs])
+
+
+def _without_prompts(text: str) -> str:
+    lines = text.splitlines()
+    return text if not text.startswith(">>>") else "\n".join(line[4:] for line in lines if line.startswith(">>> "))
+
+
+def test_the_tour_of_the_readme_runs_given_a_kernel(tmp_path: Path) -> None:
+    tour = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    kernel = "my_kernel = lambda *operands: hopper"  # the page leaves the reader's own kernel to the reader
+    _as_pasted(tmp_path, ["\n".join([tour[0], kernel, *tour[1:]])])
+
+
+def test_the_example_waiver_is_of_a_case_that_the_example_backend_passes(tmp_path: Path) -> None:
+    path, known = tmp_path / "my_backend.py", tmp_path / "waivers.toml"
+    text = blocks("write-a-backend.md", "python")[0].replace('"mine"', '"mine/waived"')
+    path.write_text(text, encoding="utf-8")
+    known.write_text(blocks("ci.md", "toml")[0].replace('"mine"', '"mine/waived"'), encoding="utf-8")
+    options = {"isolate": False, "settings": runner.Settings(diagnose=False), "waiver_file": known}
+    results = runner.run(["gemm"], load_file(path), **options)
+    assert results.counts["unexpected_pass"] > 0
+    assert (results.warnings, results.exit_code) == ([], 1)
 
 
 def test_the_example_backend_conforms(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class _Commands(click.Group):
 def group() -> None:
     """Are these bits right, and if not, what exactly is wrong?
 
-    Exit codes: 0 all conform, 1 something is wrong, 2 bad usage or bad input, 3 nothing could run.
+    Exit codes: 0 all conform, 1 something is wrong, 2 bad usage or bad input, 3 nothing could run, 130 interrupted.
     """
 
 

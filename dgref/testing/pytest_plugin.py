@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+_SHOWN = 3  # reasons why nothing ran
 
 
 def _seconds(text: str) -> float:
@@ -64,13 +67,13 @@ class ConformanceItem(pytest.Item):
         option = self.config.getoption
         settings = Settings(timeout=option("--dgref-timeout"), diagnose=not option("--dgref-no-diagnosis"))
         result = waivers.apply(_worker(self.config).run(self.case, self.backend, settings), waivers.load())
-        ran = self.config.__dict__.setdefault("_dgref_ran", [])
-        ran.append(result.ran)
+        outcomes = self.config.__dict__.setdefault("_dgref_outcomes", [])
+        outcomes.append(None if result.ran else result.reason)
         if not result.ran:
             pytest.skip(result.reason)
         if result.bad:
-            lines = [result.reason, result.explanation, f"again: {result.reproduce}"]
-            raise ConformanceError("\n".join(filter(None, lines)))
+            lines = [result.reason, *(f"{word}: {line}" for word, line in result.notes)]
+            raise ConformanceError("\n".join(lines))
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """Show a conformance failure as its sentences, anything else as a traceback."""
@@ -99,8 +102,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config._dgref_worker.stop()
 
 
+def _reasons(config: pytest.Config) -> list[str]:
+    """Return why each case did not run, where none did; nothing where one ran or none was asked for."""
+    outcomes = getattr(config, "_dgref_outcomes", None) or [None]
+    return [] if None in outcomes else outcomes
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail a gate under which nothing ran: every case skipped is no evidence."""
-    outcomes = getattr(session.config, "_dgref_ran", None)
-    if session.config.getoption("--dgref-suite") and outcomes is not None and not any(outcomes) and exitstatus == 0:
+    if _reasons(session.config) and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say why no case ran, which pytest shows with -rs only."""
+    for reason, count in Counter(_reasons(config)).most_common(_SHOWN):
+        terminalreporter.write_line(f"dgref: no case ran: {count} x {reason}")

@@ -66,3 +66,10 @@ def test_a_gate_under_which_nothing_ran_is_not_green(tmp_path: Path) -> None:
     done = run(tmp_path, *chosen)
     assert "1 skipped" in done.stdout
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_why_nothing_ran_is_said_without_another_option(tmp_path: Path) -> None:
+    chosen = ("--dgref-suite", "./one.toml", "--dgref-backend", samples.MISBEHAVING, "-k", "refuses_late")
+    assert "dgref: no case ran: 1 x needs k % 16 == 0" in run(tmp_path, *chosen).stdout
+    some = run(tmp_path, *chosen[:-1], "refuses_late or correct").stdout
+    assert "1 passed" in some and "no case ran" not in some
