@@ -21,7 +21,7 @@ def nibble_order(scene: Scene) -> Iterator[Misreading]:
                 f"the nibbles of {name} were swapped: the even index was taken from the high half of the byte",
                 on(name, _nibbles_swapped),
                 name,
-                f"put the even index of {name} in the low nibble (packing low_first)",
+                f"take the even index of {name} from the low nibble (packing low_first), or pack it as it is read",
                 "swapping them",
             )
 

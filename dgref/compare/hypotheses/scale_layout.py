@@ -130,7 +130,7 @@ def scale_byte_order(scene: Scene) -> Iterator[Misreading]:
     for name, tensor in _grids(scene):
         if is_power_format(tensor) and tensor.scale.shape[-1] > 1:
             cause = f"the scale bytes of {name} were packed big-endian"
-            fix = f"pass `layout=packed_ue8m0`: the first of four scales belongs in the low byte [{name}]"
+            fix = f"write and read the first of four scales of {name} in the low byte, as `layout=packed_ue8m0` has it"
             yield _misplaced(name, cause, _reversed_words, fix, "re-reading them little-endian")
 
 

@@ -101,7 +101,7 @@ def scale_exponent_offset(scene: Scene) -> Iterator[Misreading]:
                 f"every scale of {name} was taken as 2^{n} of what it is",
                 on(name, lambda t, n=n: _shifted(t, n)),
                 name,
-                f"look for an exponent bias, or a constant factor of 2^{n}, in how {name}'s scales are stored",
+                f"look for an exponent bias, or a constant factor of 2^{n}, in how {name}'s scales are stored, or read",
                 "taking it so",
                 likelihood=None if abs(n) <= max(_OFFSETS) else 0.4,
             )

@@ -44,7 +44,8 @@ def accumulator_width(scene: Scene) -> Iterator[Misreading]:
     model = _model(scene)
     if model is None:
         return
-    fix = f"declare what the kernel does, or make it promote every {model.interval or 'K'} of K on {model.core}"
+    chain = f"promote every {model.interval} of K" if model.interval else "add all of K in one chain"
+    fix = f"declare what the kernel does, or make it {chain} on {model.core}"
     core = model.tensor_core
     own = (core.fraction_bits, core.output, core.step)
     seen = {own}
