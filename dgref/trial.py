@@ -330,7 +330,8 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
     except Exception as error:
         result.evidence["diagnosis"] = f"the search for a cause failed: {_classified(error)[1]}"
         return
-    if found.status == "none" and not found.benign and attempt.repeatable and attempt.case.op in OPERATIONS:
+    probed = attempt.repeatable and attempt.case.op in OPERATIONS and result.reproduce
+    if found.status == "none" and not found.benign and probed:
         command = result.reproduce.replace("dgref run", "dgref fingerprint", 1)
         found.fix = f"ask the kernel which payload and scales it reads: {command} --addresses"
     result.diagnosis = found.to_dict()

@@ -188,8 +188,8 @@ def assert_backend_conforms(backend: Any, suites: str | Iterable[str], **setting
 
 
 def _lines(result: Any) -> list[str]:
-    cause = [f"  cause: {result.explanation}"] if result.explanation else []
-    return [f"{result.case}: {result.status}: {result.reason}", *cause, f"  again: {result.reproduce}"]
+    notes = [f"  {word}: {line}" for word, line in result.notes]
+    return [f"{result.case}: {result.status}: {result.reason}", *notes]
 
 
 _SEARCH_SECONDS = 10.0

@@ -89,6 +89,15 @@ def test_zeros_over_poison_were_written_by_a_kernel_that_ran(k: int, name: str) 
     assert (found.hypothesis, found.status) == (name, "confirmed")
     assert "nothing_ran" not in found.names
     assert "zeros_written" in found.names
+    assert found.separate is None  # no inputs tell a sum of nothing from zeros
+
+
+def test_zeros_that_keep_the_signs_of_sums_were_multiplied_by_0() -> None:
+    state = gemm("mxfp8", shape={"m": 24, "n": 40, "k": 256})
+    right = compute(state)["d"]
+    found = of(state, {"d": np.copysign(np.zeros_like(right), right)}, evidence=POISONED)
+    assert (found.hypothesis, found.status) == ("zeros_written", "confirmed")
+    assert "multiplied by 0" in found.sentence and "alpha" in found.fix
 
 
 def test_zeros_over_poison_in_a_tile_are_not_called_unwritten() -> None:
@@ -109,7 +118,7 @@ def test_k_floored_to_a_tile_is_added_to_c() -> None:
 @pytest.mark.parametrize(
     ("k", "stop", "words"),
     [
-        (160, 128, "K = 160 is no multiple of 64 or 128"),
+        (160, 128, "K = 160 is no multiple of 64, nor of 128"),
         (256, 255, "it stops 1 before K = 256"),
         (256, 192, "it stops 64 before K = 256"),
     ],

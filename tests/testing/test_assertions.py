@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -119,8 +121,14 @@ def test_a_backend_is_held_to_a_whole_suite(tmp_path: object) -> None:
     assert_backend_conforms(backends()["misbehaving/correct"], str(path))
     with pytest.raises(ConformanceError, match="got 1 wrong of 1, need 0\none/x: fail"):
         assert_backend_conforms(backends()["misbehaving/one_bit"], str(path), diagnose=False)
-    with pytest.raises(ConformanceError, match=r"\n  cause: .*\n  again: dgref run .*one\.toml --case x --backend "):
+    with pytest.raises(ConformanceError, match=r"\n  cause: .*\n  fix: .*\n  again: dgref run .*one\.toml --case x "):
         assert_backend_conforms(backends()["misbehaving/one_bit"], str(path))
+    alone = copy.copy(backends()["misbehaving/one_bit"])
+    alone.name = "alone"  # a Python object that no command can name
+    with pytest.raises(ConformanceError, match="alone: got 1 wrong of 1") as caught:
+        assert_backend_conforms(alone, str(path))
+    assert "cause:" in str(caught.value) and "dgref run" not in str(caught.value)
+    assert "dgref fingerprint" not in str(caught.value)
     with pytest.raises(ConformanceError, match="no case that could run"):
         assert_backend_conforms(backends()["misbehaving/refuses_late"], str(path))
 

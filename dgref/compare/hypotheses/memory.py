@@ -51,16 +51,25 @@ def zeros_written(scene: Scene) -> Iterator[Misreading]:
         "check the grid and the tile bounds if the output is cleared first, else what the epilogue of that part stores"
     )
     yield from _partly(scene, _zero, "zeros were written to part of the output", fix)
-    if all(_zero(array).all() for array in scene.observed.values()):
-        yield Misreading(
-            "zeros were written to the whole output",
-            after=lambda correct, seen: {n: seen[n] for n in correct},
-            site="d",
-            fix="look for a loop over K that is never entered (a number of tiles of K that is rounded down to 0), for "
-            "alpha = 0, and for accumulators that are cleared before they are stored",
-            remedy="writing zeros",
-            elementwise=True,
-        )
+    if not all(_zero(array).all() for array in scene.observed.values()):
+        return
+    if any(bits_of(array).any() for array in scene.observed.values()):  # zeros with the signs of sums
+        yield _zeros("every output was multiplied by 0", "look for alpha, or for a result scale, of 0", _scaled_by_zero)
+    yield _zeros(
+        "zeros were written to the whole output",
+        "look for a loop over K that is never entered (a number of tiles of K rounded down to 0), for alpha = 0, "
+        "and for accumulators that are cleared before they are stored",
+        np.zeros_like,
+    )
+
+
+def _zeros(cause: str, fix: str, how: Callable[[np.ndarray], np.ndarray]) -> Misreading:
+    after = lambda correct, _: {n: how(d) for n, d in correct.items()}  # noqa: E731
+    return Misreading(cause, after=after, site="d", fix=fix, remedy="writing zeros", elementwise=True)
+
+
+def _scaled_by_zero(array: np.ndarray) -> np.ndarray:
+    return np.copysign(np.zeros_like(array), array) if array.dtype.kind not in "iub" else np.zeros_like(array)
 
 
 def _zero(array: np.ndarray) -> np.ndarray:
@@ -226,7 +235,7 @@ def _ends(k: int, least: int) -> dict[int, str]:
     for tile in (16, 32, 64, 128):
         floors.setdefault(k // tile * tile, []).append(tile)
     found = {
-        stop: f"round the number of K tiles up: K = {k} is no multiple of {' or '.join(map(str, tiles))}"
+        stop: f"round the number of K tiles up: K = {k} is no multiple of {', nor of '.join(map(str, tiles))}"
         for stop, tiles in reversed(floors.items())
         if least <= stop < k
     }
