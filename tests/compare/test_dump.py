@@ -84,7 +84,7 @@ def test_the_command_names_the_fault_and_leaves_with_1(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, options, standalone_mode=False)
     assert result.return_value == 1
     assert result.output.startswith("confirmed: the nibbles of a were swapped")
-    assert "fix: put the even index of a in the low nibble" in result.output
+    assert "fix: take the even index of a from the low nibble" in result.output
     right = write(tmp_path / "right.npz", arrays_of(state, compute(state)))
     assert CliRunner().invoke(command, [str(right), *options[1:]], standalone_mode=False).return_value == 0
 
