@@ -55,9 +55,10 @@ def relaid(weight: Weight, layout: str, reader: Reader) -> Planned:
 
     row, target = weight.convention, LAYOUTS[layout]
     subject = weight.scale.name if weight.scale else weight.name
-    if weight.scale is None or weight.block is None or target.parameters:
-        got = f"{target.name}, which needs {target.parameters}" if target.parameters else "scales that do not fit"
-        raise InputError(expected(subject, got, "a grid of scales and a layout without parameters"))
+    if weight.misfit or target.parameters:
+        got = weight.misfit or f"{target.name}, which needs {target.parameters}"
+        need = "a weight that inspects without contradiction, and a layout without parameters"
+        raise InputError(expected(subject, got, need))
     words = target.elements.lanes > 1
     if words and row.scale_format not in ("float32", "float8_e8m0fnu"):
         raise InputError(expected(subject, f"{row.scale_format} scales", f"UE8M0, for {target.name}"))

@@ -16,6 +16,7 @@ from dgref.errors import FileError, choice, expected
 CHUNK = 8 << 20  # bytes read and counted at a time: what bounds the memory of an inspection
 _NEAR = 8 << 10  # rows with gaps smaller than this are read in one go: another call costs more than the gap
 _STRETCHES = 4  # places that a limited reading is spread over, from the first to the last
+_SPANS = 64  # stretches of one tensor, from which on they are merged
 _ALIGNMENT = 16  # of every stretch: a multiple of every element, so that no value is cut
 
 
@@ -46,7 +47,7 @@ class Reader:
     """Reads tensors' bytes, one file open at a time: weights are visited in the order of their bytes."""
 
     def __init__(self) -> None:
-        self.bytes_read = 0
+        self._spans: dict[tuple[Path, str], list[tuple[int, int]]] = {}
         self._path: Path | None = None
         self._stream: FileIO | None = None
 
@@ -55,6 +56,11 @@ class Reader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes of the tensors were read, each counted once."""
+        return sum(stop - start for spans in self._spans.values() for start, stop in _merged(spans))
 
     def close(self) -> None:
         """Close the file at hand; the next read opens its own."""
@@ -86,8 +92,14 @@ class Reader:
                 raise
             got = error.strerror or "an unreadable file"
             raise FileError(expected(f"{entry.file}: {entry.name[:120]!r}", got, "its bytes")) from None
-        self.bytes_read += size
+        self._note(entry, start, start + size)
         return buffer
+
+    def _note(self, entry: Entry, start: int, stop: int) -> None:
+        spans = self._spans.setdefault((entry.file, entry.name), [])
+        spans.append((start, stop))
+        if len(spans) >= _SPANS and len(spans).bit_count() == 1:  # a power of two: seldom, however many stay apart
+            spans[:] = _merged(spans)
 
     def _fill(self, entry: Entry, start: int, view: memoryview) -> None:
         stream, done = self._open(entry.file), 0
@@ -104,6 +116,17 @@ class Reader:
             self.close()
             self._path, self._stream = path, FileIO(path)
         return self._stream
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return stretches of bytes in order, those that overlap or meet as one."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(stop, found[-1][1]))
+        else:
+            found.append((start, stop))
+    return found
 
 
 def _stretches(size: int, limit: int | None) -> list[tuple[int, int]]:

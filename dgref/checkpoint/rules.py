@@ -37,8 +37,8 @@ def spelled(block: Block) -> str:
 def replanned(weight: Weight, to: Convention, reader: Reader) -> Iterator[Planned]:
     """Yield the tensors that hold a weight under another convention; nothing is written yet."""
     here = weight.convention
-    if weight.scale is None or weight.block is None:
-        raise refused(weight.name, "scales that do not fit the payload", "a weight that inspects without contradiction")
+    if weight.misfit:
+        raise refused(weight.name, weight.misfit, "a weight that inspects without contradiction")
     if weight.layout != LINEAR:
         raise refused(weight.name, f"scales in {weight.layout}", f"linear scales: convert with layout={LINEAR!r} first")
     if here.format != to.format:
@@ -139,8 +139,9 @@ def _inverted(row: Convention) -> bool:
 
 def dequantized(weight: Weight, to: str, reader: Reader) -> Planned:
     """Plan a weight as plain floats; while it is written, every value is checked to be exact."""
-    if weight.scale is None or weight.block is None or not weight.two_dimensional:
-        raise refused(weight.name, "scales that do not fit the payload", "a weight that inspects without contradiction")
+    if weight.misfit or not weight.two_dimensional:
+        got = weight.misfit or f"a payload of shape {list(weight.shape)}"
+        raise refused(weight.name, got, "a weight that inspects without contradiction")
     return Planned(weight.name + ".weight", FLOATS[to], weight.shape, lambda: _values(weight, to, reader))
 
 

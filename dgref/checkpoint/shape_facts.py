@@ -51,6 +51,10 @@ def _explain_shape(weight: Weight) -> str:
     """Say what the scales' shape would fit."""
     if weight.layout != LINEAR:
         return f"the file declares its scales to be in {weight.layout}, whose size is another"
+    for rule in weight.convention.blocks:
+        *_, rows, columns = weight.convention.scale_shape(weight.shape, rule)
+        if rows != columns and weight.scale.shape[-2:] == (columns, rows):
+            return f"the grid of blocks of {_block_text(rule)} is transposed: store [rows, columns], as the payload is"
     block = implied_block(weight.shape, weight.scale.shape)
     if block:
         return f"the shape is that of blocks of {_block_text(block)}: wrong granularity or wrong convention"

@@ -34,6 +34,15 @@ class Weight:
         return self.convention.logical_shape(self.payload.shape, self.payload.dtype)
 
     @property
+    def misfit(self) -> str:
+        """What the scales have that the convention does not store; empty where they fit."""
+        if self.scale is None:
+            return "no scales"
+        if not stored_as(self):
+            return f"scales of {self.scale.dtype}"
+        return "" if self.block is not None else "scales that do not fit the payload"
+
+    @property
     def parts(self) -> tuple[Entry, ...]:
         """The tensors that it is made of."""
         parts = (self.payload, self.scale, self.global_scale, self.input_scale)

@@ -207,3 +207,11 @@ def test_samples_agree_with_the_whole_weight(tmp_path):
     (weight,), _ = find_weights(open_source(path), set())
     taken = [sample.payload.astype(np.float64) * sample.scale for sample in samples(weight, Reader(), AMOUNTS["all"])]
     np.testing.assert_array_equal(np.concatenate(taken), values_of(path)["w"])
+
+
+@pytest.mark.parametrize("how", [{"to": "float32"}, {"to": "compressed_tensors_fp8"}, {"layout": "swizzle_128x4"}])
+def test_scales_of_a_type_that_the_convention_lacks_are_refused(tmp_path, how):
+    payload, scale = MAKERS["deepseek_v3_fp8"]("w", structured()).items()
+    wide = {payload[0]: payload[1], scale[0]: ("F64", scale[1][1].astype(np.float64))}
+    with pytest.raises(InputError, match="got scales of F64, need a weight that inspects without contradiction"):
+        convert(save(tmp_path / "m.safetensors", wide), tmp_path / "o.safetensors", **how)

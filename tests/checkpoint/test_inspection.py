@@ -294,3 +294,12 @@ def test_nibbles_helper_puts_even_columns_low():
 @pytest.mark.parametrize(("count", "text"), [(131328, "131.33 kB"), (12, "12 bytes"), (95_000_000_000, "95.00 GB")])
 def test_sizes_are_said_in_a_unit_that_shows_them(count: int, text: str) -> None:
     assert rendering._amount(count) == text
+
+
+@pytest.mark.parametrize("shape", [(384, 256), (256, 512)])  # the second grid is also that of blocks of 64x256
+def test_a_transposed_grid_of_scales_is_called_one(tmp_path, shape):
+    payload, scale = MAKERS["deepseek_v3_fp8"]("w", structured(*shape)).items()
+    turned = {payload[0]: payload[1], scale[0]: ("F32", np.ascontiguousarray(scale[1][1].T))}
+    (found,) = inspect(save(tmp_path / "m.safetensors", turned)).findings
+    assert found.fact == "scale_shape"
+    assert found.fix == "the grid of blocks of 128x128 is transposed: store [rows, columns], as the payload is"

@@ -80,3 +80,21 @@ def test_memory_stays_bounded_on_a_file_much_larger(tmp_path):
     small = save(tmp_path / "small.safetensors", MAKERS["compressed_tensors_mxfp4"]("w", structured(512, 8192)))
     run = subprocess.run([sys.executable, "-c", script, path, small], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 64, "mebibytes beyond those of a small file"
+
+
+def test_bytes_that_are_read_twice_are_counted_once(tmp_path):
+    path = save(tmp_path / "m.safetensors", MAKERS["deepseek_v3_fp8"]("w", structured()))
+    inspection = inspect(path)
+    assert inspection.bytes_read == inspection.bytes
+    entry = read_header(path).tensors["w.weight"]
+    with Reader() as reader:
+        for start in (0, 100, 1000, 1050, 90):
+            reader.read(entry, start, 100)
+        assert reader.bytes_read == 200 + 150
+
+
+def test_far_rows_are_counted_by_what_was_read_of_them(tmp_path):
+    path = save(tmp_path / "m.safetensors", MAKERS["deepseek_v3_fp8"]("w", structured(256, 16384)))
+    with Reader() as reader:
+        reader.rows(read_header(path).tensors["w.weight"], 0, 200, 16384, 8)
+        assert reader.bytes_read == 200 * 8
