@@ -22,6 +22,7 @@ from dgref.buffers import Buffer, as_integers, buffers_of, format_name, sha256
 from dgref.errors import DgrefError, FileError, UnavailableError, expected
 from dgref.files import read_json, write_atomically
 from dgref.ops import OPS
+from dgref.ops.typical import limit_arithmetic, may_be_narrow, operands_of
 from dgref.results import Result, Results
 from dgref.suite import Case, Suite, chosen
 
@@ -127,12 +128,15 @@ def _check_entry(row: Any, subject: str) -> None:
 
 
 class FolderBackend(BackendBase):
-    """Whatever program wrote outputs into an exported folder; `arithmetic` is what the program claims to compute."""
+    """Whatever program wrote outputs into an exported folder; `arithmetic` is what the program claims to compute.
 
-    def __init__(self, folder: Path, arithmetic: str | None = None):
+    `architecture` is where it ran, `cpu` or a GPU's: that decides what bounds it where it claims nothing.
+    """
+
+    def __init__(self, folder: Path, arithmetic: str | None = None, architecture: str | None = None):
         self.name = f"files/{folder.resolve().name}"
         self._folder = folder
-        self._arithmetic = arithmetic
+        self._arithmetic, self._narrow = arithmetic, may_be_narrow(architecture)
         self._entries: dict[str, dict[str, Any]] = {}
         for row in read_manifest(folder)["cases"]:
             name = _case_of(row, folder).name
@@ -152,10 +156,8 @@ class FolderBackend(BackendBase):
         return self._arithmetic
 
     def limit_arithmetic(self, case: Case, architecture: Any) -> Any:
-        """Return what bounds a program that ran nobody knows where: a narrow accumulator is not excluded."""
-        from dgref.ops.typical import limit_arithmetic, operands_of
-
-        return limit_arithmetic(case.op, operands_of(case), narrow=True)
+        """Return what bounds the program: where nobody says where it ran, a narrow accumulator is not excluded."""
+        return limit_arithmetic(case.op, operands_of(case), self._narrow)
 
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         """Check that the inputs on disk are those that were exported, then read the outputs."""
@@ -204,19 +206,25 @@ def _output(arrays: Mapping[str, Any], name: str, like: np.ndarray, path: Path) 
 
 
 def verify(
-    folder: Path, settings: Any, arithmetic: str | None = None, ids: Collection[str] = (), progress: Any = None
+    folder: Path,
+    settings: Any,
+    arithmetic: str | None = None,
+    ids: Collection[str] = (),
+    progress: Any = None,
+    architecture: str | None = None,
 ) -> Results:
     """Judge the outputs that a program wrote beside exported inputs; where it wrote none at all, say so."""
     from dgref import machine
 
-    backend = FolderBackend(folder, arithmetic)
+    backend = FolderBackend(folder, arithmetic, architecture)
     if not any(backend.outputs_file(case).exists() for case in backend.cases()):
         raise UnavailableError(expected(str(folder), "no outputs", "the files that the manifest names `outputs_file`"))
     results = Results(machine=machine.describe(), flags={"folder": folder.name, "settings": asdict(settings)})
     cases = chosen(backend.cases(), ids)
     for number, case in enumerate(cases, 1):
         result = _judged(case, backend, settings)
-        result.reproduce = f"dgref verify {shlex.quote(str(folder))} --case {shlex.quote(case.id)}"
+        where = f" --architecture {architecture}" if architecture else ""
+        result.reproduce = f"dgref verify {shlex.quote(str(folder))} --case {shlex.quote(case.id)}{where}"
         results.results.append(result)
         if progress:
             progress(number, len(cases), result)

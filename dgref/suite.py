@@ -216,7 +216,7 @@ def _case(data: dict[str, Any], suite: str, context: str) -> Case:
         id=data["id"],
         why=data["why"],
         op=op.name,
-        shape=_shape(data.get("shape"), context),
+        shape=checked_shape(data.get("shape"), context),
         operands={name: _operand(value, f"{context} field {name!r}") for name, value in operands.items()},
         params=_table(data.get("params", {}), f"{context} field 'params'"),
         out=_format(data.get("out", "bfloat16"), f"{context} field 'out'"),
@@ -266,7 +266,8 @@ def _table(value: Any, subject: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _shape(shape: Any, context: str) -> dict[str, int]:
+def checked_shape(shape: Any, context: str) -> dict[str, int]:
+    """Return extents by axis; what is no table of them, or larger than any memory, is an error."""
     if not isinstance(shape, Mapping):
         raise SuiteError(
             expected(f"{context} field 'shape'", repr(shape), "a table of extents such as { m = 1, n = 2, k = 3 }")

@@ -26,7 +26,7 @@ from dgref.errors import DgrefError, UnavailableError, UnsupportedError, seconds
 from dgref.expectation import Expectation
 from dgref.observation import Observation, observe
 from dgref.ops import OPS
-from dgref.ops.typical import published_arithmetics
+from dgref.ops.typical import bound_of, published_arithmetics
 from dgref.reference.dispatch import resolve
 from dgref.results import UNJUDGED, Result, plain
 from dgref.suite import Case
@@ -314,8 +314,12 @@ def _reason(result: Result, attempt: _Attempt, verdict: Verdict) -> str:
     name = max(verdict.differing, key=lambda output: verdict.differing[output])
     described = result.outputs[name]
     beyond = verdict.beyond_bound.get(name, 0)
-    bound = f"; {beyond} of them beyond the derived bound" if beyond else "; all within the derived bound"
+    bound = "" if attempt.limits in (None, "exact") else f"; {_within(beyond)} {bound_of(attempt.limits)}"
     return f"{name}: {described['summary']}{bound}; required {result.required}, got {verdict.level}"
+
+
+def _within(beyond: int) -> str:
+    return f"{beyond} of them beyond" if beyond else "all within"
 
 
 def _diagnose(result: Result, attempt: _Attempt) -> None:

@@ -18,7 +18,7 @@ ROOMS = [
     ("formats",),
     ("reference",),
     ("inputs", "ops"),
-    ("machine", "grid", "suite", "suite_documentation", "timing", "buffers", "guards", "recordings"),
+    ("machine", "grid", "suite", "given", "suite_documentation", "timing", "buffers", "guards", "recordings"),
     ("compare",),
     ("backends", "deep_gemm"),
     ("nested", "results", "waivers", "journal"),

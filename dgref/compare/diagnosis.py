@@ -20,6 +20,7 @@ from dgref.compare.search import Ranked, Search
 from dgref.compare.separation import advice, as_toml, doubts, rivals, telling_case
 from dgref.errors import InputError, ShapeError, expected, instance, seconds, shown, unknown_name
 from dgref.formats.native import to_numpy
+from dgref.given import described, output_format
 from dgref.ops import OPS
 from dgref.reference.dispatch import resolve
 from dgref.suite import Case
@@ -81,6 +82,7 @@ def diagnose(
 ) -> Diagnosis:
     """Return why `outputs` of a case are wrong: an array, or one for each output's name.
 
+    `case` is a case, or the name of its op where `inputs` hold its parameters too, such as {"a": a, "b": b}.
     `arithmetic` is what the implementation declares; without it outputs are held to the derived bound. `evidence` is
     what a run showed: `differing` launches, `provenance`. `budget` is in seconds; an answer found on a sample is
     confirmed on as many outputs as the rest of it allows. `limits` is the arithmetic whose bound outputs without a
@@ -88,8 +90,9 @@ def diagnose(
     """
     started = time.perf_counter()
     _check(case, inputs, arithmetic, evidence, budget, limits)
+    case, inputs = _described(case, inputs, outputs)
     observed = _named(case, outputs)
-    misshapen = _misshapen(case, observed)
+    misshapen = _misshapen(case, inputs, observed)
     if misshapen is not None:
         return misshapen
     shown = list(findings(evidence or {}))
@@ -100,14 +103,25 @@ def diagnose(
 
 
 def _check(case: Any, inputs: Any, arithmetic: Any, evidence: Any, budget: Any, limits: Any) -> None:
-    if not hasattr(case, "op") or case.op not in OPS:
-        raise InputError(expected("case", shown(case), "a Case"))
+    if not isinstance(case, str) and (not hasattr(case, "op") or case.op not in OPS):
+        raise InputError(expected("case", shown(case), "a Case, or the name of an op"))
     instance("inputs", inputs, Mapping, "a mapping of operands by name")
     instance("evidence", evidence, Mapping | None, "a mapping, or None")
     seconds("budget", budget)
-    for given in (arithmetic, limits):
-        if given is not None:
-            resolve(given)
+    for named in (arithmetic, limits):
+        if named is not None:
+            resolve(named)
+
+
+def _described(case: Any, inputs: Mapping[str, Any], outputs: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return the case, and its inputs as NumPy arrays; an op's name and operands are one whose recipes are known."""
+    out = output_format(case, outputs) if isinstance(case, str) else None
+    found = described(case, inputs, out)
+    if isinstance(case, str):
+        found.op.accept(found.case, found.inputs)
+    if found.undescribed:
+        raise InputError(expected(" and ".join(found.undescribed), "scales of no recipe", "those of one, or a Case"))
+    return found.case, found.inputs
 
 
 def _named(case: Any, outputs: Any) -> dict[str, np.ndarray]:
@@ -122,8 +136,8 @@ def _named(case: Any, outputs: Any) -> dict[str, np.ndarray]:
     return {name: to_numpy(array, name) for name, array in outputs.items()}
 
 
-def _misshapen(case: Any, observed: Mapping[str, np.ndarray]) -> Diagnosis | None:
-    for name, array in OPS[case.op].allocate(case).items():
+def _misshapen(case: Any, inputs: Mapping[str, Any], observed: Mapping[str, np.ndarray]) -> Diagnosis | None:
+    for name, array in OPS[case.op].allocate(case, inputs=inputs).items():
         if name in observed and (observed[name].shape, observed[name].dtype) != (array.shape, array.dtype):
             got = f"{observed[name].shape} of {observed[name].dtype}"
             need = f"{array.shape} of {array.dtype}"

@@ -8,6 +8,7 @@ promoted, and where K is split. Probe i is row i of A with row i of B, so that o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from dgref.compare import fingerprint_space as space
 from dgref.errors import InputError, expected
 from dgref.formats.element import FORMATS, Format
-from dgref.formats.native import to_numpy
+from dgref.formats.native import like, to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.arithmetic import Arithmetic
 from dgref.reference.engine_operand import as_scaled
@@ -63,19 +64,20 @@ def _lowest(format: Format) -> int:
 
 
 def _like(template: ScaledTensor, values: np.ndarray) -> ScaledTensor:
-    """Return values as a tensor of the template's format, every scale 1."""
-    codes = FORMATS[template.format].encode(values)
+    """Return values as a tensor of the template's format and kind of array, every scale 1."""
+    codes = like(FORMATS[template.format].encode(values), template.data)
     if template.scale is None:
         return ScaledTensor(codes, template.format)
-    grid = np.ones(template.scale.shape, np.float32)
+    grid = np.ones(tuple(template.scale.shape), np.float32)
     name = template.scaling.scale_format
     ones = grid if name == "float32" else FORMATS[name].encode(grid)
-    return ScaledTensor(codes, template.format, ones, template.scaling, template.global_scale)
+    return replace(template, data=codes, scale=like(ones, template.scale))
 
 
 def probe(a: Any, b: Any, backend: Callable, architecture: str | None) -> tuple[tuple[str, ...], list[Arithmetic]]:
     """Return what designed operands show, as sentences, and the arithmetics that agree with it."""
-    prober = Prober(as_scaled(a), as_scaled(b), backend)
+    tensors = (tensor if isinstance(tensor, ScaledTensor) else as_scaled(tensor) for tensor in (a, b))
+    prober = Prober(*tensors, backend)
     if prober.k < 4:
         raise InputError(expected("K", prober.k, "at least 4: probes need room"))
     bits = _fraction_bits(prober)

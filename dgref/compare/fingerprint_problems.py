@@ -26,6 +26,11 @@ _LIMIT = 1 << 34  # multiply-accumulates of one recomputation; larger outputs ar
 _SCORES_AT_ONCE = 1 << 24
 
 
+def plain_values(operand: Any) -> np.ndarray:
+    """Return an operand without scales as float32."""
+    return np.asarray(as_scaled(operand).values(), np.float32)
+
+
 class Problem(Protocol):
     """One recorded output and the arithmetics that could have made it."""
 
@@ -116,7 +121,7 @@ class Logits:
         shared = kv.scale is not None and kv.scale.shape[-1] == 1
         self.q, self.scale = as_scaled(inputs["q"]), np.asarray(kv.scale[:, 0], np.float32) if shared else None
         self.kv = ScaledTensor(kv.data, kv.format) if shared else kv
-        self.weights = np.asarray(to_numpy(inputs["weights"], "weights"), np.float32)
+        self.weights = plain_values(inputs["weights"])
         self.d, self.out, self.architecture, self.k = logits, format_of(logits).name, architecture, self.q.shape[-1]
         if logits.shape != (self.q.shape[0], self.kv.shape[0]):
             raise UnsupportedError(expected("logits", logits.shape, "one column for each key: not compressed"))

@@ -11,8 +11,13 @@ _SHARE = 0.95  # of them must follow it: sums that cancel carry roundings of the
 _ROUNDINGS = 2.0  # units in the last place of the output
 
 
-def relation(observed: Any, correct: Any, differing: np.ndarray) -> str | None:
-    """Return words for the factor or the addend between differing outputs and what they should be, if there is one."""
+def relation(observed: np.ndarray, correct: Any, differing: np.ndarray) -> str | None:
+    """Return words for the factor or the addend between differing outputs and what they should be, if there is one.
+
+    Integers are codes, indices or words, which have neither.
+    """
+    if observed.dtype.kind in "iu":
+        return None
     with np.errstate(all="ignore"):
         x, y = (np.asarray(side, np.float64)[differing] for side in (observed, correct))
         usable = np.isfinite(x) & np.isfinite(y) & (y != 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from dgref.errors import FormatError, ShapeError, expected
 from dgref.formats.element import FORMATS, Array, as_format
-from dgref.formats.native import like, to_numpy
+from dgref.formats.native import is_torch, like, on_cpu, to_numpy
 from dgref.formats.packing import pack
 from dgref.formats.scaling import Scaling
 
@@ -110,6 +111,14 @@ class ScaledTensor:
         scaling = f"{rows}x{columns} {self.scaling.scale_format} {self.scaling.rule}"
         beside = f", global scale ({self.scaling.global_scale})" if self.scaling.has_global else ""
         return f"ScaledTensor({shape} {self.format}, {scaling}{beside})"
+
+
+def in_numpy(value: Any, name: str) -> Any:
+    """Return a torch tensor, or a ScaledTensor of them, as NumPy arrays on the CPU; anything else as it is."""
+    if isinstance(value, ScaledTensor):
+        parts = {part: in_numpy(getattr(value, part), f"{name}.{part}") for part in ("data", "scale", "global_scale")}
+        return replace(value, **parts)
+    return to_numpy(on_cpu(value, name), name) if is_torch(value) else value
 
 
 def global_range(scaling: Scaling, format: str) -> float:

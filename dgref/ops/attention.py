@@ -94,6 +94,7 @@ MQA_LOGITS = Op(
         ranges,
     ),
     constraints=(
+        Constraint("max_seqlen_k", "at least 0", lambda p: p["max_seqlen_k"] >= 0),
         Constraint(
             "max_seqlen_k, clean",
             "clean = false for compressed logits",
@@ -244,6 +245,7 @@ PAGED_MQA_METADATA = Op(
     derived={"starts": lambda p: p["num_sms"] + 1, "two": lambda p: 2},
     takes_arithmetic=False,
     extents_as_options=("num_sms",),
+    told={"max_context_len": lambda p, inputs: int(inputs["context_lens"].max(initial=0))},
     notes="A sequence is as long as its last token sees.",
 )
 ROWS = (MQA_LOGITS, PAGED_MQA_LOGITS, PAGED_MQA_METADATA)

@@ -36,11 +36,20 @@ CAST = Op(
     constraints=(Constraint("convention", "one that converts to `out`", _knows_format),),
     out_formats=DESTINATIONS,
     takes_arithmetic=False,
+    joins_rows=lambda p, shape: True,
 )
 
 
 def _grid(p: Problem) -> tuple[int, ...]:
-    return RECIPES[p["recipe"]].scaling.grid(p.shape("m n"))
+    scaling = RECIPES[p["recipe"]].scaling
+    return (0, 0) if scaling is None else scaling.grid(p.shape("m n"))
+
+
+def _whole_blocks(p: Problem, shape: tuple[int, ...]) -> bool:
+    """Return whether no block of scales, and no global scale, reaches over the rows of two matrices."""
+    scaling = RECIPES[p["recipe"]].scaling
+    rows = scaling.block[0] if scaling else 1
+    return not (scaling and scaling.has_global) and rows > 0 and (len(shape) < 2 or shape[-2] % rows == 0)
 
 
 QUANTIZE = Op(
@@ -73,5 +82,6 @@ QUANTIZE = Op(
     ),
     derived={"m_scale": lambda p: _grid(p)[0], "n_scale": lambda p: _grid(p)[1]},
     takes_arithmetic=False,
+    joins_rows=_whole_blocks,
 )
 ROWS = (CAST, QUANTIZE)

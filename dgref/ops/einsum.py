@@ -35,14 +35,19 @@ def _joins_into_one_k(p: Problem) -> bool:
     return all(s is None or (s.block[0] == 1 and s.block[1] and p["k"] % s.block[1] == 0) for s in scalings)
 
 
+def _factor(name: str) -> Operand:
+    order = "axes in the order batch, own, summed over"
+    return Operand(name, _axes(f"{name}_last"), formats=MATRIX_FORMATS, meaning=order, array_axes=_axes(name))
+
+
 EINSUM = Op(
     name="einsum",
     summary="products of three-axis tensors: batched over heads, or summed over the batch too",
     equation="out = sum over the axes that the output lacks of a * b, such as d[b,h,d] = sum_r a[b,h,r] * b[h,d,r]",
     axes="batch m n k",
     inputs=(
-        Operand("a", _axes("a_last"), formats=MATRIX_FORMATS, meaning="axes in the order batch, own, summed over"),
-        Operand("b", _axes("b_last"), formats=MATRIX_FORMATS, meaning="axes in the order batch, own, summed over"),
+        _factor("a"),
+        _factor("b"),
         start_operand(_axes("out")),
     ),
     outputs=(Operand("d", _axes("out"), "plain", OUT_FORMATS),),

@@ -39,6 +39,10 @@ def make_stats(p: Problem, inputs: Inputs) -> np.ndarray:
     return p.stream("recv_stats").integers(0, 100, p.shape("ranks local_experts")).astype(np.int32)
 
 
+def _no_stats(p: Problem) -> np.ndarray:
+    return np.zeros(p.shape("ranks local_experts"), np.int32)
+
+
 def _routes(p: Problem, inputs: Inputs) -> int:
     return int(np.count_nonzero(np.asarray(inputs["topk_idx"]) >= 0))
 
@@ -81,7 +85,9 @@ MEGA_MOE = Op(
         Operand("topk_weights", "ranks tokens topk", "plain", ("float32",), default=lambda p: "float32"),
         _weight("l1_weights", "experts gate_up hidden"),
         _weight("l2_weights", "experts hidden intermediate"),
-        Operand("recv_stats", "ranks local_experts", "index", meaning="counts to add to", make=make_stats),
+        Operand(
+            "recv_stats", "ranks local_experts", "index", meaning="counts to add to", make=make_stats, absent=_no_stats
+        ),
     ),
     outputs=(
         Operand("y", "ranks tokens hidden", "plain", ("bfloat16",)),

@@ -15,6 +15,8 @@ from dgref.ops.problem import CaseLike, Constraint, Inputs, Operand, Param, Prob
 from dgref.reference.dispatch import using
 from dgref.reference.operands import bind
 
+_BY_NAME = "a mapping of operands by name"
+
 
 @dataclass(frozen=True)
 class Op:
@@ -36,23 +38,27 @@ class Op:
     takes_arithmetic: bool = True
     extents_as_options: tuple[str, ...] = ()  # axes whose extent the reference takes as a keyword
     sampler: Sampler | None = None  # how some rows and columns are computed alone; None: only everything is
+    told: Mapping[str, Callable[[Problem, Inputs], int]] = field(default_factory=dict)  # axes that no operand has
+    joins_rows: Callable[[Problem, tuple[int, ...]], bool] | None = None  # whether further axes may count as rows
     notes: str = ""
 
-    def problem(self, case: CaseLike) -> Problem:
+    def problem(self, case: CaseLike, inputs: Inputs | None = None) -> Problem:
         """Return the case's extents and parameters, defaults filled in; an unknown or missing name is an error."""
         if not all(hasattr(case, name) for name in ("id", "shape", "operands", "params")):
             raise InputError(expected("case", shown(case), "a Case"))
         extents = self._extents(case.shape, case.id)
-        known = {param.name: param for param in self.params}
-        for name in case.params:
-            if name not in known:
-                raise InputError(f"{self.name}: {unknown_name('param', name, known)}" + in_brackets(case.id))
-        params = {
-            name: param.check(case.params.get(name, param.default), self.name, case.id) for name, param in known.items()
-        }
+        params = self.check_params(case.params, case.id)
         for name, derive in self.derived.items():
-            extents[name] = derive(Problem(extents, params, case=case))
-        return Problem(extents, params, case.out if self.out_formats else None, case)
+            extents[name] = derive(Problem(extents, params, case=case, inputs=inputs))
+        return Problem(extents, params, case.out if self.out_formats else None, case, inputs)
+
+    def check_params(self, params: Mapping[str, Any], context: str) -> dict[str, Any]:
+        """Return every parameter, defaults filled in; an unknown name or a value of another kind is an error."""
+        known = {param.name: param for param in self.params}
+        for name in params:
+            if name not in known:
+                raise InputError(f"{self.name}: {unknown_name('param', name, known)}" + in_brackets(context))
+        return {name: param.check(params.get(name, param.default), self.name, context) for name, param in known.items()}
 
     def _extents(self, shape: Mapping[str, int], context: str) -> dict[str, int]:
         axes = self.axes.split()
@@ -75,6 +81,21 @@ class Op:
     def validate(self, case: CaseLike) -> None:
         """Raise, in a sentence that names field, value, need and case, unless the case can be computed."""
         problem = self.problem(case)
+        self._check_problem(problem)
+        self._validate_operands(problem)
+
+    def accept(self, case: CaseLike, inputs: Inputs) -> None:
+        """Raise unless the case of inputs that someone holds can be computed, whatever scales they have."""
+        problem = self.problem(case, inputs)
+        self._check_problem(problem)
+        self._check_inputs(problem, inputs)
+        for operand in self.present(problem):
+            if operand.kind != "index" and inputs[operand.name].format not in operand.formats:
+                need = " or ".join(operand.formats)
+                raise FormatError(expected(f"operand {operand.name} of {self.name}", inputs[operand.name].format, need))
+
+    def _check_problem(self, problem: Problem) -> None:
+        case = problem.case
         for rule in self.constraints:
             if not rule.holds(problem):
                 raise ShapeError(
@@ -82,7 +103,6 @@ class Op:
                 )
         if self.out_formats and case.out not in self.out_formats:
             raise FormatError(expected(f"{self.name} out", case.out, " or ".join(self.out_formats), case.id))
-        self._validate_operands(problem)
 
     def _validate_operands(self, problem: Problem) -> None:
         present = {operand.name: operand for operand in self.present(problem)}
@@ -126,7 +146,8 @@ class Op:
 
     def compute(self, case: CaseLike, inputs: Inputs, arithmetic: Any = "exact") -> dict[str, Any]:
         """Return the reference's outputs by name, under an arithmetic or exactly."""
-        problem = self.problem(case)
+        instance(f"inputs of {self.name}", inputs, Mapping, _BY_NAME)
+        problem = self.problem(case, inputs)
         self._check_inputs(problem, inputs)
         options = {param.name: problem[param.name] for param in self.params if not param.shapes_inputs_only}
         options |= {axis: problem[axis] for axis in self.extents_as_options}
@@ -141,12 +162,10 @@ class Op:
         return dict(zip(names, result if isinstance(result, tuple) else (result,), strict=True))
 
     def _check_inputs(self, problem: Problem, inputs: Inputs) -> None:
-        """Raise where operands are not given by name, or one is missing."""
-        subject, need = f"inputs of {self.name}", "a mapping of operands by name"
-        instance(subject, inputs, Mapping, need)
+        """Raise where an operand is missing."""
         missing = [operand.name for operand in self.present(problem) if operand.name not in inputs]
         if missing:
-            raise InputError(expected(subject, f"no {' and no '.join(missing)}", need))
+            raise InputError(expected(f"inputs of {self.name}", f"no {' and no '.join(missing)}", _BY_NAME))
 
     def bound(self, case: CaseLike, inputs: Inputs, arithmetic: Any) -> dict[str, np.ndarray]:
         """Return, for every output, how far from exact any order of adding on the arithmetic's accumulator may be.
@@ -163,9 +182,9 @@ class Op:
         problem = self.problem(case)
         return {operand.name: operand.shape(problem) for operand in self.outputs if operand.when(problem)}
 
-    def allocate(self, case: CaseLike, fill: int = 0xFF) -> dict[str, np.ndarray]:
+    def allocate(self, case: CaseLike, fill: int = 0xFF, inputs: Inputs | None = None) -> dict[str, np.ndarray]:
         """Return an output array for every output, every byte set to `fill`, so that what is not written shows."""
-        problem = self.problem(case)
+        problem = self.problem(case, inputs)
         outputs = {}
         for operand in self.outputs:
             if operand.when(problem):
@@ -176,7 +195,7 @@ class Op:
 
     def defined(self, case: CaseLike, inputs: Inputs) -> dict[str, np.ndarray | None]:
         """Return, for every output, which elements the op defines: a mask, or None where it defines them all."""
-        problem = self.problem(case)
+        problem = self.problem(case, inputs)
         undefined = self.undefined(problem, inputs) if self.undefined else {}
         names = [operand.name for operand in self.outputs if operand.when(problem)]
         return {name: ~undefined[name] if name in undefined else None for name in names}

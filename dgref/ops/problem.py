@@ -42,6 +42,7 @@ class Problem:
     params: Mapping[str, Any]
     out: str | None = None
     case: CaseLike | None = None
+    inputs: Inputs | None = None  # where someone holds them; otherwise the case makes them
 
     def __getitem__(self, name: str) -> Any:
         return self.extents[name] if name in self.extents else self.params[name]
@@ -135,6 +136,8 @@ class Operand:
     make: Callable[[Problem, Inputs], np.ndarray] | None = None
     fill: Callable[[Problem, str, Inputs], ScaledTensor] | None = None
     touched: Callable[[Problem, Inputs], int] | None = None
+    array_axes: Callable[[Problem], str] | None = None  # the order of an array that is no ScaledTensor, where another
+    absent: Callable[[Problem], np.ndarray] | None = None  # what stands for one that someone leaves out
 
     @property
     def required(self) -> bool:

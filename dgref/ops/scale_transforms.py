@@ -94,8 +94,15 @@ PACKED = Op(
 )
 
 
+def _k_of(layout: np.ndarray, psum: bool) -> int:
+    return int(layout.max(initial=0) if psum else layout.sum())
+
+
 def _block_counts(p: Problem) -> list[int]:
-    lengths = group_lengths(make_k_layout(p, {}), p["psum"], p["alignment"]) if p["alignment"] > 0 else []
+    if p["alignment"] < 1:
+        return []
+    layout = p.inputs["grouped_layout"] if p.inputs else make_k_layout(p, {})
+    lengths = group_lengths(layout, p["psum"], p["alignment"])
     return [-(-length // p["block"]) for length in lengths]
 
 
@@ -125,6 +132,7 @@ K_GROUPED = Op(
         "k_blocks": lambda p: sum(_block_counts(p)),
         "words": lambda p: sum(-(-count // 4) for count in _block_counts(p)),
     },
+    told={"k": lambda p, inputs: _k_of(inputs["grouped_layout"], p["psum"])},
     takes_arithmetic=False,
 )
 

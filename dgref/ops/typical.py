@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dgref.arch import ARCHITECTURES
 from dgref.formats import RECIPES, Scaling
 from dgref.ops import OPS
 from dgref.ops.problem import CaseLike
@@ -15,6 +16,7 @@ _BY_OP = {
     "mqa_logits": "deep_gemm.sm90.mqa_logits",
     "paged_mqa_logits": "deep_gemm.sm90.mqa_logits",
 }
+CPU = "cpu"  # an architecture beside those of GPUs: sums are fp32 or better
 _LOGITS = ("mqa_logits", "paged_mqa_logits")
 _NO_BLOCKS = 1 << 30  # a scale that spans all of K
 
@@ -63,6 +65,23 @@ def published_arithmetics(limits: Arithmetic) -> list[Arithmetic]:
 
 def _kind(core: TensorCore) -> tuple[str, int, bool]:
     return core.format, core.scale_block, core.fraction_bits < NARROW
+
+
+def may_be_narrow(architecture: str | None) -> bool:
+    """Return whether FP8 may be added in 13 fraction bits: not on a CPU; anywhere, where nobody says where that was."""
+    if architecture is None:
+        return True
+    return architecture != CPU and ARCHITECTURES[architecture].narrow_fp8
+
+
+def bound_of(limits: Arithmetic) -> str:
+    """Return whose bound it is that an output is held to, as a sentence says it."""
+    if limits.status != "assumed":
+        return f"the bound of {limits.name or limits.core}"
+    bits = limits.tensor_core.fraction_bits
+    return (
+        f"the bound of an accumulator of {bits} fraction bits" if bits < NARROW else "the bound of an fp32 accumulator"
+    )
 
 
 def limit_arithmetic(op: str, operands: Sequence[Operand], narrow: bool) -> Arithmetic:

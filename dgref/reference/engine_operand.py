@@ -11,12 +11,13 @@ import numpy as np
 from dgref.errors import FormatError, ShapeError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.native import as_codes, format_of, to_numpy
-from dgref.formats.tensor import ScaledTensor
+from dgref.formats.tensor import ScaledTensor, in_numpy
 from dgref.reference.tensor_core import TensorCore, split
 
 
 def as_scaled(operand: Any) -> ScaledTensor:
     """Return a ScaledTensor as it is, or a native array wrapped without scales."""
+    operand = in_numpy(operand, "operand")
     if isinstance(operand, ScaledTensor):
         return operand
     array = to_numpy(operand, "operand")

@@ -16,13 +16,14 @@ from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.native import as_codes, format_of, is_torch, like, to_numpy
 from dgref.formats.scaling import FULL
-from dgref.formats.tensor import ScaledTensor
+from dgref.formats.tensor import ScaledTensor, in_numpy
 
 _INT64 = np.iinfo(np.int64)
 
 
 def scaled(operand: Any, name: str) -> ScaledTensor:
     """Return an operand as a ScaledTensor whose parts fit one another; the dtype of a plain array says its format."""
+    operand = in_numpy(operand, name)
     if isinstance(operand, ScaledTensor):
         return fitting(operand, name)
     if not hasattr(operand, "dtype"):

@@ -274,3 +274,67 @@ def test_what_cannot_be_inferred_is_refused():
         infer_arithmetic("gemm", inputs)
     with pytest.raises(UnsupportedError, match="formats that no tensor core multiplies"):
         infer_arithmetic("gemm", operands(format="bfloat16"), np.zeros((24, 40), np.float32), architecture="sm70")
+
+
+def grouped(layout: list[int], **how) -> tuple[dict, np.ndarray]:
+    """Return operands of groups of rows, and their product in pieces of 128 of K."""
+    from dgref.reference import gemm_grouped_contiguous
+
+    rng = np.random.default_rng(5)
+    a, b = (quantize(rng.standard_normal(s).astype(np.float32), "mxfp8") for s in ((4, 256), (4, 16, 256)))
+    inputs = {"a": a, "b": b, "grouped_layout": np.array(layout, np.int32), **how}
+    return inputs, gemm_grouped_contiguous(**inputs, arithmetic="dgref.sm90.fp8_fp4", out="float32")
+
+
+@pytest.mark.parametrize(
+    ("layout", "how", "evidence"),
+    [
+        ([1, 2, 3, 4], {"psum": True, "alignment": 1}, "group 0, rows 0..0"),
+        ([0, 1, 4, 4], {"psum": True, "alignment": 1}, "group 2, rows 1..3"),
+        ([0, 4, 4, 4], {"psum": True, "alignment": 1}, "group 1, rows 0..3"),
+        ([0, 1, 2, 4], {"psum": True, "alignment": 2}, "group 3, rows 2..3"),
+        ([3, 1, 3, 0], {}, "group 3, rows 0..2, 2 of them"),
+        ([2, 2, -1, 1], {}, "group 2, rows 0..1"),
+    ],
+)
+def test_a_group_is_found_by_its_labels_or_running_ends_whatever_their_number(layout, how, evidence):
+    inputs, d = grouped(layout, **how)
+    found = infer_arithmetic("gemm_grouped_contiguous", inputs, d)
+    assert found.arithmetic is not None
+    assert found.evidence[0] == evidence
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grouped_layout": None}, "operand grouped_layout of gemm_grouped_contiguous: got nothing"),
+        ({"a": None}, "operand a of gemm_grouped_contiguous: got nothing"),
+        ({"C": None}, "parameter of gemm_grouped_contiguous: got 'C'"),
+        ({"grouped_layout": np.full(4, -1)}, "groups: got no rows in any"),
+    ],
+)
+def test_operands_that_are_missing_or_misspelt_are_named(changes, words):
+    inputs, d = grouped([0, 0, 1, 1])
+    with pytest.raises(InputError, match=words):
+        infer_arithmetic("gemm_grouped_contiguous", {**inputs, **changes}, d)
+
+
+def test_splits_of_the_prenorm_show_what_one_of_them_does():
+    from dgref.reference import hc_prenorm
+
+    rng = np.random.default_rng(6)
+    a, b = rng.standard_normal((8, 512)).astype("bfloat16"), rng.standard_normal((24, 512)).astype(np.float32)
+    outputs = hc_prenorm(a, b, num_splits=3, arithmetic="deep_gemm.sm90.hc_prenorm")
+    found = infer_arithmetic("hc_prenorm", {"a": a, "b": b, "num_splits": 3}, outputs)
+    assert found.arithmetic.name == "deep_gemm.sm90.hc_prenorm"
+
+
+def test_probes_of_torch_operands_are_torch_tensors():
+    import torch
+
+    def backend(a, b):
+        assert isinstance(a.data, torch.Tensor) and isinstance(b.scale, torch.Tensor)
+        return contract(a, b, "dgref.sm90.fp8_fp4")
+
+    a, b = (quantize(torch.randn(16, 256), "mxfp8") for _ in "ab")
+    assert infer_arithmetic("gemm", {"a": a, "b": b}, backend=backend).arithmetic is not None

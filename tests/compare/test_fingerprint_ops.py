@@ -47,7 +47,7 @@ def test_an_einsum_shows_how_it_adds_whatever_the_order_of_its_axes(expression, 
 
 def test_an_einsum_without_its_expression_is_refused():
     a = np.ones((2, 3, 4), np.float32)
-    with pytest.raises(InputError, match="expression: got none, need the expression of the case"):
+    with pytest.raises(InputError, match="parameter expression of einsum: got nothing, need a value"):
         infer_arithmetic("einsum", {"a": a, "b": a}, a)
 
 

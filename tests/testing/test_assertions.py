@@ -7,13 +7,16 @@ import copy
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
+import dgref
 from dgref import reference
 from dgref.backends import backends, load_file
 from dgref.errors import ConformanceError, DgrefError
 from dgref.formats import quantize
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
+from dgref.ops.typical import typical_arithmetic
 from dgref.testing import assert_backend_conforms, assert_conforms
 from tests import samples
 
@@ -90,8 +93,6 @@ def test_rows_past_the_mask_may_hold_anything() -> None:
 
 
 def test_torch_tensors_are_taken_as_they_are() -> None:
-    import torch
-
     output = torch.from_numpy(reference.gemm(A, B, out="float32"))
     assert assert_conforms(output, "gemm", A, B) == "exact"
 
@@ -146,7 +147,6 @@ def test_expect_exact_is_asked_for_also_without_an_arithmetic() -> None:
 
 
 def test_torch_operands_are_taken() -> None:
-    torch = pytest.importorskip("torch")
     x = torch.eye(16, dtype=torch.float16)
     assert assert_conforms(x @ x.T, "gemm", x, x) == "exact"
 
@@ -186,3 +186,123 @@ def test_conversions_are_asserted_in_the_format_they_make() -> None:
     assert assert_conforms(A.data, "quantize", A.values().astype(np.float32), recipe="mxfp8") == "exact"
     with pytest.raises(ConformanceError, match="1 of 1,024 float8_e4m3fn elements differ"):
         assert_conforms(flipped(x.astype(ml_dtypes.float8_e4m3fn)), "cast", x)
+
+
+RECIPES = [
+    ("deepseek_fp8", "deepseek_fp8_weight"),
+    *((name, name) for name in ("mxfp8", "mxfp4", "nvfp4", "per_tensor_fp8", "bfloat16", "float16")),
+]
+
+
+@pytest.mark.parametrize("recipes", RECIPES, ids=lambda pair: pair[0])
+def test_tensors_that_torch_quantised_are_judged_like_numpys(recipes: tuple[str, str]) -> None:
+    rows = [RANDOM.standard_normal((8, 256), dtype=np.float32) for _ in "ab"]
+    made = {}
+    for kind in (np.asarray, torch.from_numpy):
+        a, b = (quantize(kind(x), recipe) for x, recipe in zip(rows, recipes, strict=True))
+        d = reference.gemm(a, b, out="float32")
+        assert assert_conforms(d, "gemm", a, b) == "exact"
+        assert dgref.compare(d, d).equal
+        wrong = d.clip(0)
+        with pytest.raises(ConformanceError, match="cause: negative outputs became zero: a ReLU") as caught:
+            assert_conforms(wrong, "gemm", a, b, arithmetic="exact")
+        inputs = {"a": a, "b": b}
+        found = dgref.diagnose("gemm", inputs, wrong, "exact")
+        assert found.hypothesis == "activation_fused"
+        typical = typical_arithmetic("gemm", [(tensor.format, tensor.scaling) for tensor in (a, b)])
+        inferred = dgref.infer_arithmetic("gemm", inputs, reference.gemm(a, b, arithmetic=typical, out="float32"))
+        assert inferred.arithmetic is not None
+        made[kind] = (str(caught.value), found.sentence, inferred.arithmetic)
+    assert made[np.asarray] == made[torch.from_numpy]
+
+
+def test_a_label_of_another_format_is_wrong_and_bits_without_one_are_not() -> None:
+    x = A.values().astype(np.float32)
+    assert assert_conforms(A.data.view(ml_dtypes.float8_e4m3fn), "quantize", x, recipe="mxfp8") == "exact"
+    assert assert_conforms(torch.from_numpy(A.data).view(torch.float8_e4m3fn), "quantize", x, recipe="mxfp8") == "exact"
+    with pytest.raises(ConformanceError, match=r"output data: got .16, 64. of float8_e5m2, need .* of float8_e4m3fn"):
+        assert_conforms(A.data.view(ml_dtypes.float8_e5m2), "quantize", x, recipe="mxfp8")
+    lengths = np.array([[7], [900]], np.int32)
+    schedule = reference.paged_mqa_metadata(lengths, num_sms=5)
+    assert assert_conforms(schedule.view(np.uint32), "paged_mqa_metadata", lengths, num_sms=5) == "exact"
+    for other in (schedule.view(np.float32), schedule.astype(np.int64)):
+        with pytest.raises(ConformanceError, match="output schedule: got"):
+            assert_conforms(other, "paged_mqa_metadata", lengths, num_sms=5)
+
+
+def test_bits_of_an_output_are_what_out_says() -> None:
+    d = reference.gemm(A, B, out="bfloat16")
+    assert assert_conforms(d.view(np.uint16), "gemm", A, B, out="bfloat16") == "exact"
+    with pytest.raises(ConformanceError, match=r"output d: got .* of bfloat16, need .* of float16"):
+        assert_conforms(d, "gemm", A, B, out="float16")
+
+
+def test_every_output_is_asserted_in_a_tuple_or_by_name() -> None:
+    x = RANDOM.standard_normal((16, 64)).astype(np.float32)
+    made = quantize(x, "mxfp8")
+    assert assert_conforms((made.data, made.scale), "quantize", x, recipe="mxfp8") == "exact"
+    assert assert_conforms({"scale": made.scale}, "quantize", x, recipe="mxfp8") == "exact"
+    with pytest.raises(ConformanceError, match=r"scale: 32 of 32 float8_e8m0fnu elements differ .*\n  cause: "):
+        assert_conforms((made.data, made.scale + 1), "quantize", x, recipe="mxfp8")
+    for none in ({}, ()):
+        with pytest.raises(DgrefError, match="outputs of quantize: got none"):
+            assert_conforms(none, "quantize", x, recipe="mxfp8")
+    with pytest.raises(DgrefError, match="output of quantize: got 'scales', need scale"):
+        assert_conforms({"scales": made.scale}, "quantize", x, recipe="mxfp8")
+    with pytest.raises(DgrefError, match="outputs of quantize: got 3, need at most 2"):
+        assert_conforms((made.data, made.scale, made.scale), "quantize", x, recipe="mxfp8")
+
+
+def test_words_of_scales_are_asserted_with_and_without_running_ends() -> None:
+    scales = np.exp2(RANDOM.integers(-3, 3, (2, 130, 4))).astype(np.float32)
+    packed = reference.scales_packed(scales)
+    packed[..., 130:] = 7  # padding, which nobody needs to write
+    assert assert_conforms(packed, "scales_packed", scales) == "exact"
+    with pytest.raises(ConformanceError):
+        assert_conforms(packed + 1, "scales_packed", scales)
+    ends = np.array([100, 130], np.int32)
+    packed = reference.scales_packed(scales[0], ends=ends, alignment=4)
+    assert assert_conforms(packed, "scales_packed", scales[0], ends, alignment=4) == "exact"
+    grouped = np.array([128, 512], np.int32)
+    packed = reference.scales_packed_k_grouped(scales[0, :5], grouped)
+    assert assert_conforms(packed, "scales_packed_k_grouped", scales[0, :5], grouped) == "exact"
+    with pytest.raises(ConformanceError, match="cause: no hypothesis"):
+        assert_conforms(packed ^ 1, "scales_packed_k_grouped", scales[0, :5], grouped)
+
+
+def test_causes_are_found_whatever_the_op() -> None:
+    a, b = (RANDOM.standard_normal(shape).astype(ml_dtypes.bfloat16) for shape in ((3, 4, 64), (4, 8, 64)))
+    made = np.maximum(reference.einsum("bhr,hdr->bhd", a, b), 0)
+    with pytest.raises(ConformanceError, match="cause: negative outputs became zero: a ReLU"):
+        assert_conforms(made, "einsum", a, b, expression="bhr,hdr->bhd")
+    for x in (np.full((), 3, np.float32), RANDOM.standard_normal((2, 3, 64)).astype(np.float32)):
+        right = x.astype(ml_dtypes.float8_e4m3fn)
+        assert assert_conforms(right, "cast", x) == "exact"
+        with pytest.raises(ConformanceError, match="cause: no hypothesis"):
+            assert_conforms(flipped(right) if right.ndim else right * 2, "cast", x)
+
+
+@pytest.mark.parametrize("architecture", ["cpu", "sm100", "sm80"])
+def test_an_output_of_what_has_no_narrow_accumulator_is_held_to_fp32(architecture: str) -> None:
+    a, b = (quantize(RANDOM.standard_normal((32, 512)).astype(np.float32), "per_tensor_fp8") for _ in "ab")
+    made = reference.gemm(a, b, arithmetic="cublaslt.fp8_fast", out="float32")
+    assert assert_conforms(made, "gemm", a, b) == "bounded"
+    assert assert_conforms(made, "gemm", a, b, architecture="sm90") == "bounded"
+    with pytest.raises(ConformanceError, match=r"need bounded .*; [\d,]+ beyond the bound of an fp32 accumulator\n"):
+        assert_conforms(made, "gemm", a, b, architecture=architecture)
+    with pytest.raises(ConformanceError, match="beyond the bound of an accumulator of 13 fraction bits\n"):
+        assert_conforms(made * 2, "gemm", a, b)
+    with pytest.raises(DgrefError, match="architecture: got 'sm99', need"):
+        assert_conforms(made, "gemm", a, b, architecture="sm99")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_truncated_output_is_wrong_where_nothing_narrow_computed_it(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    a, b = (quantize(random.standard_normal((rows, 256), dtype=np.float32), "mxfp4") for rows in (32, 64))
+    exact = reference.gemm(a, b, out="float32")
+    cut = (exact.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32).astype(ml_dtypes.bfloat16)
+    with pytest.raises(
+        ConformanceError, match="cause: fp32 sums were cut off to bfloat16 where they should be rounded"
+    ):
+        assert_conforms(cut, "gemm", a, b, architecture="cpu")
