@@ -163,8 +163,28 @@ def check_writable(name: str, d: torch.Tensor) -> None:
     """Raise unless an output is on the CPU and every element of it has memory of its own."""
     if d.device.type != "cpu":
         raise InputError(expected(name, f"a tensor on {d.device}", "a CPU tensor, or all tensors on one GPU"))
-    if any(stride == 0 and extent > 1 for stride, extent in zip(d.stride(), d.shape, strict=True)):
-        raise LayoutError(expected(f"{name} strides", d.stride(), "memory for each element: this is an expanded view"))
+    if _overlaps(d):
+        kind = "expanded" if 0 in d.stride() else "overlapping"
+        need = f"memory for each element: this is an {kind} view"
+        raise LayoutError(expected(f"{name} strides", d.stride(), need))
+
+
+def _overlaps(d: torch.Tensor) -> bool:
+    """Return whether two elements lie at one address: never where each stride is beyond what smaller ones reach."""
+    axes = sorted((stride, extent) for stride, extent in zip(d.stride(), d.shape, strict=True) if extent > 1)
+    reach = 0
+    for stride, extent in axes if d.numel() else ():
+        if stride <= reach:
+            return _distinct_addresses(d) < d.numel()
+        reach += stride * (extent - 1)
+    return False
+
+
+def _distinct_addresses(d: torch.Tensor) -> int:
+    addresses = np.zeros(1, np.int64)
+    for stride, extent in zip(d.stride(), d.shape, strict=True):
+        addresses = np.unique(addresses[:, None] + np.arange(extent) * stride)
+    return addresses.size
 
 
 def start_values(c: torch.Tensor | None, d: torch.Tensor) -> np.ndarray | None:

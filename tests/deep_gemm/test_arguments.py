@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dgref.deep_gemm as deep_gemm
+from dgref.deep_gemm.operands import check_writable
 from dgref.errors import DgrefError, FormatError, InputError, LayoutError, ShapeError, UnsupportedError
 from tests.deep_gemm.calls import CALLS, GROUPS, K, M, N, bf16, fp8, index, turned
 
@@ -115,6 +116,7 @@ NEAR_MISSES = [
     (ShapeError, "d shape: got [8, 6], need [6, 8]", "this one is transposed", dense(d=torch.zeros(N, M))),
     (FormatError, "d: got None, need a torch tensor", "", dense(d=None)),
     (LayoutError, "d strides: got (0, 1)", "an expanded view", dense(d=torch.zeros(1, N).expand(M, N))),
+    (LayoutError, "d strides: got (1, 1)", "an overlapping view", dense(d=torch.zeros(99).as_strided((M, N), (1, 1)))),
     (InputError, "d: got a tensor on meta", "", dense(d=torch.zeros(M, N, device="meta"))),
     (FormatError, "a scales: got None, need a torch tensor", "", dense(a=(CODES, None))),
     (FormatError, "recipe: got tuple of 2, need 3 integers", "", dense(recipe=(1, 128))),
@@ -129,6 +131,21 @@ def test_a_near_miss_is_named_with_what_would_be_right(kind: type, sentence: str
     with pytest.raises(kind) as caught:
         call()
     assert sentence in str(caught.value) and hint in str(caught.value)
+
+
+def test_rows_apart_or_interleaved_have_memory_of_their_own() -> None:
+    made = torch.zeros(M, N)
+    dense(d=made)()
+    apart = torch.zeros(M, 2 * N)[:, :N]
+    dense(d=apart)()
+    assert torch.equal(apart, made)
+    for strides, shape, overlapping in (((3, 2), (2, 3), False), ((4, 2), (2, 3), True), ((9, 3, 1), (1, 4, 3), False)):
+        view = torch.zeros(30).as_strided(shape, strides)
+        if not overlapping:
+            check_writable("d", view)
+            continue
+        with pytest.raises(LayoutError, match="an overlapping view"):
+            check_writable("d", view)
 
 
 def test_the_function_that_was_called_is_named_not_the_one_inside() -> None:
