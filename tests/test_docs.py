@@ -23,7 +23,7 @@ from tests import samples
 
 DOCS = Path(__file__).parents[1] / "docs"
 READ_ROW_BY_ROW = "scale.array.reshape(-1)[: np.prod(scale.shape)].reshape(scale.shape)"
-GUIDES = ("write-a-backend.md", "ci.md", "reports.md", "suites.md")
+GUIDES = ("write-a-backend.md", "ci.md", "diagnosis.md", "reports.md", "suites.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -41,7 +41,7 @@ def commands(page: str) -> list[str]:
 
 @pytest.mark.parametrize("line", sorted({line for page in GUIDES for line in commands(page)}))
 def test_every_command_in_the_guides_parses(line: str) -> None:
-    command, arguments = group, shlex.split(line)[1:]
+    command, arguments = group, shlex.split(line, comments=True)[1:]
     while hasattr(command, "get_command"):
         name, *arguments = arguments
         command = command.get_command(None, name)
@@ -118,6 +118,16 @@ def test_the_quantised_example_conforms_on_every_case_it_serves(tmp_path: Path) 
     assert all(row.evidence["guards"] == [] for row in results if row.ran)
 
 
+def test_the_example_of_a_dump_is_diagnosed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(blocks("diagnosis.md", "python")[0], {})
+    sentence = capsys.readouterr().out.strip()
+    assert sentence.startswith("negative outputs became zero: a ReLU")
+    line = next(line for line in commands("diagnosis.md") if "swizzle" not in line)
+    ran = CliRunner().invoke(group, shlex.split(line)[1:], standalone_mode=False)
+    assert ran.return_value == 1 and sentence in ran.output
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "cause"),
     [
@@ -144,7 +154,7 @@ def test_the_quantised_example_is_asked_what_it_reads_as_the_diagnosis_page_show
     text = text.replace(right, f"    {wrong}{right}").replace("mine/fp4", "mine/fragments")
     (tmp_path / "my_fp4_backend.py").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    (shown,) = blocks("diagnosis.md", "console")
+    shown = next(block for block in blocks("diagnosis.md", "console") if "--addresses" in block)
     command, _, printed = shown.partition("\n")
     done = CliRunner().invoke(group, shlex.split(command.removeprefix("$ dgref ")), standalone_mode=False)
     assert (done.output, done.return_value) == (printed, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.buffers import tensor_of
+from dgref.buffers import LINEAR, tensor_of
 from dgref.errors import FileError, FormatError, InputError, expected, unknown_name
 from dgref.formats import FORMATS, LAYOUTS, RECIPES, format_of
 from dgref.formats.native import bits_of, to_numpy
@@ -131,15 +131,36 @@ def _plain(name: str, array: np.ndarray) -> OperandChoice:
     return OperandChoice(format_of(array, name).name)
 
 
-def _logical(array: np.ndarray, choice: OperandChoice) -> tuple[int, ...]:
-    bits = FORMATS[RECIPES[choice.recipe].format].bits
-    stored = (*array.shape[:-1], array.shape[-1] * 8 // bits) if bits < 8 else array.shape
+def _logical(name: str, arrays: Mapping[str, np.ndarray], choice: OperandChoice) -> tuple[int, ...]:
+    """Return the shape in elements: narrow codes share bytes, unless there are just the scales for one a byte."""
+    shape, bits = arrays[name].shape, FORMATS[RECIPES[choice.recipe].format].bits
+    if bits >= 8 or not shape:
+        return _in_order(shape, choice)
+    packed = _in_order((*shape[:-1], shape[-1] * 8 // bits), choice)
+    single = _in_order(shape, choice)
+    scales = arrays.get(f"{name}.scale")
+    if scales is not None and _has_scales(packed, choice, scales) < _has_scales(single, choice, scales):
+        return single
+    return packed
+
+
+def _in_order(stored: tuple[int, ...], choice: OperandChoice) -> tuple[int, ...]:
     return stored if choice.major == "k" else (*stored[:-2], stored[-1], stored[-2])
+
+
+def _has_scales(shape: tuple[int, ...], choice: OperandChoice, scales: np.ndarray) -> bool:
+    """Return whether the scales of a tensor of this shape take as many bytes as there are."""
+    scaling, layout = RECIPES[choice.recipe].scaling, LAYOUTS[choice.layout or LINEAR]
+    if scaling is None or layout.parameters or len(shape) < 2:
+        return False
+    grid, width = scaling.grid(shape), FORMATS[scaling.scale_format].code_dtype.itemsize
+    words = layout.elements.lanes > 1
+    return grid[-2] % layout.divisor == 0 and layout.size(grid) * (4 if words else width) == scales.nbytes
 
 
 def _extents(row: Op, arrays: Mapping[str, Any], chosen: Mapping[str, OperandChoice]) -> dict[str, int]:
     """Return the extents of the op's own axes that the payloads' shapes tell."""
-    shapes = {name: _logical(arrays[name], choice) for name, choice in chosen.items()}
+    shapes = {name: _logical(name, arrays, choice) for name, choice in chosen.items()}
     shapes |= {o.name: arrays[o.name].shape for o in row.inputs if o.kind == "index" and o.name in arrays}
     extents = row.extents_of({name: np.broadcast_to(0, shape) for name, shape in shapes.items()})
     return {axis: extent for axis, extent in extents.items() if axis in row.axes.split()}

@@ -99,6 +99,33 @@ pairs of provenance entries that must agree (`requested_kernel` and `kernel`, `a
 `problem_key` and `tuned_key`, `source_hash` and `artefact_hash`). Rows 38, 39 and 40 look alike from outside: all are
 named `race`.
 
+## What to dump
+
+One file, `.npz`, `.safetensors` or `.pt`, of arrays under the op's own names (`dgref list ops --show gemm`): the
+payload as bytes or a native dtype, FP4 two codes a byte or one; its scales as the kernel reads them, `a.scale`, and for
+NVFP4 `a.global_scale`; what came out, `d`. BF16 that NumPy cannot name goes as `uint16`, with `--out bfloat16`.
+
+```python
+import numpy as np
+import dgref
+
+x, w = (np.random.default_rng(seed).standard_normal((64, 512), dtype=np.float32) for seed in (0, 1))
+a, b = dgref.quantize(x, "mxfp4"), dgref.quantize(w, "mxfp4")
+d = dgref.reference.gemm(a, b).clip(0)  # the kernel's output; this one has a ReLU too many
+arrays = {"a": a.packed(), "a.scale": a.scale, "b": b.packed(), "b.scale": b.scale, "d": d.view(np.uint16)}
+np.savez("dump.npz", **arrays)
+print(dgref.diagnose("gemm", {"a": a, "b": b}, d).sentence)  # the same, of tensors in memory
+```
+
+```console
+dgref diagnose dump.npz --a mxfp4 --b mxfp4 --out bfloat16
+dgref diagnose dump.npz --a mxfp4:swizzle_128x4 --b mxfp4:swizzle_128x4 --out bfloat16  # if scales are swizzled
+```
+
+With an op's name, parameters go beside the operands: `{"a": a, "b": b, "grouped_layout": ends, "psum": True}`.
+
+## What is injected
+
 `dgref faults` injects every one of these into correct results and counts what is caught and named. This page is
 generated: `python -m dgref.faults.table > docs/diagnosis.md`.
 

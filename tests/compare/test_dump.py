@@ -131,3 +131,16 @@ def test_an_output_of_another_width_is_diagnosed_by_its_shape_and_not_reinterpre
     arrays = {**arrays_of(state, {}), "d": np.array(7, np.int8)}
     found = as_case(arrays, choices={name: choice_of("mxfp4:swizzle_128x4", name) for name in "ab"}, out="bfloat16")
     assert (found.outputs["d"].shape, found.outputs["d"].dtype) == ((), np.int8)
+
+
+@pytest.mark.parametrize("layout", ["linear", "swizzle_128x4", "packed_ue8m0"])
+@pytest.mark.parametrize("single", [False, True])
+def test_narrow_codes_may_have_a_byte_each_where_the_scales_say_so(layout: str, single: bool) -> None:
+    operand = OperandChoice("mxfp4", layout)
+    state = state_of(Case("dump", "a test", "gemm", {"m": 40, "n": 48, "k": 128}, {"a": operand, "b": operand}))
+    arrays = arrays_of(state, compute(state))
+    if single:
+        arrays |= {name: state.inputs[name].data for name in "ab"}
+    found = as_case(arrays, choices={"a": operand, "b": operand}, out="bfloat16")
+    assert found.case.shape == {"m": 40, "n": 48, "k": 128}
+    assert all(found.inputs[name].data.tobytes() == state.inputs[name].data.tobytes() for name in "ab")
