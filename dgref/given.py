@@ -19,7 +19,7 @@ from dgref.formats import RECIPES, format_of
 from dgref.formats.tensor import ScaledTensor, in_numpy
 from dgref.ops import OPS, Op, Operand
 from dgref.ops.problem import Problem
-from dgref.reference.operands import bind, integers, scaled
+from dgref.reference.operands import integers, scaled
 from dgref.suite import Case, OperandChoice, checked_shape
 
 
@@ -97,6 +97,8 @@ def output_format(op: str, outputs: Any) -> str | None:
     if not row.out_formats:
         return None
     name = row.outputs[0].name
+    if isinstance(outputs, Mapping | tuple) and not outputs:
+        raise InputError(expected(f"outputs of {op}", "none", " or ".join(operand.name for operand in row.outputs)))
     first = outputs.get(name) if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else outputs
     return format_of(first, name).name
 
@@ -187,8 +189,7 @@ def _bound(row: Op, operands: Mapping[str, Any], problem: Problem) -> dict[str, 
         if not there and name in operands:
             why = ", ".join(f"{p.name} = {shown(problem[p.name])}" for p in row.params if p.shapes_inputs_only)
             raise InputError(expected(f"operand {name} of {row.name}", "a tensor", f"nothing where {why}"))
-    present = (operand for operand in row.inputs if operand.name in operands)
-    return bind({operand.name: (operand.axes_of(problem), operands[operand.name]) for operand in present})
+    return row.extents_of(operands, problem.params)
 
 
 def _numbers(extents: Mapping[str, Any], bound: Mapping[str, int], row: Op) -> Iterator[tuple[str, int]]:

@@ -67,6 +67,15 @@ def test_a_program_may_have_run_on_a_narrow_accumulator(tmp_path: Path) -> None:
     made = OPS["gemm"].compute(case, case.make_inputs(), "deep_gemm.sm90.fp8_1d2d")
     save_file({"d": made["d"]}, FolderBackend(tmp_path).outputs_file(case))
     assert verify(tmp_path, QUICK).results[0].level == "bounded"
+    assert verify(tmp_path, QUICK, architecture="sm90").results[0].level == "bounded"
+    for architecture in ("cpu", "sm100"):
+        result = verify(tmp_path, QUICK, architecture=architecture).results[0]
+        assert result.level == "wrong" and "beyond the bound of an fp32 accumulator; required" in result.reason
+        assert result.reproduce.endswith(f"--architecture {architecture}")
+    with pytest.raises(DgrefError, match="architecture: got 'sm999', need"):
+        verify(tmp_path, QUICK, architecture="sm999")
+    ran = CliRunner().invoke(group, ["verify", str(tmp_path), "--architecture", "cpu"], standalone_mode=False)
+    assert ran.return_value == 1 and "the bound of an fp32 accumulator" in " ".join(ran.output.split())
 
 
 def test_an_output_without_elements_is_judged_like_any_other(tmp_path: Path) -> None:

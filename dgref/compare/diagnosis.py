@@ -171,7 +171,7 @@ def _from_search(search: Search) -> Diagnosis:
 
 def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
     sampled = f" sampled of {search.elements:,}" if found.total < search.elements else ""
-    how = f"equal in every bit under {search.name}" if found.equal == found.total else "within the derived bound"
+    how = f"equal in every bit under {search.name}" if found.equal == found.total else f"within {search.bound}"
     gain = search.gain()
     remark = "" if gain is None else f"; {gain.sentence()}: declare the arithmetic to be sure"
     sentence = f"nothing is wrong: all {found.total:,} outputs{sampled} are {how}{remark}"
@@ -195,7 +195,7 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
     doubt = doubts([other.misreading.cause for other in others], telling)
     beside = search.relation if status == "none" else doubt
     return Diagnosis(
-        _sentence(status, row, best.found, explained, search.elements, benign, beside),
+        _sentence(status, row, best.found, explained, search.elements, search.bound, benign, beside),
         row.hypothesis if status != "none" else None,
         status,
         _fixes(row, others) if status != "none" else "",
@@ -215,11 +215,19 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
 
 
 def _sentence(
-    status: str, row: Misreading, found: Agreement, explained: float, elements: int, benign: bool, beside: str = ""
+    status: str,
+    row: Misreading,
+    found: Agreement,
+    explained: float,
+    elements: int,
+    bound: str,
+    benign: bool,
+    beside: str = "",
 ) -> str:
     """Return the one sentence of a diagnosis.
 
-    `beside` follows the cause where others explain the outputs as well; without a cause it says what is known.
+    `bound` is what outputs that differ in some bits are within. `beside` follows the cause where others explain the
+    outputs as well; without a cause it says what is known.
     """
     if status == "none":
         nearest = f"the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
@@ -227,15 +235,15 @@ def _sentence(
     if status == "suspicion":
         counts = f"{found.agreed:,} of {found.total:,} outputs equal"
         return f"suspicion: {row.cause}; {row.remedy} explains {explained:.0%} of the error and makes {counts}"
-    result = _agreement(found, elements)
+    result = _agreement(found, elements, bound)
     if benign:
         return f"nothing is wrong: the outputs follow another valid arithmetic ({row.cause}), which {result}"
     return f"{row.cause}{beside}; {row.remedy} {result}"
 
 
-def _agreement(found: Agreement, elements: int) -> str:
+def _agreement(found: Agreement, elements: int, bound: str) -> str:
     checked = f"{found.total:,}" if found.total == elements else f"{found.total:,} checked of {elements:,}"
     if found.equal == found.total:
         return f"makes all {found.bits:,} output bits equal ({checked} outputs)"
     share = found.equal / max(found.total, 1)
-    return f"puts all outputs ({checked}) within the derived bound, {share:.1%} of them equal in every bit"
+    return f"puts all outputs ({checked}) within {bound}, {share:.1%} of them equal in every bit"

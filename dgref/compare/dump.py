@@ -96,7 +96,7 @@ def as_case(
     row = OPS[op]
     _known(row, arrays)
     chosen = {n: (choices or {}).get(n) or _plain(n, arrays[n]) for n in _tensors(row, arrays)}
-    extents = {**_extents(row, arrays, chosen), **(shape or {})}
+    extents = {**_extents(row, arrays, chosen, row.check_params(params or {}, id)), **(shape or {})}
     name = next((o.name for o in row.outputs if o.name in arrays), None)
     if name is None:
         raise InputError(expected("dump", f"arrays {', '.join(arrays)}", f"an output: {', '.join(_outputs(row))}"))
@@ -158,11 +158,13 @@ def _has_scales(shape: tuple[int, ...], choice: OperandChoice, scales: np.ndarra
     return grid[-2] % layout.divisor == 0 and layout.size(grid) * (4 if words else width) == scales.nbytes
 
 
-def _extents(row: Op, arrays: Mapping[str, Any], chosen: Mapping[str, OperandChoice]) -> dict[str, int]:
+def _extents(
+    row: Op, arrays: Mapping[str, Any], chosen: Mapping[str, OperandChoice], params: Mapping[str, Any]
+) -> dict[str, int]:
     """Return the extents of the op's own axes that the payloads' shapes tell."""
     shapes = {name: _logical(name, arrays, choice) for name, choice in chosen.items()}
     shapes |= {o.name: arrays[o.name].shape for o in row.inputs if o.kind == "index" and o.name in arrays}
-    extents = row.extents_of({name: np.broadcast_to(0, shape) for name, shape in shapes.items()})
+    extents = row.extents_of({name: np.broadcast_to(0, shape) for name, shape in shapes.items()}, params)
     return {axis: extent for axis, extent in extents.items() if axis in row.axes.split()}
 
 

@@ -16,7 +16,13 @@ from dgref.compare.prediction import Agreement, Observation, agree, compute, cut
 from dgref.compare.relation import relation
 from dgref.compare.suspects import choose_part, projected_places, suspect_places, suspects
 from dgref.ops import OPS, Part
-from dgref.ops.typical import limit_arithmetic, operands_of, published_arithmetics, typical_arithmetic
+from dgref.ops.typical import (
+    bound_of,
+    limit_arithmetic,
+    operands_of,
+    published_arithmetics,
+    typical_arithmetic,
+)
 from dgref.reference.arithmetic import resolve
 
 SMALL = 1 << 27  # multiply-adds that are recomputed whole before anything else: a tenth of a second
@@ -59,6 +65,12 @@ class Examination:
         """What outputs are compared with."""
         arithmetic = self.state.arithmetic
         return getattr(arithmetic, "name", arithmetic)
+
+    @property
+    def bound(self) -> str:
+        """What outputs are held to beside bits, in words; nothing where every bit must agree."""
+        limits = self.observation.limits
+        return "" if limits is None else bound_of(limits)
 
     @cached_property
     def correct(self) -> dict[str, np.ndarray] | None:

@@ -71,12 +71,13 @@ class Op:
             raise ShapeError(expected(f"{self.name} shape", got, f"every one of {', '.join(axes)}", context))
         return dict(shape)
 
-    def extents_of(self, operands: Mapping[str, Any]) -> dict[str, int]:
-        """Return the extents that the shapes of operands tell, one axis the same everywhere.
+    def extents_of(self, operands: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, int]:
+        """Return the extents that the shapes of operands tell under these parameters, one axis the same everywhere.
 
-        Operands whose axes depend on the problem tell none; axes that follow from others may be among them.
+        Axes that follow from others may be among them.
         """
-        return bind({row.name: (row.axes, operands.get(row.name)) for row in self.inputs if isinstance(row.axes, str)})
+        problem = Problem({}, params)
+        return bind({row.name: (row.axes_of(problem), operands.get(row.name)) for row in self.inputs})
 
     def validate(self, case: CaseLike) -> None:
         """Raise, in a sentence that names field, value, need and case, unless the case can be computed."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dgref.arch import ARCHITECTURES
+from dgref.errors import instance
 from dgref.formats import RECIPES, Scaling
 from dgref.ops import OPS
 from dgref.ops.problem import CaseLike
-from dgref.reference.arithmetic import ARITHMETICS, SCALED_INSIDE, Arithmetic
+from dgref.reference.arithmetic import ARITHMETICS, SCALED_INSIDE, Arithmetic, resolve
 from dgref.reference.tensor_core import NARROW, TENSOR_CORES, TensorCore
 
 _BY_OP = {
@@ -69,13 +70,14 @@ def _kind(core: TensorCore) -> tuple[str, int, bool]:
 
 def may_be_narrow(architecture: str | None) -> bool:
     """Return whether FP8 may be added in 13 fraction bits: not on a CPU; anywhere, where nobody says where that was."""
-    if architecture is None:
+    if instance("architecture", architecture, str | None, "an architecture's name, 'cpu', or None") is None:
         return True
     return architecture != CPU and ARCHITECTURES[architecture].narrow_fp8
 
 
-def bound_of(limits: Arithmetic) -> str:
+def bound_of(limits: Arithmetic | str) -> str:
     """Return whose bound it is that an output is held to, as a sentence says it."""
+    limits = resolve(limits)
     if limits.status != "assumed":
         return f"the bound of {limits.name or limits.core}"
     bits = limits.tensor_core.fraction_bits

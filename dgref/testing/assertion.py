@@ -16,7 +16,7 @@ from dgref.formats import format_of
 from dgref.formats.native import as_codes, on_cpu, to_numpy
 from dgref.given import Given, as_matrix, given, output_format
 from dgref.ops.op import Op, Operand
-from dgref.ops.typical import bound_of, limit_arithmetic, may_be_narrow, published_arithmetics
+from dgref.ops.typical import bound_of, limit_arithmetic, may_be_narrow
 from dgref.reference import dispatch
 from dgref.reference.arithmetic import resolve
 
@@ -110,7 +110,6 @@ class Assertion:
             exact=lambda: part(op.compute(case, inputs)),
             model=None if self.claim in (None, "exact") else lambda: part(op.compute(case, inputs, self.claim)),
             bound=None if limits is None else lambda: part(op.bound(case, inputs, limits)),
-            peers=lambda: (part(op.compute(case, inputs, peer)) for peer in published_arithmetics(limits)),
             defined=part(op.defined(case, inputs)),
         )
 
@@ -135,8 +134,7 @@ class Assertion:
         summary = compare(self.outputs[name], right, format, **seen).summary()
         beyond = verdict.beyond_bound.get(name)
         summary += f"; {beyond:,} beyond {bound_of(self.limits)}" if beyond and self.limits is not None else ""
-        gain = f"; {verdict.gains[name].sentence()}" if name in verdict.gains else ""
-        return f"{name}: {summary}{gain}" if named else summary + gain
+        return f"{name}: {summary}" if named else summary
 
     def cause(self) -> str:
         """Return what a diagnosis finds; a search that fails changes no verdict."""

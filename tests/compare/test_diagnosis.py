@@ -211,7 +211,7 @@ def test_without_a_declared_arithmetic_the_bound_decides() -> None:
     wrong = compute(other.put("a", replace(state.inputs["a"], data=dropped)))
     found = diagnose(state.case, state.inputs, wrong)
     assert (found.hypothesis, found.status) == ("k_tail_dropped", "confirmed")
-    assert "within the derived bound" in found.sentence
+    assert "within the bound of an accumulator of 13 fraction bits" in found.sentence
 
 
 def test_large_outputs_are_sampled_where_they_stand_out_and_confirmed_in_strips(monkeypatch) -> None:
