@@ -17,6 +17,7 @@ from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats import FORMATS, LAYOUTS, RECIPES, ScaledTensor, format_of
 from dgref.formats.native import bits_of
 from dgref.formats.packing import pack, unpack
+from dgref.formats.tensor import in_numpy
 from dgref.suite import Case, OperandChoice
 
 LINEAR = "linear"
@@ -63,7 +64,7 @@ def as_integers(array: np.ndarray) -> np.ndarray:
 def buffers_of(case: Case, inputs: Mapping[str, Any]) -> dict[str, Buffer]:
     """Return every buffer of a case's inputs by name."""
     found: dict[str, Buffer] = {}
-    for name, value in inputs.items():
+    for name, value in ((name, in_numpy(value, name)) for name, value in inputs.items()):
         choice = case.operands.get(name)
         parts = (
             _tensor_buffers(name, value, choice) if isinstance(value, ScaledTensor) else [_index_buffer(name, value)]

@@ -58,3 +58,19 @@ def test_a_description_has_everything_but_the_bits() -> None:
 def test_buffers_that_do_not_fit_are_named(arrays: dict, words: str) -> None:
     with pytest.raises(DgrefError, match=words):
         tensor_of("a", arrays, (4, 64), OperandChoice("mxfp8"))
+
+
+def test_buffers_of_torch_tensors_are_those_of_numpy_arrays() -> None:
+    import torch
+
+    from dgref.formats import quantize
+
+    x = np.random.default_rng(0).standard_normal((16, 64), dtype=np.float32)
+    operand = OperandChoice("nvfp4", "swizzle_128x4")
+    case = Case("x", "a test", "gemm", {"m": 16, "n": 16, "k": 64}, {"a": operand, "b": operand})
+    made = [
+        buffers_of(case, {"a": tensor, "b": tensor})
+        for tensor in (quantize(x, "nvfp4"), quantize(torch.from_numpy(x), "nvfp4"))
+    ]
+    assert all(isinstance(part.array, np.ndarray) for part in made[1].values())
+    assert [part.describe() for part in made[0].values()] == [part.describe() for part in made[1].values()]
