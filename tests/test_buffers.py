@@ -11,7 +11,7 @@ from dgref.buffers import buffers_of, tensor_of
 from dgref.errors import DgrefError
 from dgref.formats import RECIPES
 from dgref.inputs import generate
-from dgref.suite import OperandChoice
+from dgref.suite import Case, OperandChoice
 from tests import samples
 
 LAYOUTS = {

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dgref
+from dgref.backends import backends, load_file, source_of
 from dgref.errors import DgrefError, FileError, InputError
 from dgref.testing import assert_conforms
 from tests import samples
@@ -90,12 +91,24 @@ def arguments(call: partial) -> dict[str, Any]:
 
 @pytest.fixture
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in a temporary folder: a text given as a journal is a file's name."""
+    """Stand in a temporary folder, for a text given as a journal is a file's name, and among dgref's own backends.
+
+    Other tests of this process may have loaded some that kill it, and `run` without names takes them all.
+    """
+    own = {name: row for name, row in backends().items() if source_of(name) == name}
+    monkeypatch.setattr(backends(), "_rows", own)
     (tmp_path / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "deeper")
 
 
 CALLBACKS = {"progress", "backend"}  # an error of the caller's own function is the caller's
+
+
+def test_run_takes_no_backend_here_that_another_test_has_loaded(request: pytest.FixtureRequest) -> None:
+    loaded = load_file(samples.MISBEHAVING)
+    assert set(loaded) <= set(backends())
+    request.getfixturevalue("inside")
+    assert backends() and not set(loaded) & set(backends())
 
 
 @SETTINGS
