@@ -92,6 +92,6 @@ def _changed(before: Any, now: Any, name: str = "") -> Iterator[str]:
     """Yield the name of everything that two headers say differently."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            yield from _changed(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+            yield from _changed(before.get(key), now.get(key), f"{name}: {key}" if name else key)
     elif before != now:
         yield name or "contents"

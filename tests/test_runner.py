@@ -254,7 +254,7 @@ def test_resume_refuses_where_a_backends_file_or_a_module_beside_it_has_changed(
     for name in ("kernels_of_this_test.py", "neighbourly.py"):
         text = (tmp_path / name).read_text()
         (tmp_path / name).write_text(f"{text}# changed\n")
-        with pytest.raises(InputError, match=rf"another run's journal, of other backend files\S*{name}"):
+        with pytest.raises(InputError, match=rf"another run's journal, of other backend files: \S*{name}"):
             runner.run([samples.suite()], [str(path)], resume=True, **options)
         (tmp_path / name).write_text(text)
 

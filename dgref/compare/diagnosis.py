@@ -170,6 +170,10 @@ def _from_search(search: Search) -> Diagnosis:
 
 
 def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
+    if search.excluded:
+        sentence = f"every output has the bits of {search.name}, which are not all within {search.bound}"
+        fix = f"declare {search.name}, or name the architecture that this ran on"
+        return Diagnosis(sentence, None, "none", fix, agreed=found.agreed, total=found.total)
     sampled = f" sampled of {search.elements:,}" if found.total < search.elements else ""
     how = f"equal in every bit under {search.name}" if found.equal == found.total else f"within {search.bound}"
     gain = search.gain()

@@ -24,6 +24,7 @@ from dgref.ops.typical import (
     typical_arithmetic,
 )
 from dgref.reference.arithmetic import resolve
+from dgref.reference.limits import within
 
 SMALL = 1 << 27  # multiply-adds that are recomputed whole before anything else: a tenth of a second
 _STAGE = 128  # of K: the block whose share of an error is measured
@@ -71,6 +72,15 @@ class Examination:
         """What outputs are held to beside bits, in words; nothing where every bit must agree."""
         limits = self.observation.limits
         return "" if limits is None else bound_of(limits)
+
+    @property
+    def excluded(self) -> bool:
+        """Whether outputs that are right in every bit under the arithmetic assumed for them are beyond their limits."""
+        if self.declared or self.correct is None:
+            return False
+        outputs = self.observation.outputs
+        pairs = [(outputs[name], self.limits[name], self.observation.defined.get(name)) for name in self.limits]
+        return not all(within(found, limit)[... if mask is None else mask].all() for found, limit, mask in pairs)
 
     @cached_property
     def correct(self) -> dict[str, np.ndarray] | None:

@@ -29,7 +29,8 @@ class Inference:
     def summary(self) -> str:
         """Return one sentence."""
         row = self.nearest
-        bits = f"{self.agreement:.2%} of {self.compared} elements equal in every bit, {self.tried} arithmetics tried"
+        tried = f"{self.tried} {'arithmetic' if self.tried == 1 else 'arithmetics'} tried"
+        bits = f"{self.agreement:.2%} of {self.compared:,} elements equal in every bit, {tried}"
         if self.arithmetic is None:
             return f"no arithmetic found; nearest {describe(row)}: {bits}"
         return f"{describe(row)}: {bits}"

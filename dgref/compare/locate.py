@@ -71,9 +71,8 @@ def _entropy(size: int, chosen: int) -> float:
 def _scattered(total: int, size: int) -> Where:
     share = total / size
     bits = 1 + code_length(size, total, 0, 0)
-    if share >= 0.5:
-        text = "everything" if share > 0.999 else f"everything ({share:.1%} of all elements)"
-        return Where("everything", text, size, total, 0, bits)
+    if share > 0.999:
+        return Where("everything", "everything", size, total, 0, bits)
     text = f"scattered {share:.1%}" if share >= 0.001 else f"{total} scattered elements"
     return Where("scattered", text, size, total, 0, bits)
 

@@ -24,6 +24,8 @@ def relation(observed: np.ndarray, correct: Any, differing: np.ndarray) -> str |
     if np.count_nonzero(usable) < max(_ENOUGH, _SHARE * usable.size):
         return None
     x, y = x[usable], y[usable]
+    if not x.any():
+        return "zero"
     tolerance = _ROUNDINGS * _epsilon(observed) * np.maximum(np.abs(x), np.abs(y))
     factor, addend = float(np.median(x / y)), float(np.median(x - y))
     if _follow(x, factor * y, tolerance) and not _follow(y, factor * y, tolerance):

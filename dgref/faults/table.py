@@ -101,7 +101,7 @@ named `race`.
 
 ## What to dump
 
-One file, `.npz`, `.safetensors` or `.pt`, of arrays under the op's own names (`dgref list ops --show gemm`): the
+One file, `.npz`, `.safetensors` or `.pt`, of arrays under the op's own names ([operations.md](operations.md)): the
 payload as bytes or a native dtype, FP4 two codes a byte or one; its scales as the kernel reads them, `a.scale`, and for
 NVFP4 `a.global_scale`; what came out, `d`. BF16 that NumPy cannot name goes as `uint16`, with `--out bfloat16`.
 

@@ -73,7 +73,8 @@ def test_noise_elsewhere_does_not_hide_a_region():
 def test_noise_alone_is_scattered():
     generator = np.random.default_rng(1)
     assert where(generator.random((512, 1024)) < 0.003).description == "scattered 0.3%"
-    assert where(generator.random((512, 1024)) < 0.9).kind == "everything"
+    assert where(generator.random((512, 1024)) < 0.9).description.startswith(("scattered 90.", "scattered 89."))
+    assert where(generator.random((512, 1024)) < 0.9999).kind == "everything"
     few = generator.random((512, 1024)) < 1e-5
     assert where(few).description == f"{few.sum()} scattered elements"
 

@@ -57,3 +57,7 @@ def test_a_diagnosis_without_a_cause_says_it():
     found = diagnose(state.case, state.inputs, {"d": wrong}, state.arithmetic)
     said = "no hypothesis explains it; where outputs differ much, they are 1.5 times what they should be"
     assert found.sentence == said
+
+
+def test_outputs_that_are_all_zero_are_called_so():
+    assert relation(RIGHT * 0, RIGHT, np.ones(RIGHT.shape, bool)) == "zero"

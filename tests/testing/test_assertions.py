@@ -306,3 +306,13 @@ def test_a_truncated_output_is_wrong_where_nothing_narrow_computed_it(seed: int)
         ConformanceError, match="cause: fp32 sums were cut off to bfloat16 where they should be rounded"
     ):
         assert_conforms(cut, "gemm", a, b, architecture="cpu")
+
+
+def test_bits_of_another_architecture_are_not_called_right() -> None:
+    a, b = _operands()
+    made = reference.gemm(a, b, arithmetic="cublaslt.fp8_fast", out="float32")
+    words = (
+        "every output has the bits of .*, which are not all within the bound of an fp32 accumulator|cause: (?!nothing)"
+    )
+    with pytest.raises(ConformanceError, match=words):
+        assert_conforms(made, "gemm", a, b, architecture="sm100")
