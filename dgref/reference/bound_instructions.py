@@ -83,10 +83,12 @@ def _lost_by_all(a, a_powers, b, b_powers, step, unit, floor, carried, signs):
                 sum[j] += a[k] * b[k, j]
                 top[j] = max(top[j], a_powers[k] * b_powers[k, j])
         least, most, any = np.full(carried.size, np.inf), np.full(carried.size, -np.inf), top != 0.0
+        if not np.any(any):
+            continue
         top = np.maximum(top, floor)
         last = np.maximum(top, carried)
-        anchor = np.min(top)
-        while anchor <= np.max(last):
+        anchor, final = np.min(top[any]), np.max(last[any])
+        while anchor <= final:
             _truncated(a, b, start, start + step, anchor * unit, lost)
             for j in range(carried.size):
                 if top[j] <= anchor <= last[j]:
