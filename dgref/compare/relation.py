@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-_ENOUGH = 16  # outputs, below which a factor may fit by chance
+from dgref.compare.suspects import TELLING
+
 _SHARE = 0.95  # of them must follow it: sums that cancel carry roundings of their own
 _ROUNDINGS = 2.0  # units in the last place of the output
 
@@ -21,7 +22,7 @@ def relation(observed: np.ndarray, correct: Any, differing: np.ndarray) -> str |
     with np.errstate(all="ignore"):
         x, y = (np.asarray(side, np.float64)[differing] for side in (observed, correct))
         usable = np.isfinite(x) & np.isfinite(y) & (y != 0)
-    if np.count_nonzero(usable) < max(_ENOUGH, _SHARE * usable.size):
+    if np.count_nonzero(usable) < max(TELLING, _SHARE * usable.size):
         return None
     x, y = x[usable], y[usable]
     if not x.any():
