@@ -132,16 +132,15 @@ def _plain(name: str, array: np.ndarray) -> OperandChoice:
 
 
 def _logical(name: str, arrays: Mapping[str, np.ndarray], choice: OperandChoice) -> tuple[int, ...]:
-    """Return the shape in elements: narrow codes share bytes, unless there are just the scales for one a byte."""
+    """Return the shape in elements: narrow codes share bytes, unless no byte holds more and the scales fit one a byte."""
     shape, bits = arrays[name].shape, FORMATS[RECIPES[choice.recipe].format].bits
     if bits >= 8 or not shape:
         return _in_order(shape, choice)
     packed = _in_order((*shape[:-1], shape[-1] * 8 // bits), choice)
-    single = _in_order(shape, choice)
     scales = arrays.get(f"{name}.scale")
-    if scales is not None and _has_scales(packed, choice, scales) < _has_scales(single, choice, scales):
-        return single
-    return packed
+    if scales is None or _has_scales(packed, choice, scales) or bits_of(arrays[name]).max(initial=0) >> bits:
+        return packed  # too small a buffer of scales must not decide what the payload is
+    return _in_order(shape, choice)
 
 
 def _in_order(stored: tuple[int, ...], choice: OperandChoice) -> tuple[int, ...]:

@@ -144,3 +144,14 @@ def test_narrow_codes_may_have_a_byte_each_where_the_scales_say_so(layout: str, 
     found = as_case(arrays, choices={"a": operand, "b": operand}, out="bfloat16")
     assert found.case.shape == {"m": 40, "n": 48, "k": 128}
     assert all(found.inputs[name].data.tobytes() == state.inputs[name].data.tobytes() for name in "ab")
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_scales_that_are_too_few_are_named_with_their_sizes_and_never_the_codes(single: bool) -> None:
+    operand = OperandChoice("mxfp4", "swizzle_128x4")
+    state = state_of(Case("dump", "a test", "gemm", {"m": 64, "n": 64, "k": 512}, {"a": operand, "b": operand}))
+    arrays = arrays_of(state, compute(state)) | {"a.scale": state.inputs["a"].scale}  # linear: as many as half of K has
+    if single:
+        arrays |= {name: state.inputs[name].data for name in "ab"}
+    with pytest.raises(InputError, match=r"a\.scale buffer: got 1024 elements of shape \(64, 16\), need 2048 "):
+        as_case(arrays, choices={"a": operand, "b": operand}, out="bfloat16")
