@@ -8,6 +8,7 @@ DgrefError                      exit code 2
 │   ├── SuiteError              a suite file, case or field
 │   └── UnknownNameError (KeyError)   a name that no registry holds; suggests the nearest
 ├── FileError (OSError)         a file that is missing, corrupt, truncated or tampered with
+├── BackendError (RuntimeError) exit code 1: a backend raised, or gave other outputs than asked for
 ├── CompileError (RuntimeError) a kernel that does not compile; carries the log
 ├── UnsupportedError (NotImplementedError)   exit code 3: this backend or architecture cannot do it
 ├── UnavailableError (RuntimeError)          exit code 3: a library, device or file set is absent
@@ -58,6 +59,12 @@ class UnknownNameError(InputError, KeyError):
 
 class FileError(DgrefError, OSError):
     """A file that is missing, corrupt, truncated or tampered with."""
+
+
+class BackendError(DgrefError, RuntimeError):
+    """What a backend raised, or outputs of other names, shapes or types than its case has."""
+
+    exit_code = 1
 
 
 class CompileError(DgrefError, RuntimeError):

@@ -12,6 +12,8 @@ import numpy as np
 from dgref.backends.base import Kernel
 from dgref.compare.verdict import same
 from dgref.formats.native import on_cpu, to_numpy
+from dgref.ops import OPS
+from dgref.suite import Case
 
 POISONS = (0xFF, 0x55)  # NaN in every format that has one; then an ordinary number
 REPEAT_SECONDS = 0.25  # for each repeat asked for: no further one once the launches have taken this long in all
@@ -84,6 +86,21 @@ def launch(kernel: Kernel, pattern: int, guards: _Guards) -> Arrays:
 def on_host(array: Any) -> np.ndarray:
     """Return a copy of a backend's output as a native NumPy array."""
     return np.array(to_numpy(on_cpu(array, "output"), "output"))
+
+
+def misfit_of(case: Case, outputs: Mapping[str, np.ndarray]) -> str | None:
+    """Return what is wrong with the names, shapes and types of the outputs, before any bit is looked at."""
+    wanted = OPS[case.op].allocate(case)
+    extra = sorted(outputs.keys() - wanted.keys())
+    if extra:
+        return f"outputs: got {', '.join(extra)}, need {' and '.join(wanted)}"
+    for name, like in wanted.items():
+        found = outputs.get(name)
+        if found is None:
+            return f"output {name}: got nothing, need shape {like.shape} of {like.dtype}"
+        if (found.shape, found.dtype) != (like.shape, like.dtype):
+            return f"output {name}: got shape {found.shape} of {found.dtype}, need {like.shape} of {like.dtype}"
+    return None
 
 
 def _changes(first: Arrays, now: Arrays, defined: Masks, pattern: int | None, number: int) -> Iterator[str]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from sysconfig import get_path
 from typing import Any
 
 import numpy as np
@@ -22,21 +21,18 @@ from dgref.buffers import sha256
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
-from dgref.errors import DgrefError, UnavailableError, UnsupportedError, seconds, whole_number
+from dgref.errors import UnavailableError, UnsupportedError, seconds, whole_number
 from dgref.expectation import Expectation
-from dgref.observation import Observation, observe
+from dgref.observation import Observation, misfit_of, observe
 from dgref.ops import OPS
 from dgref.ops.typical import bound_of, published_arithmetics
+from dgref.raised import classified, place, printable
 from dgref.reference.dispatch import resolve
 from dgref.results import UNJUDGED, Result, plain
 from dgref.suite import Case
 
 MOST_REPEATS = 1000  # a race that a thousand launches do not show needs another tool
 MOST_TIMED = 10_000
-LONGEST_REASON = 2000  # characters
-OUT_OF_MEMORY = ("out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "Unable to allocate")
-
-_NOT_THEIRS = (Path(__file__).parent, *(Path(get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 
 
 @dataclass(frozen=True)
@@ -121,38 +117,12 @@ def trial(case: Case, backend: Backend, settings: Settings, truth: Expectation |
         except MemoryError as error:
             result.status, result.reason = "out_of_memory", str(error) or "memory ran out"
         except Exception as error:
-            result.status, result.reason = _classified(error)
-            result.evidence |= {"traceback": traceback.format_exc(limit=-6), "raised": _place(error, backend)}
+            result.status, result.reason = classified(error)
+            result.evidence |= {"traceback": traceback.format_exc(limit=-6), "raised": place(error, backend)}
     for name in ("evidence", "provenance", "outputs", "diagnosis"):
         setattr(result, name, plain(getattr(result, name)))
-    result.reason = _printable(result.reason)
+    result.reason = printable(result.reason)
     return result
-
-
-def _printable(reason: str) -> str:
-    """Return a sentence that any file and terminal takes, whatever a backend put into its exception."""
-    text = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}... ({len(reason)} characters)"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _classified(error: Exception) -> tuple[str, str]:
-    try:
-        text = str(error) if isinstance(error, DgrefError) else f"{type(error).__name__}: {error}"
-    except Exception:
-        text = f"{type(error).__name__}, whose message cannot be printed"
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return ("out_of_memory" if any(mark in text for mark in OUT_OF_MEMORY) else "error"), first
-
-
-def _place(error: Exception, backend: Backend) -> str:
-    """Return the last line that is neither dgref's nor a library's, or is in the backend's own file; else nothing."""
-    own = getattr(getattr(backend.prepare, "__code__", None), "co_filename", "")
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        foreign = path.is_absolute() and not any(path.is_relative_to(folder) for folder in _NOT_THEIRS)
-        if foreign or (frame.filename == own and not path.is_relative_to(_NOT_THEIRS[0])):
-            return f"{path.name}, line {frame.lineno}, in {frame.name}"
-    return ""
 
 
 def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settings) -> None:
@@ -166,7 +136,7 @@ def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settin
     if not settings.judge:
         result.status, result.reason = "pass", UNJUDGED
         return
-    misfit = _misfit(attempt)
+    misfit = misfit_of(truth.case, attempt.outputs)
     if misfit or attempt.overwritten:
         result.status, result.reason, result.level = "fail", misfit or _overwritten(attempt.overwritten), "wrong"
         return
@@ -215,21 +185,6 @@ def _timed(result: Result, stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     result.seconds[stage] = round(time.perf_counter() - started, 6)
-
-
-def _misfit(attempt: _Attempt) -> str | None:
-    """Return what is wrong with the names, shapes and types of the outputs, before any bit is looked at."""
-    wanted = attempt.truth.op.allocate(attempt.case)
-    extra = sorted(attempt.outputs.keys() - wanted.keys())
-    if extra:
-        return f"outputs: got {', '.join(extra)}, need {' and '.join(wanted)}"
-    for name, like in wanted.items():
-        found = attempt.outputs.get(name)
-        if found is None:
-            return f"output {name}: got nothing, need shape {like.shape} of {like.dtype}"
-        if (found.shape, found.dtype) != (like.shape, like.dtype):
-            return f"output {name}: got shape {found.shape} of {found.dtype}, need {like.shape} of {like.dtype}"
-    return None
 
 
 def _overwritten(names: list[str]) -> str:
@@ -332,7 +287,7 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
     try:
         found = diagnose(attempt.case, attempt.inputs, attempt.outputs, evidence=evidence, **held)
     except Exception as error:
-        result.evidence["diagnosis"] = f"the search for a cause failed: {_classified(error)[1]}"
+        result.evidence["diagnosis"] = f"the search for a cause failed: {classified(error)[1]}"
         return
     probed = attempt.repeatable and attempt.case.op in OPERATIONS and result.reproduce
     if found.status == "none" and not found.benign and probed:

@@ -22,7 +22,7 @@ ROOMS = [
     ("compare",),
     ("backends", "deep_gemm"),
     ("nested", "results", "waivers", "journal"),
-    ("answers", "expectation", "observation", "trial", "worker", "pool", "runner"),
+    ("answers", "expectation", "observation", "raised", "trial", "worker", "pool", "runner"),
     ("checkpoint", "exchange", "faults", "testing", "doctor"),
     ("report",),
     ("bench",),

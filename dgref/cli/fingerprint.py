@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,46 +30,72 @@ def command(suite: str, id: str, name: str, budget: float, addresses: bool, as_j
     dgref fingerprint fingerprint --case mxfp8-mxfp8 --backend ./my_backend.py --addresses
     """
     case, backend = _chosen(suite, id, name)
-    return _addresses(case, backend, as_json) if addresses else _arithmetic(case, backend, budget, as_json)
+    if addresses:
+        return _addresses(case, backend, as_json)
+    again = f"dgref fingerprint {suite} --case {shlex.quote(id)} --backend {name} --addresses"
+    return _arithmetic(case, backend, budget, as_json, again)
 
 
 def _chosen(suite: str, id: str, name: str) -> tuple[Any, Any]:
     from dgref import machine
     from dgref.backends import select
     from dgref.errors import UnsupportedError
+    from dgref.raised import blamed_on
     from dgref.suite import chosen, load
 
     (case,), (backend, *_) = chosen(load(suite).cases, [id]), select([name])
-    reason = backend.unavailable() or backend.unsupported(case, machine.architecture())
+    with blamed_on(backend):
+        reason = backend.unavailable() or backend.unsupported(case, machine.architecture())
     if reason:
         raise UnsupportedError(f"{backend.name}: {reason}")
     return case, backend
 
 
-def _launched(case: Any, backend: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the outputs of one launch; what it leaves unwritten is NaN."""
-    from dgref.observation import on_host
+def _prepared(case: Any, backend: Any, inputs: Mapping[str, Any]) -> Any:
+    from dgref.raised import blamed_on
 
-    kernel = backend.prepare(case, inputs)
-    kernel.poison(0xFF)
-    kernel()
-    return {key: on_host(array) for key, array in kernel.outputs().items()}
+    with blamed_on(backend):
+        return backend.prepare(case, inputs)
+
+
+def _launched(case: Any, backend: Any, kernel: Any) -> dict[str, Any]:
+    """Return the outputs of one launch; what it leaves unwritten is NaN."""
+    from dgref.errors import BackendError
+    from dgref.observation import misfit_of, on_host
+    from dgref.raised import blamed_on
+
+    with blamed_on(backend):
+        kernel.poison(0xFF)
+        kernel()
+        outputs = {key: on_host(array) for key, array in kernel.outputs().items()}
+    if misfit := misfit_of(case, outputs):
+        raise BackendError(f"{backend.name}: {misfit}")
+    return outputs
 
 
 def _addresses(case: Any, backend: Any, as_json: bool) -> int:
     from dgref.compare.addresses import read_addresses
+    from dgref.errors import UnsupportedError, expected
 
-    found = read_addresses(case, lambda inputs: _launched(case, backend, inputs))
+    if not getattr(_prepared(case, backend, case.make_inputs()), "repeatable", True):
+        raise UnsupportedError(expected(f"addresses of {backend.name}", "stored outputs", "a kernel to be launched"))
+    found = read_addresses(case, lambda inputs: _launched(case, backend, _prepared(case, backend, inputs)))
     click.echo(json.dumps(found.to_dict(), indent=1) if as_json else "\n".join(found.lines()))
     return 0 if found.in_place else 1
 
 
-def _arithmetic(case: Any, backend: Any, budget: float, as_json: bool) -> int:
+def _arithmetic(case: Any, backend: Any, budget: float, as_json: bool, again: str) -> int:
     from dgref.compare import infer_arithmetic
+    from dgref.compare.address_probe import OPERATIONS
 
     inputs = case.make_inputs()
-    found = infer_arithmetic(case, inputs, _launched(case, backend, inputs), budget=budget)
-    click.echo(json.dumps(found.to_dict(), indent=1) if as_json else found.summary())
-    for line in () if as_json else found.evidence:
-        click.echo(f"  {line}")
+    kernel = _prepared(case, backend, inputs)
+    found = infer_arithmetic(case, inputs, _launched(case, backend, kernel), budget=budget)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+        return 0 if found.arithmetic is not None else 1
+    lines = [found.summary(), *(f"  {line}" for line in found.evidence)]
+    if found.arithmetic is None and case.op in OPERATIONS and getattr(kernel, "repeatable", True):
+        lines.append(f"to learn whether it reads other payload or scales than it should: {again}")
+    click.echo("\n".join(lines))
     return 0 if found.arithmetic is not None else 1

@@ -132,7 +132,7 @@ def _plain(name: str, array: np.ndarray) -> OperandChoice:
 
 
 def _logical(name: str, arrays: Mapping[str, np.ndarray], choice: OperandChoice) -> tuple[int, ...]:
-    """Return the shape in elements: narrow codes share bytes, unless no byte holds more and the scales fit one a byte."""
+    """Return the shape in elements: narrow codes share bytes, unless each byte holds one and no scales say so."""
     shape, bits = arrays[name].shape, FORMATS[RECIPES[choice.recipe].format].bits
     if bits >= 8 or not shape:
         return _in_order(shape, choice)
