@@ -98,6 +98,11 @@ def expected(subject: str, got: object, need: object, context: str = "") -> str:
     return f"{subject}: got {got}, need {need}" + (f" [{context}]" if context else "")
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count and what is counted, in the plural unless it is one: "1 result", "2,000 results"."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 _LONGEST_SHOWN = 60
 _NAMES_SHOWN = 30
 

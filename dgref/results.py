@@ -40,6 +40,9 @@ STATUSES = {
     "out_of_memory": "memory ran out",
     "missing": "the program under test wrote no output for this case",
 }
+# the headings under which reports count results; those of a level count what conforms at it
+GROUPS = (*LEVELS, "missing", "unexpected pass", "waived", "not judged", "not run")
+COMMON_GROUPS = (*LEVELS, "not run")  # have a column even where they are empty
 UNJUDGED = "timed, not judged"  # the reason of a pass that only a bench gives
 DEEPEST = 32  # nested containers in a file of results
 NOT_RUN = frozenset({"unsupported", "unavailable", "skipped"})
@@ -78,9 +81,18 @@ class Result:
         return self.status in BAD
 
     @property
+    def group(self) -> str:
+        """The heading of GROUPS under which reports count it."""
+        if self.status in ("missing", "unexpected_pass", "waived"):
+            return self.status.replace("_", " ")
+        if not self.ran:
+            return "not run"
+        return "wrong" if self.bad else self.level or "not judged"
+
+    @property
     def wrong(self) -> bool:
-        """Whether something wrong came out; of a missing output nobody knows."""
-        return self.bad and self.status != "missing"
+        """Whether something wrong came out; of a missing output nobody knows, and what passes as waived is right."""
+        return self.group == "wrong"
 
     @property
     def ran(self) -> bool:
@@ -129,10 +141,14 @@ class Results:
         return 0 if any(result.ran for result in self.results) else 3
 
     def frame(self) -> Any:
-        """Return a pandas frame with one row a result; nested fields become dotted columns."""
+        """Return a pandas frame with one row a result; nested fields become dotted columns.
+
+        The level of what has none is its group, such as "wrong" for an error: `groupby("level")` leaves no row out.
+        """
         import pandas
 
-        return pandas.json_normalize([asdict(result) for result in self.results], max_level=1)
+        rows = [{**asdict(result), "level": result.level or result.group} for result in self.results]
+        return pandas.json_normalize(rows, max_level=1)
 
     def to_json(self) -> str:
         """Return the versioned JSON text."""

@@ -23,6 +23,7 @@ from dgref.results import (
     NOT_RUN,
     SCHEMA,
     STATUSES,
+    UNJUDGED,
     Result,
     Results,
     load_results,
@@ -50,6 +51,21 @@ def test_a_frame_has_one_row_a_result_and_dotted_columns() -> None:
     assert len(frame) == 5
     assert frame["shape.k"].tolist() == [16] * 5
     assert set(frame["status"]) == {"fail", "pass"}
+
+
+def test_grouping_a_frame_by_level_leaves_no_result_out() -> None:
+    rows = [
+        Result("s/1", "mine", "pass", level="model"),
+        Result("s/2", "mine", "error"),
+        Result("s/3", "mine", "unsupported"),
+        Result("s/4", "mine", "missing"),
+        Result("s/5", "mine", "waived", level="bounded"),
+        Result("s/6", "mine", "waived"),
+        Result("s/7", "mine", "pass", UNJUDGED),
+    ]
+    counts = Results(rows).frame().groupby("level").size().to_dict()
+    names = ("model", "wrong", "not run", "missing", "bounded", "waived", "not judged")
+    assert counts == dict.fromkeys(names, 1)
 
 
 def test_every_status_is_good_bad_or_not_run() -> None:

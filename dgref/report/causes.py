@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dgref.errors import counted
 from dgref.results import Result
 
 UNKNOWN = "no cause found"
@@ -34,7 +35,7 @@ def causes(results: Iterable[Result]) -> list[Cause]:
 
 def known_failures(count: int) -> str:
     """Return the words for results that are wrong, as a waiver says."""
-    return f"{count} known failure{'s' * (count != 1)} waived"
+    return f"{counted(count, 'known failure')} waived"
 
 
 def cause_of(row: Result) -> str:

@@ -11,23 +11,25 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dgref.errors import counted
 from dgref.nested import REMARKS
 from dgref.report.causes import Cause, causes, known_failures
 from dgref.report.pictures import pictures
-from dgref.results import STATUSES, Result, Results
+from dgref.results import COMMON_GROUPS, GROUPS, STATUSES, Result, Results
+from dgref.suite import LEVELS
 from dgref.version import VERSION
 
-TONES = ("exact", "model", "bounded", "bad", "missing", "waived", "idle")
-_TILES = {
+_MEANINGS = {
     "exact": "equal to the infinitely precise result",
     "model": "every bit as the declared arithmetic says",
     "bounded": "within the derived bound",
-    "bad": "must be looked at",
+    "wrong": "must be looked at",
     "missing": "the program wrote no output",
+    "unexpected pass": "a waiver says that it fails",
     "waived": "known failures",
-    "idle": "unsupported or unavailable here",
+    "not judged": "only timed",
+    "not run": "unsupported or unavailable here",
 }
-_LABELS = {"bad": "wrong", "idle": "not run"}
 SHOWN_CAUSES = 16
 SHOWN_OF_A_CAUSE = 3  # in full
 SHOWN_IDS = 12  # of the others
@@ -55,15 +57,6 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.findall(r"[^/_@-]+[/_@-]*|[/_@-]+", text))
 
 
-def tone(result: Result) -> str:
-    """Return the colour group of a result."""
-    if result.bad:
-        return "bad" if result.wrong else "missing"
-    if result.status == "waived":
-        return "waived"
-    return (result.level or "bounded") if result.ran else "idle"
-
-
 def _page(results: Results) -> dict[str, Any]:
     backends = list(dict.fromkeys(row.backend for row in results))
     found = causes(results)
@@ -73,8 +66,7 @@ def _page(results: Results) -> dict[str, Any]:
         "subline": _subline(results),
         "tiles": _tiles(results),
         "causes": [_cause(cause) for cause in found[:SHOWN_CAUSES]],
-        "missing": any(row.bad and not row.wrong for row in results),
-        "waived": results.counts["waived"],
+        "rare": [tile for tile in _tiles(results) if tile["label"] not in COMMON_GROUPS],
         "warnings": results.warnings,
         "hidden": sum(len(cause.rows) for cause in found[SHOWN_CAUSES:]),
         "backends": backends,
@@ -93,17 +85,29 @@ def device_name(machine: dict[str, Any]) -> str:
 
 
 def _headline(results: Results) -> str:
-    wrong, ran = sum(row.wrong for row in results), sum(row.ran for row in results)
-    missing = sum(row.bad for row in results) - wrong
+    ran = sum(row.ran for row in results)
     if not ran:
         return "Nothing could run"
-    parts = [f"{wrong} of {ran} results are wrong"] if wrong else []
-    parts += [f"{missing} of {ran} outputs are missing"] if missing else []
-    waived = results.counts["waived"]
-    conform = ran - wrong - missing - waived
+    held = Counter(row.group for row in results)
+    waived, conform = held["waived"], sum(held[name] for name in LEVELS[:3])
+    parts = [
+        f"{held[name]:,} of {counted(ran, noun)} {verb if held[name] == 1 else verbs}"
+        for name, noun, verb, verbs in _BAD
+        if held[name]
+    ]
     if not parts and conform:
-        parts = [f"All {conform} {'other ' if waived else ''}results conform"]
+        rows = f"{'other ' if waived else ''}result"
+        parts = [f"All {counted(conform, rows)} conform" if conform > 1 else f"The {rows} conforms"]
+    if not parts and held["not judged"]:
+        parts = [f"{counted(held['not judged'], 'result')} timed, not judged"]
     return ", ".join([*parts, *([known_failures(waived)] if waived else [])])
+
+
+_BAD = (
+    ("wrong", "result", "is wrong", "are wrong"),
+    ("missing", "output", "is missing", "are missing"),
+    ("unexpected pass", "result", "passes though waived", "pass though waived"),
+)
 
 
 def _subline(results: Results) -> str:
@@ -114,12 +118,17 @@ def _subline(results: Results) -> str:
 
 
 def _tiles(results: Results) -> list[dict[str, Any]]:
-    counts = Counter(tone(row) for row in results)
+    counts = Counter(row.group for row in results)
     return [
-        {"tone": name, "count": counts[name], "label": _LABELS.get(name, name), "meaning": _TILES[name]}
-        for name in TONES
-        if counts[name] or name not in ("missing", "waived")
+        {"tone": _tone(name), "count": counts[name], "label": name, "meaning": _MEANINGS[name]}
+        for name in GROUPS
+        if counts[name] or name in COMMON_GROUPS
     ]
+
+
+def _tone(group: str) -> str:
+    """Return the class of the style sheet that a group's colour has."""
+    return group.replace(" ", "-")
 
 
 def _cause(cause: Cause) -> dict[str, Any]:
@@ -127,7 +136,7 @@ def _cause(cause: Cause) -> dict[str, Any]:
     others = cause.rows[SHOWN_OF_A_CAUSE:]
     return {
         "name": cause.name,
-        "tone": tone(cause.rows[0]),
+        "tone": _tone(cause.rows[0].group),
         "count": len(cause.rows),
         "failures": [_failure(row) for row in cause.rows[:SHOWN_OF_A_CAUSE]],
         "others": [f"{row.case} on {row.backend}" for row in others[:SHOWN_IDS]],
@@ -157,7 +166,7 @@ def _certainty(diagnosis: dict[str, Any]) -> str:
     agreed, total = diagnosis.get("agreed"), diagnosis.get("total")
     if diagnosis.get("status") not in ("confirmed", "suspicion"):
         return ""
-    return diagnosis["status"] + (f": explains {agreed:,} of {total:,} outputs" if agreed and total else "")
+    return diagnosis["status"] + (f": explains {agreed:,} of {counted(total, 'output')}" if agreed and total else "")
 
 
 def _worst(row: Result) -> list[str]:
@@ -173,20 +182,20 @@ def _matrix(results: Results, backends: list[str]) -> list[dict[str, Any]]:
     groups: dict[str, dict[str, _Cells]] = {}
     for row in results:
         cells = groups.setdefault(row.op, {}).setdefault(formats_of(row), {})
-        cells.setdefault(row.backend, Counter())[tone(row)] += 1
+        cells.setdefault(row.backend, Counter())[row.group] += 1
     wholes = {op: _sum(rows.values()) for op, rows in groups.items()}
     return [
         {
             "op": op,
             "cells": [_cell(wholes[op].get(name, Counter())) for name in backends],
             "rows": [_formats(name, cells, backends) for name, cells in sorted(groups[op].items(), key=_order)],
-            "open": any(counts["bad"] or counts["missing"] for counts in wholes[op].values()),
+            "open": any(counts[name] for name, *_ in _BAD for counts in wholes[op].values()),
         }
         for op in sorted(groups, key=lambda op: _order((op, wholes[op])))
     ]
 
 
-_Cells = dict[str, Counter[str]]  # by backend: how many results of each tone
+_Cells = dict[str, Counter[str]]  # by backend: how many results of each group
 
 
 def _sum(rows: Iterable[_Cells]) -> _Cells:
@@ -204,7 +213,7 @@ def _formats(name: str, cells: _Cells, backends: list[str]) -> dict[str, Any]:
 def _order(item: tuple[str, _Cells]) -> tuple[int, str]:
     """Return what sorts by how many backends ran something, most first, then by name."""
     name, cells = item
-    return -sum(set(counts) != {"idle"} for counts in cells.values()), name
+    return -sum(set(counts) != {"not run"} for counts in cells.values()), name
 
 
 def formats_of(row: Result) -> str:
@@ -214,8 +223,9 @@ def formats_of(row: Result) -> str:
 
 
 def _cell(counts: Counter[str]) -> dict[str, Any]:
-    parts = [{"tone": name, "count": counts[name]} for name in TONES if counts[name]]
-    title = ", ".join(f"{part['count']} {_LABELS.get(part['tone'], part['tone'])}" for part in parts)
+    held = [name for name in GROUPS if counts[name]]
+    parts = [{"tone": _tone(name), "count": counts[name]} for name in held]
+    title = ", ".join(f"{counts[name]} {name}" for name in held)
     return {"total": sum(counts.values()), "parts": parts, "title": title}
 
 
@@ -243,7 +253,7 @@ def _row(row: Result) -> dict[str, Any]:
     """Return what script.js makes a result's row of, drill-down and all."""
     label = row.level or row.status if row.status == "pass" else row.status.replace("_", " ")
     return {
-        "tone": tone(row),
+        "tone": _tone(row.group),
         "label": label,
         "case": row.case,
         "backend": row.backend,

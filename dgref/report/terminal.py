@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from dgref.errors import counted
 from dgref.report.causes import Cause, causes, known_failures
-from dgref.results import BAD, STATUSES, Result, Results
+from dgref.results import BAD, COMMON_GROUPS, GROUPS, STATUSES, Result, Results
 from dgref.tables import shorten, table
 
 PLAIN_EVERY = 25  # lines between progress reports where there is no terminal
@@ -59,7 +60,8 @@ class Progress:
         """Say how far an interrupted run came, and what to do."""
         self.__exit__()
         done = sum(self._counts.values())
-        self._console.print(f"interrupted after {done} results" + (f"; {advice}" if advice else ""), markup=False)
+        advice = f"; {advice}" if advice else ""
+        self._console.print(f"interrupted after {counted(done, 'result')}{advice}", markup=False)
 
     def __call__(self, number: int, total: int, result: Result) -> None:
         self._counts[result.status] += 1
@@ -93,7 +95,7 @@ def summary(results: Results) -> None:
         _print(out, _cause(cause, out.width))
     hidden = sum(len(cause.rows) for cause in found[SHOWN_CAUSES:])
     if hidden:
-        _print(out, Text(f"\n… and {hidden} more, of {len(found) - SHOWN_CAUSES} other causes"))
+        _print(out, Text(f"\n… and {hidden:,} more, of {counted(len(found) - SHOWN_CAUSES, 'other cause')}"))
     for line in results.warnings:
         _print(out, Text(f"warning: {line}", style="yellow"))
     _print(out, Text(f"\n{closing(results)}", style="bold red" if results.exit_code == 1 else "bold"))
@@ -106,24 +108,16 @@ def _print(out: Console, text: Text) -> None:
 
 
 def _counts(backend: str, rows: list[Result], width: int) -> dict[str, Any]:
-    """Return how many results of a backend hold at each level; a zero is left blank."""
-    held = Counter(row.level for row in rows if row.ran and not row.bad)
-    missing = sum(row.bad and not row.wrong for row in rows)
-    waived = sum(row.status == "waived" for row in rows)
-    counts = {level: held[level] or None for level in ("exact", "model", "bounded")}
-    counts |= {"wrong": sum(row.wrong for row in rows) or None, "not run": sum(not row.ran for row in rows) or None}
-    return {
-        "backend": shorten(backend, max(width - COUNTS_WIDTH, 12)),
-        **counts,
-        **({"missing": missing} if missing else {}),
-        **({"waived": waived} if waived else {}),
-    }
+    """Return how many results of a backend each group has; a zero is left blank, and a rare group out."""
+    held = Counter(row.group for row in rows)
+    counts = {name: held[name] or None for name in GROUPS if held[name] or name in COMMON_GROUPS}
+    return {"backend": shorten(backend, max(width - COUNTS_WIDTH, 12)), **counts}
 
 
 def _not_run(backend: str, rows: list[Result]) -> Text:
     """Return the commonest reason why cases of a backend did not run; nothing where all ran."""
     why = Counter(row.reason for row in rows if not row.ran).most_common()
-    others = f" (and {len(why) - 1} other reason{'s' * (len(why) > 2)})" if len(why) > 1 else ""
+    others = f" (and {counted(len(why) - 1, 'other reason')})" if len(why) > 1 else ""
     return Text(f"not run: {backend}: {why[0][0]}{others}" if why else "", style="dim")
 
 
@@ -166,11 +160,12 @@ def closing(results: Results) -> str:
     parts = [f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES if counts[status]]
     known = known_failures(counts["waived"])
     conform = f"all others conform, {known}" if counts["pass"] else known
-    bad = "something is wrong" if any(row.wrong for row in results) else "outputs are missing"
+    bad = "outputs are missing" if counts["missing"] else "what a waiver says fails passes"
+    bad = "something is wrong" if any(row.wrong for row in results) else bad
     verdict = {0: conform if counts["waived"] else "all that ran conform", 1: bad, 3: "nothing could run"}[
         results.exit_code
     ]
-    return f"{len(results)} results: {', '.join(parts) or 'none'} — {verdict}"
+    return f"{counted(len(results), 'result')}: {', '.join(parts) or 'none'} — {verdict}"
 
 
 def github_annotations(results: Results) -> None:

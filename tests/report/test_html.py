@@ -13,7 +13,7 @@ import pytest
 
 from dgref.report import html
 from dgref.report.pictures import error_map, histogram, short
-from dgref.results import STATUSES, Result, Results
+from dgref.results import STATUSES, UNJUDGED, Result, Results
 from tests import samples
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -108,9 +108,9 @@ def test_more_causes_than_are_shown_are_counted() -> None:
 
 def test_missing_outputs_are_neither_wrong_nor_conforming() -> None:
     page = html.render(Results([Result("s/1", "files/x", "missing"), Result("s/2", "files/x", "pass", level="exact")]))
-    assert "<h1>1 of 2 outputs are missing</h1>" in page
+    assert "<h1>1 of 2 outputs is missing</h1>" in page
     assert '<div class="tile missing"><b>1</b>' in page
-    assert '<div class="tile bad"><b>0</b>' in page
+    assert '<div class="tile wrong"><b>0</b>' in page
 
 
 @needs_chromium
@@ -167,8 +167,37 @@ def test_a_name_breaks_behind_its_signs_only() -> None:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_status_has_a_tone(status: str) -> None:
-    assert html.tone(Result("s/x", "b", status, level="model")) in html.TONES
+def test_every_group_has_a_meaning_and_a_colour(status: str) -> None:
+    row = Result("s/x", "b", status, level="model", op="gemm")
+    page = html.render(Results([row, Result("s/y", "b", "pass", level="exact")]))
+    assert f'"label":"{row.status.replace("_", " ") if status != "pass" else "model"}"' in page
+    assert f"<span>{row.group}</span><small>{html._MEANINGS[row.group]}</small>" in page
+    style = re.search("<style>(.*?)</style>", page, re.DOTALL)[1]
+    assert row.group == "not run" or f".{row.group.replace(' ', '-')} {{ --tone: var(--" in style
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["fail", "pass"], "1 of 2 results is wrong"),
+        (["fail", "fail"], "2 of 2 results are wrong"),
+        (["fail"], "1 of 1 result is wrong"),
+        (["pass", "pass"], "All 2 results conform"),
+        (["pass"], "The result conforms"),
+        (["pass", "waived"], "The other result conforms, 1 known failure waived"),
+        (["pass", "unexpected_pass"], "1 of 2 results passes though waived"),
+        (["skipped"], "Nothing could run"),
+    ],
+)
+def test_the_headline_counts_in_plain_words(rows: list[str], words: str) -> None:
+    page = html.render(Results([Result(f"s/{i}", "b", status, level="exact") for i, status in enumerate(rows)]))
+    assert f"<h1>{words}</h1>" in page
+
+
+def test_what_was_only_timed_is_not_called_bounded() -> None:
+    page = html.render(Results([Result("s/x", "b", "pass", UNJUDGED, op="gemm")]))
+    assert "<h1>1 result timed, not judged</h1>" in page and 'title="1 not judged"' in page
+    assert '<div class="tile bounded"><b>0</b>' in page
 
 
 def test_every_row_of_the_data_can_be_read_back() -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from dgref.cli.list import TABLES
 from dgref.report import html, junit, terminal
 from dgref.report.causes import causes
-from dgref.results import Result, Results
+from dgref.results import UNJUDGED, Result, Results
 from dgref.tables import shorten, table
 from tests import samples
 
@@ -103,6 +103,22 @@ def test_missing_outputs_have_a_column_and_a_verdict_of_their_own() -> None:
     assert "missing" not in terminal._counts("mine", samples.results().results, 80)
 
 
+def test_each_result_is_counted_once_whatever_level_holds_of_it() -> None:
+    """Bits within the bound that a waiver speaks of are neither wrong nor what was required."""
+    rows = [
+        Result("s/1", "mine", "waived", level="bounded"),
+        Result("s/2", "mine", "unexpected_pass", level="bounded"),
+        Result("s/3", "mine", "pass", level="bounded"),
+        Result("s/4", "mine", "fail", level="bounded"),
+        Result("s/5", "mine", "pass", UNJUDGED),
+    ]
+    counts = terminal._counts("mine", rows, 80)
+    held = {"bounded": 1, "wrong": 1, "unexpected pass": 1, "waived": 1, "not judged": 1}
+    assert {name: count for name, count in counts.items() if count} == {"backend": "mine", **held}
+    assert terminal.closing(Results(rows)).endswith("something is wrong")
+    assert terminal.closing(Results(rows[1:3])).endswith("what a waiver says fails passes")
+
+
 def test_waived_failures_are_said_to_be_known_and_have_a_column_on_both_reports() -> None:
     waived = [Result(f"s/{i}", "mine", "waived", level="wrong", op="gemm") for i in range(2)]
     assert terminal.closing(Results(waived)).endswith("2 waived — 2 known failures waived")
@@ -110,4 +126,4 @@ def test_waived_failures_are_said_to_be_known_and_have_a_column_on_both_reports(
     assert terminal.closing(Results(passed)).endswith("all others conform, 2 known failures waived")
     assert terminal._counts("mine", waived, 80)["waived"] == 2
     page = html.render(Results(passed))
-    assert "All 1 other results conform, 2 known failures waived" in page and 'title="1 exact, 2 waived"' in page
+    assert "The other result conforms, 2 known failures waived" in page and 'title="1 exact, 2 waived"' in page
