@@ -5,7 +5,7 @@ A waived case that passes, or whose waiver has expired, fails the run: waivers a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from fnmatch import fnmatchcase
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dgref.backends import backends
-from dgref.errors import SuiteError, expected, shown
+from dgref.errors import SuiteError, UnknownNameError, expected, shown, unknown_name
 from dgref.files import as_path, read_toml
 from dgref.results import Result
 from dgref.suite import Suite, folder, names
+from dgref.suite import load as load_suite
 
 WAIVABLE = frozenset({"fail", "nondeterministic", "error", "crash", "timeout", "out_of_memory"})
 
@@ -64,20 +65,30 @@ def _waiver(row: Any, context: str) -> Waiver:
     return Waiver(**row)
 
 
-def idle(waivers: Iterable[Waiver], suites: Sequence[Suite], run: Iterable[str]) -> Iterator[str]:
-    """Yield a sentence for each waiver that can match no result: no backend, or no case of its suite, is called so.
+def idle(waivers: Sequence[Waiver], suites: Sequence[Suite], run: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each waiver that can match no result: no suite, no case of it, or no backend is called so.
 
     A waiver of a shipped suite or a known backend that this run leaves out is no concern of it.
     """
-    loaded, called = {row.name for row in suites}, {*backends(), *run}
-    cases = [case.name for row in suites for case in row.cases]
+    if not waivers:
+        return
+    held = {row.name: [case.name for case in row.cases] for row in (*map(load_suite, names()), *suites)}
+    called = {*backends(), *run}
     for waiver in waivers:
-        subject = f"waiver of {waiver.case} on {waiver.backend}"
-        elsewhere = waiver.case.partition("/")[0] in set(names()) - loaded
-        if not any(fnmatchcase(case, waiver.case) for case in cases) and not elsewhere:
-            yield expected(subject, "no such case", f"the name of one in {' or '.join(sorted(loaded))}")
+        about = f"of the waiver of {waiver.case} on {waiver.backend}"
+        if not any(fnmatchcase(case, waiver.case) for cases in held.values() for case in cases):
+            yield str(_unmatched(waiver.case, about, held))
         elif not any(fnmatchcase(name, waiver.backend) for name in called):
-            yield expected(subject, "no such backend", "the name of one of this run")
+            yield str(unknown_name(f"backend {about}", waiver.backend, called))
+
+
+def _unmatched(pattern: str, about: str, held: Mapping[str, Sequence[str]]) -> UnknownNameError:
+    suite = pattern.partition("/")[0]
+    if suite in held:
+        return unknown_name(f"case {about}", pattern, held[suite])
+    if any(fnmatchcase(name, suite) for name in held):
+        return unknown_name(f"case {about}", pattern, [case for cases in held.values() for case in cases])
+    return unknown_name(f"suite {about}", suite, held)
 
 
 def apply(result: Result, waivers: list[Waiver], today: date | None = None) -> Result:

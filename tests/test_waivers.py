@@ -86,10 +86,30 @@ def test_a_waiver_that_cannot_be_used_is_named(tmp_path: Path, old: str, new: st
     ("old", "new", "words"),
     [
         ("sample/*", "sample/*", None),
-        ("sample/*", "sample/csae-*", "waiver of sample/csae-* on misbehaving/one_bit: got no such case"),
-        ("sample/*", "nowhere/*", "got no such case, need the name of one in sample"),
+        (
+            "sample/*",
+            "sample/csae-*",
+            "case of the waiver of sample/csae-* on misbehaving/one_bit: got 'sample/csae-*', need sample/case-0",
+        ),
+        (
+            "sample/*",
+            "nowhere/*",
+            "suite of the waiver of nowhere/* on misbehaving/one_bit: got 'nowhere'",
+        ),
+        (
+            "sample/*",
+            "smokey/bf16",
+            "suite of the waiver of smokey/bf16 on misbehaving/one_bit: got 'smokey'",
+        ),
+        ("sample/*", "*/csae-0", "case of the waiver of */csae-0 on misbehaving/one_bit: got '*/csae-0', need"),
         ("sample/*", "mqa/paged-*", None),  # of a suite that this run leaves out
-        ("misbehaving/one_bit", "misbehaving/one_bti", "got no such backend"),
+        ("sample/*", "mqa/pegad-*", "case of the waiver of mqa/pegad-* on misbehaving/one_bit: got 'mqa/pegad-*'"),
+        ("sample/*", "mqa*paged*", None),  # a star goes beyond the slash
+        (
+            "misbehaving/one_bit",
+            "misbehaving/one_bti",
+            "backend of the waiver of sample/* on misbehaving/one_bti: got 'misbehaving/one_bti', need misbehav",
+        ),
         ("misbehaving/one_bit", "torch/cpu", None),
     ],
 )
