@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dgref.errors import counted
 from dgref.formats import FORMATS, ScaledTensor
 from dgref.ops import Op, Part
 from dgref.suite import Case
@@ -84,8 +85,8 @@ class Sampled(Answers):
         return self.part({name: mask for name, mask in whole.items() if mask is not None})
 
     def coverage(self) -> dict[str, Any]:
-        columns = f" by {len(self.chosen.columns)} columns" if self.op.sampler.axes[1] else ""
-        return {"judged": f"{len(self.chosen.rows)} rows{columns}"}
+        columns = f" by {counted(len(self.chosen.columns), 'column')}" if self.op.sampler.axes[1] else ""
+        return {"judged": f"{counted(len(self.chosen.rows), 'row')}{columns}"}
 
 
 def answers_for(op: Op, case: Case, inputs: Mapping[str, Any]) -> Answers:

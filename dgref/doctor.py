@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dgref import machine
 from dgref.arch import ARCHITECTURES, Architecture
+from dgref.errors import counted
 from dgref.version import VERSION
 
 Severity = Literal["ok", "note", "problem"]
@@ -136,7 +137,9 @@ def _caches(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:
     from dgref.backends.cuda.environment import cache_folder
 
     broken = [entry for entry in cache.check() if entry.problem]
-    value = f"{cache_folder()}: {len(cache.entries())} entries" + (f", {len(broken)} damaged" if broken else "")
+    value = f"{cache_folder()}: {counted(len(cache.entries()), 'entry')}" + (
+        f", {len(broken)} damaged" if broken else ""
+    )
     advice = "dgref cache clear --problems" if broken else ""
     yield Finding("caches", "dgref", value, "problem" if broken else "ok", advice)
     places = {
@@ -155,7 +158,7 @@ def _cache(name: str, folder: Path) -> Finding:
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) >> 20
     spoiled = [path for path in files if not path.stat().st_size or "tmp" in path.relative_to(folder).parts]
-    value = f"{folder}: {len(files)} files, {size} MiB"
+    value = f"{folder}: {counted(len(files), 'file')}, {size:,} MiB"
     if not spoiled:
         return Finding("caches", name, value)
     advice = f"remove {folder} and let it compile again: an interrupted compilation can poison later runs"

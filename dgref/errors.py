@@ -98,9 +98,17 @@ def expected(subject: str, got: object, need: object, context: str = "") -> str:
     return f"{subject}: got {got}, need {need}" + (f" [{context}]" if context else "")
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
+_PLURALS = {"axis": "axes", "entry": "entries", "launch": "launches"}  # of nouns that take more than an s
+
+
+def counted(count: int, noun: str) -> str:
     """Return a count and what is counted, in the plural unless it is one: "1 result", "2,000 results"."""
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+    return f"{count:,} {noun if count == 1 else _PLURALS.get(noun, f'{noun}s')}"
+
+
+def every(count: int, noun: str) -> str:
+    """Return what is said of all: "all 2,000 results", "the only result"."""
+    return f"the only {noun}" if count == 1 else f"all {counted(count, noun)}"
 
 
 _LONGEST_SHOWN = 60

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected, shown, unknown_name
+from dgref.errors import InputError, ShapeError, counted, expected, shown, unknown_name
 from dgref.formats import RECIPES, format_of
 from dgref.formats.tensor import ScaledTensor, in_numpy
 from dgref.ops import OPS, Op, Operand
@@ -161,7 +161,7 @@ def _ordered(row: Op, name: str, tensor: Any, value: Any, problem: Problem) -> A
         return tensor
     given_as, wanted = operand.array_axes(problem).split(), operand.axes_of(problem).split()
     if len(given_as) != len(tensor.shape):
-        raise ShapeError(expected(f"{name} shape", list(tensor.shape), f"{len(given_as)} axes {given_as}"))
+        raise ShapeError(expected(f"{name} shape", list(tensor.shape), f"{counted(len(given_as), 'axis')} {given_as}"))
     return replace(tensor, data=np.transpose(tensor.data, [given_as.index(axis) for axis in wanted]))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dgref.errors import counted
 from dgref.formats.native import is_torch, like
 from dgref.ops import OPS
 from dgref.suite import Case
@@ -46,8 +47,8 @@ class Guarded:
         """Yield what was written on each side where anything was."""
         for side, words in ((offsets[offsets < 0], "before its start"), (offsets[offsets >= 0], "past its end")):
             if side.size:
-                count = f"{side.size} byte" + "s" * (side.size > 1)
-                yield f"output {name}: {count} written {words}, the first at {self._place_of(int(side.min()))}"
+                first = self._place_of(int(side.min()))
+                yield f"output {name}: {counted(side.size, 'byte')} written {words}, the first at {first}"
 
     def _place_of(self, offset: int) -> str:
         columns = self.array.shape[-1] if self.array.ndim else 1

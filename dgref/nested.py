@@ -50,7 +50,7 @@ _OUTPUT = {
     "worst": [{"line": TEXT}],
     "map": _MAP,
 }
-_CAUSE = {name: Maybe(TEXT) for name in ("sentence", "fix", "hypothesis", "status")}
+_CAUSE = {name: Maybe(TEXT) for name in ("sentence", "fix", "ask", "hypothesis", "status")}
 
 REMARKS = ("not bounded here", "gain")  # what a result that conforms may still say
 _TEXTS = ("judged", "diagnosis", "traceback", "raised", *REMARKS)  # of the evidence

@@ -111,7 +111,7 @@ def _changes(first: Arrays, now: Arrays, defined: Masks, pattern: int | None, nu
             continue
         unwritten = 0 if pattern is None else _holding(first, POISONS[0], name) & _holding(now, pattern, name) & changed
         count = int(np.count_nonzero(unwritten))
-        note = f": {count} of its elements were never written" if count else ""
+        note = f": {count:,} of its elements {'was' if count == 1 else 'were'} never written" if count else ""
         yield f"output {name} changed when {cause} (launch {number}){note}"
 
 

@@ -106,9 +106,9 @@ class Result:
 
     @property
     def notes(self) -> list[tuple[str, str]]:
-        """What a person needs to act on a bad result, each line under its word: at, cause, fix, again."""
-        fix = (self.diagnosis or {}).get("fix")
-        lines = {"at": self.evidence.get("raised"), "cause": self.explanation, "fix": fix, "again": self.reproduce}
+        """What a person needs to act on a bad result, each line under its word: at, cause, fix, ask, again."""
+        found = {word: (self.diagnosis or {}).get(word) for word in ("fix", "ask")}
+        lines = {"at": self.evidence.get("raised"), "cause": self.explanation, **found, "again": self.reproduce}
         return [(word, str(line)) for word, line in lines.items() if line]
 
 

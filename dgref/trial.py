@@ -21,7 +21,7 @@ from dgref.buffers import sha256
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
-from dgref.errors import UnavailableError, UnsupportedError, seconds, whole_number
+from dgref.errors import UnavailableError, UnsupportedError, counted, seconds, whole_number
 from dgref.expectation import Expectation
 from dgref.observation import Observation, misfit_of, observe
 from dgref.ops import OPS
@@ -210,7 +210,8 @@ def _check_whole(result: Result, attempt: _Attempt) -> None:
     differing = check_whole(attempt) if coverage and not result.bad else None
     if differing is None:
         return
-    result.evidence["verifier"] = f"{differing} of {attempt.outputs['d'].size} elements differ from {result.arithmetic}"
+    elements = counted(attempt.outputs["d"].size, "element")
+    result.evidence["verifier"] = f"{differing:,} of {elements} differ from {result.arithmetic}"
     if differing:
         result.status, result.level = "fail", "wrong"
         result.reason = f"d: {result.evidence['verifier']}, found by the verifier on the GPU"
@@ -243,7 +244,7 @@ def _describe(result: Result, attempt: _Attempt, verdict: Verdict) -> None:
 
 def _remarks(verdict: Verdict) -> Iterator[tuple[str, str]]:
     """Yield what a result that conforms still has to say."""
-    unjudged = [f"{name}: {count} elements that differ" for name, count in verdict.unbounded.items() if count]
+    unjudged = [f"{name}: {count:,} differing" for name, count in verdict.unbounded.items() if count]
     if unjudged:
         yield "not bounded here", "; ".join(unjudged)
     if verdict.gains:
@@ -274,7 +275,7 @@ def _reason(result: Result, attempt: _Attempt, verdict: Verdict) -> str:
 
 
 def _within(beyond: int) -> str:
-    return f"{beyond} of them beyond" if beyond else "all within"
+    return f"{beyond:,} of them beyond" if beyond else "all within"
 
 
 def _diagnose(result: Result, attempt: _Attempt) -> None:
@@ -291,6 +292,6 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
         return
     probed = attempt.repeatable and attempt.case.op in OPERATIONS and result.reproduce
     if found.status == "none" and not found.benign and probed:
-        command = result.reproduce.replace("dgref run", "dgref fingerprint", 1)
-        found.fix = f"ask the kernel which payload and scales it reads: {command} --addresses"
+        found.fix = "ask the kernel which payload and scales it reads"
+        found.ask = f"{result.reproduce.replace('dgref run', 'dgref fingerprint', 1)} --addresses"
     result.diagnosis = found.to_dict()

@@ -111,7 +111,7 @@ def test_compare_exits_1_on_a_regression(tmp_path: Path) -> None:
     samples.results(2, wrong=1).save(tmp_path / "b.json")
     status, output = invoke("report", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
     assert status == 1
-    assert "1 of them regressions" in output
+    assert "1 change, 1 regression among them" in output
 
 
 @pytest.mark.parametrize("table", ["ops", "backends", "formats", "recipes", "layouts", "archs", "suites"])

@@ -161,8 +161,14 @@ def test_the_quantised_example_is_asked_what_it_reads_as_the_diagnosis_page_show
     case = runner.Selection(ids=("mxfp4-mxfp4",))
     (result,) = runner.run(["fingerprint"], ["mine/fragments"], selection=case, isolate=False).results
     assert (result.status, cause_of(result)) == ("fail", "no cause found")
-    assert result.diagnosis["fix"].endswith(f"{command.partition('--backend')[0].removeprefix('$ ')}--backend "
-                                            f"{tmp_path / 'my_fp4_backend.py'} --addresses")  # fmt: skip
+    asked = (
+        f"{command.partition('--backend')[0].removeprefix('$ ')}--backend {tmp_path / 'my_fp4_backend.py'} --addresses"
+    )
+    assert (result.diagnosis["fix"], result.diagnosis["ask"]) == (
+        "ask the kernel which payload and scales it reads",
+        asked,
+    )
+    assert dict(result.notes)["ask"] == asked
 
 
 def test_the_example_entry_point_and_waiver_are_toml(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from dgref.errors import (
     ShapeError,
     UnknownNameError,
     choice,
+    counted,
+    every,
     expected,
     flag,
     instance,
@@ -66,3 +68,18 @@ def test_a_value_of_another_kind_is_shown_in_one_short_line():
     with pytest.raises(InputError, match=r"^inputs: got a ndarray, need a mapping$"):
         instance("inputs", np.zeros((40, 40)), dict, "a mapping")
     assert shown("short") == "'short'"
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "words", "all_of_them"),
+    [
+        (0, "result", "0 results", "all 0 results"),
+        (1, "result", "1 result", "the only result"),
+        (2000, "result", "2,000 results", "all 2,000 results"),
+        (1, "axis", "1 axis", "the only axis"),
+        (2, "axis", "2 axes", "all 2 axes"),
+        (3, "entry", "3 entries", "all 3 entries"),
+    ],
+)
+def test_a_count_agrees_with_what_is_counted(count: int, noun: str, words: str, all_of_them: str) -> None:
+    assert (counted(count, noun), every(count, noun)) == (words, all_of_them)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dgref.checkpoint.findings import LEVELS, Finding
 from dgref.checkpoint.inspection import Inspection
+from dgref.errors import counted
 
 _STYLES = {"contradiction": "bold red", "suspicion": "yellow", "note": "dim"}
 _SHOWN = 3  # findings of one kind that are written out
@@ -34,8 +35,7 @@ def _summary(inspection: Inspection):
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
-    files = f"{inspection.files} file{'s' * (inspection.files != 1)}"
-    size = f"{_amount(inspection.bytes)} in {files}, {_amount(inspection.bytes_read)} read"
+    size = f"{_amount(inspection.bytes)} in {counted(inspection.files, 'file')}, {_amount(inspection.bytes_read)} read"
     kinds = ", ".join(f"{count} {name}" for name, count in inspection.conventions.items()) or "no quantised weight"
     plain = ", ".join(f"{count} {dtype}" for dtype, count in inspection.plain.items()) or "none"
     rows = (
@@ -55,7 +55,7 @@ def _summary(inspection: Inspection):
 
 
 def _verdict(inspection: Inspection) -> str:
-    counts = [f"{count} {level}{'s' * (count != 1)}" for level, count in inspection.levels.items() if count]
+    counts = [counted(count, level) for level, count in inspection.levels.items() if count]
     return ", ".join(counts) if counts else "nothing wrong found"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref.checkpoint.header import Entry, Header, read_header, strict_json
-from dgref.errors import FileError, expected
+from dgref.errors import FileError, counted, expected
 from dgref.files import as_path
 
 _MAX_JSON = 256 << 20
@@ -125,7 +125,9 @@ def _check_index(source: Source, index: dict[str, str]) -> None:
             source.problems.append(expected(f"index: {name[:160]}", f"not in {file}", "the tensor in its shard"))
     extra = sorted(set(source.tensors) - set(index))
     if extra:
-        source.problems.append(expected("index", f"{len(extra)} tensors missing, such as {extra[0]}", "every tensor"))
+        source.problems.append(
+            expected("index", f"{counted(len(extra), 'tensor')} missing, such as {extra[0]}", "every tensor")
+        )
 
 
 def _check_numbers(source: Source, shards: list[str]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from dgref.errors import counted
+
 
 @click.command("cache")
 @click.argument("action", type=click.Choice(["list", "check", "clear"]), default="list")
@@ -17,16 +19,17 @@ def command(action: str, problems: bool) -> int:
     from dgref.backends.cuda.environment import cache_folder
 
     if action == "clear":
-        click.echo(f"removed {cache.clear(only_problems=problems)} entries from {cache_folder()}")
+        click.echo(f"removed {counted(cache.clear(only_problems=problems), 'entry')} from {cache_folder()}")
         return 0
     entries = cache.entries() if action == "list" else cache.check()
     for entry in entries:
         click.echo(_line(entry))
     if action == "check":
         bad = len(entries)
-        click.echo(f"{bad} of {len(cache.entries())} entries in {cache_folder()} have a problem")
+        held = counted(len(cache.entries()), "entry")
+        click.echo(f"{bad} of {held} in {cache_folder()} {'has' if bad == 1 else 'have'} a problem")
         return 1 if bad else 0
-    click.echo(f"{len(entries)} entries in {cache_folder()}")
+    click.echo(f"{counted(len(entries), 'entry')} in {cache_folder()}")
     return 0
 
 

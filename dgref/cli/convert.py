@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from dgref.errors import counted
+
 
 @click.command("convert")
 @click.argument("path", type=click.Path(path_type=Path))
@@ -23,5 +25,6 @@ def command(path: Path, out: Path, to: str | None, layout: str | None) -> int:
 
     with Bytes("writing") as progress:
         done = convert(path, out, to=to, layout=layout, progress=progress)
-    click.echo(f"{done.path}: {done.converted} weights converted, {done.copied} tensors copied, {done.bytes:,} bytes")
+    parts = f"{counted(done.converted, 'weight')} converted", f"{counted(done.copied, 'tensor')} copied"
+    click.echo(f"{done.path}: {', '.join(parts)}, {counted(done.bytes, 'byte')}")
     return 0

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from dgref.errors import counted
+
 _MARKS = {"ok": ("ok", "green"), "note": ("–", "dim"), "problem": ("!!", "bold red")}
 
 
@@ -46,4 +48,4 @@ def _show(findings: list) -> None:
             table.add_row(Text(mark, style=style), row.name, text)
         out.print(table)
     problems = sum(row.severity == "problem" for row in findings)
-    out.print(f"{problems} problems" if problems else "nothing found that would spoil a run", style="bold")
+    out.print(counted(problems, "problem") if problems else "nothing found that would spoil a run", style="bold")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from dgref.errors import counted
+
 
 @click.command("export")
 @click.argument("suite")
@@ -28,5 +30,5 @@ def command(suite: str, output: Path, ids: tuple[str, ...]) -> int:
 
     row = load(suite)
     row = replace(row, cases=tuple(chosen(row.cases, ids)))
-    click.echo(f"{len(row)} cases: {export(row, output)}")
+    click.echo(f"{counted(len(row), 'case')}: {export(row, output)}")
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from dgref.cli._types import Finite
+from dgref.errors import counted
 
 _PATH = click.Path(path_type=Path)
 
@@ -55,7 +56,7 @@ def compare(before: Path, after: Path, tolerance: float, as_json: bool) -> int:
     else:
         for change in changes:
             click.echo(f"{change.kind:7} {change.case} on {change.backend}: {change.before} -> {change.after}")
-        click.echo(f"{len(changes)} changes, {worse} of them regressions")
+        click.echo(f"{counted(len(changes), 'change')}, {counted(worse, 'regression')} among them")
     return 1 if worse else 0
 
 
@@ -97,9 +98,5 @@ def check(bundle: Path, suites: tuple[str, ...], waiver_file: Path | None) -> in
     problems = checked(bundle, list(suites) or None, waiver_file)
     for line in [*problems, *([] if suites else not_judged(load_results(bundle)))]:
         click.echo(line)
-    click.echo(
-        f"{bundle}: {len(problems)} problem{'s' * (len(problems) > 1)}"
-        if problems
-        else f"{bundle}: complete and unchanged"
-    )
+    click.echo(f"{bundle}: {counted(len(problems), 'problem')}" if problems else f"{bundle}: complete and unchanged")
     return 1 if problems else 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dgref.errors import counted, every
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -74,12 +76,15 @@ class Addresses:
         where = f"on inputs of kind {self.kind}"
         if self.confirmed:
             rest = f"; {self.unknown:,} more depend on what shows no address" if self.unknown else ""
-            return f"confirmed {where}: reading so gives all {self.total:,} outputs{rest} ({self.launches} launches)"
+            launches = counted(self.launches, "launch")
+            return f"confirmed {where}: reading so gives {every(self.total, 'output')}{rest} ({launches})"
         if not self.total:
-            return f"not confirmed {where}: none of the {self.unknown:,} outputs depends on known addresses alone"
+            return (
+                f"not confirmed {where}: none of the {counted(self.unknown, 'output')} depends on known addresses alone"
+            )
         return (
-            f"not confirmed {where}: reading so gives {self.agreed:,} of {self.total:,} outputs; designed operands "
-            "showed these addresses, and something else is wrong as well"
+            f"not confirmed {where}: reading so gives {self.agreed:,} of {counted(self.total, 'output')}; "
+            "designed operands showed these addresses, and something else is wrong as well"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dgref.compare.metrics import Metrics, metrics
 from dgref.compare.scan import BINS, Scan, counter, matrix, scan
 from dgref.compare.ulp import Codes, Policy, paired_codes
 from dgref.compare.worst import Element, worst_elements
-from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, counted, every, expected
 from dgref.formats.native import to_numpy
 
 _CHUNK = 1 << 20
@@ -102,8 +102,9 @@ class Comparison:
     def summary(self) -> str:
         """Return one sentence."""
         if self.equal:
-            return f"all {self.count:,} {self.format} elements equal {self.against}"
-        parts = [f"{self.differing:,} of {self.count:,} {self.format} elements differ from {self.against}"]
+            return f"{every(self.count, f'{self.format} element')} equal{'s' * (self.count == 1)} {self.against}"
+        elements = counted(self.count, f"{self.format} element")
+        parts = [f"{self.differing:,} of {elements} differ{'s' * (self.differing == 1)} from {self.against}"]
         parts += [f"by at most {self.max_ulps:,} ulp"] if self.max_ulps else []
         parts += [f"{self.unrelated:,} of them NaN or Inf against something else"] if self.unrelated else []
         parts += [f"{self.zero_signs:,} only in the sign of zero"] if self.zero_signs else []
@@ -192,7 +193,7 @@ def _checked_policy(policy: Any) -> Policy:
 def _checked_labels(groups: Any, codes: Codes) -> np.ndarray:
     labels, rows = to_numpy(groups, "groups").reshape(-1), matrix(codes.array).shape[0]
     if labels.size != rows:
-        raise ShapeError(expected("groups", f"{labels.size} labels", f"one for each of {rows} rows"))
+        raise ShapeError(expected("groups", counted(labels.size, "label"), f"one for each of {counted(rows, 'row')}"))
     return labels
 
 

@@ -18,7 +18,7 @@ from dgref.compare.prediction import Agreement
 from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines, poisoned
 from dgref.compare.search import Ranked, Search
 from dgref.compare.separation import advice, as_toml, doubts, rivals, telling_case
-from dgref.errors import InputError, ShapeError, expected, instance, seconds, shown, unknown_name
+from dgref.errors import InputError, ShapeError, counted, every, expected, instance, seconds, shown, unknown_name
 from dgref.formats.native import to_numpy
 from dgref.given import described, output_format
 from dgref.ops import OPS
@@ -46,6 +46,7 @@ class Diagnosis:
     seconds: float = 0.0
     rivals: list[Ranked] = field(default_factory=list)  # what explains every output just as well
     separate: Case | None = None  # a case that would tell the answer from its first rival
+    ask: str = ""  # a command that tells more
 
     @property
     def names(self) -> list[str]:
@@ -58,6 +59,7 @@ class Diagnosis:
         return {
             "sentence": self.sentence,
             "fix": self.fix,
+            "ask": self.ask,
             "hypothesis": self.hypothesis,
             "status": self.status,
             "benign": self.benign,
@@ -178,7 +180,8 @@ def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
     how = f"equal in every bit under {search.name}" if found.equal == found.total else f"within {search.bound}"
     gain = search.gain()
     remark = "" if gain is None else f"; {gain.sentence()}: declare the arithmetic to be sure"
-    sentence = f"nothing is wrong: all {found.total:,} outputs{sampled} are {how}{remark}"
+    outputs = f"{every(found.total, 'output')}{sampled} {'is' if found.total == 1 else 'are'}"
+    sentence = f"nothing is wrong: {outputs} {how}{remark}"
     fix = "a difference from an unquantised product is the recipe's own loss; compare with the quantised operands"
     return Diagnosis(sentence, None, "none", fix, agreed=found.agreed, total=found.total, benign=True)
 
@@ -207,7 +210,7 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
             *advice(telling),
             *search.where,
             *([] if best.found.all else search.where_in_k),
-            f"{search.tried} recomputations",
+            counted(search.tried, "recomputation"),
         ],
         best.found.agreed,
         best.found.total,
@@ -237,7 +240,7 @@ def _sentence(
         nearest = f"the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
         return f"no hypothesis explains it; {beside or nearest}"
     if status == "suspicion":
-        counts = f"{found.agreed:,} of {found.total:,} outputs equal"
+        counts = f"{found.agreed:,} of {counted(found.total, 'output')} equal"
         return f"suspicion: {row.cause}; {row.remedy} explains {explained:.0%} of the error and makes {counts}"
     result = _agreement(found, elements, bound)
     if benign:
@@ -246,8 +249,9 @@ def _sentence(
 
 
 def _agreement(found: Agreement, elements: int, bound: str) -> str:
-    checked = f"{found.total:,}" if found.total == elements else f"{found.total:,} checked of {elements:,}"
+    whole = counted(elements, "output")
+    checked = whole if found.total == elements else f"{found.total:,} checked of {whole}"
     if found.equal == found.total:
-        return f"makes all {found.bits:,} output bits equal ({checked} outputs)"
+        return f"makes all {found.bits:,} output bits equal ({checked})"
     share = found.equal / max(found.total, 1)
-    return f"puts all outputs ({checked}) within {bound}, {share:.1%} of them equal in every bit"
+    return f"puts every output ({checked}) within {bound}, {share:.1%} of them equal in every bit"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgref.errors import counted
 from dgref.reference.arithmetic import ARITHMETICS, Arithmetic
 
 
@@ -29,8 +30,8 @@ class Inference:
     def summary(self) -> str:
         """Return one sentence."""
         row = self.nearest
-        tried = f"{self.tried} {'arithmetic' if self.tried == 1 else 'arithmetics'} tried"
-        bits = f"{self.agreement:.2%} of {self.compared:,} elements equal in every bit, {tried}"
+        tried = f"{counted(self.tried, 'arithmetic')} tried"
+        bits = f"{self.agreement:.2%} of {counted(self.compared, 'element')} equal in every bit, {tried}"
         if self.arithmetic is None:
             return f"no arithmetic found; nearest {describe(row)}: {bits}"
         return f"{describe(row)}: {bits}"

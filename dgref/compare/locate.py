@@ -16,6 +16,7 @@ import numpy as np
 
 from dgref.compare.scan import CELL, Scan
 from dgref.compare.stripes import Axis, axis_candidates
+from dgref.errors import counted
 
 TILE_SIZES = [CELL << i for i in range(6)]  # 8 to 256, both ways
 _LISTED = 16  # tiles named one by one
@@ -73,7 +74,7 @@ def _scattered(total: int, size: int) -> Where:
     bits = 1 + code_length(size, total, 0, 0)
     if share > 0.999:
         return Where("everything", "everything", size, total, 0, bits)
-    text = f"scattered {share:.1%}" if share >= 0.001 else f"{total} scattered elements"
+    text = f"scattered {share:.1%}" if share >= 0.001 else counted(total, "scattered element")
     return Where("scattered", text, size, total, 0, bits)
 
 
@@ -161,5 +162,5 @@ def _tile_set(counts: np.ndarray, tile: tuple[int, int], extents: tuple[int, int
     places = [(int(row), int(column)) for row, column in zip(*listed, strict=True)]
     name = f"{tile[0]}x{tile[1]}"
     first = ", ".join(str(place) for place in places[:4]) + (", …" if number > 4 else "")
-    text = f"one {name} tile at {first}" if number == 1 else f"{number} tiles of {name} at {first}"
+    text = f"one {name} tile at {first}" if number == 1 else f"{number:,} tiles of {name} at {first}"
     return Where("tiles", text, inside, differing, total - differing, bits, {"tile": list(tile), "tiles": places})

@@ -10,7 +10,16 @@ import torch
 
 from dgref.deep_gemm.arguments import Block
 from dgref.deep_gemm.settings import SETTINGS
-from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected, whole_numbers
+from dgref.errors import (
+    FormatError,
+    InputError,
+    LayoutError,
+    ShapeError,
+    UnsupportedError,
+    counted,
+    expected,
+    whole_numbers,
+)
 from dgref.formats.layouts.elements import ue8m0_codes
 from dgref.formats.native import as_codes, like, to_numpy
 from dgref.formats.packing import unpack
@@ -62,7 +71,7 @@ def payload(name: str, tensor: torch.Tensor, formats: tuple[str, ...], axes: int
         need = " or ".join(str(dtype) for dtype, format in FORMAT_OF.items() if format in formats)
         raise FormatError(expected(name, tensor.dtype, need))
     if tensor.dim() != axes:
-        raise ShapeError(expected(f"{name} shape", list(tensor.shape), f"{axes} axes"))
+        raise ShapeError(expected(f"{name} shape", list(tensor.shape), counted(axes, "axis")))
     if tensor.numel() and 1 not in tensor.stride()[-2:] and 1 not in tensor.shape[-2:]:
         raise LayoutError(expected(f"{name} strides", tensor.stride(), "rows or columns that are contiguous"))
     if found != FP4:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dgref.compare.hypotheses import HYPOTHESES
+from dgref.errors import counted
 from dgref.faults.bench import OTHERS, Bench, Outcome
 from dgref.faults.catalogue import CATALOGUE, FAMILIES, family_of
 
@@ -49,15 +50,18 @@ def summary(result: Bench) -> str:
     """Return what the bench found in a few sentences."""
     first, third = result.rate(lambda o: o.first), result.rate(lambda o: o.third)
     beyond = result.rate(lambda o: o.beyond_bound)
+    caught = result.rate(lambda o: o.caught)
     slowest = max((outcome.seconds for outcome in result.outcomes), default=0.0)
+    alike = sum(o.same_bits and not o.first for o in result.outcomes)
     return (
-        f"{len(result.outcomes)} injected faults (seed {result.seed}): {result.rate(lambda o: o.caught):.1%} caught, "
+        f"{counted(len(result.outcomes), 'injected fault')} (seed {result.seed}): {caught:.1%} caught, "
         f"{beyond:.1%} even where no arithmetic is declared; the fault's own name first in {first:.1%}, among the "
         f"first three in {third:.1%}; where another name came first, "
-        f"{sum(o.same_bits and not o.first for o in result.outcomes)} times it gave the very same output bits. "
-        f"{result.silent} further injections changed no output bit. {result.correct} correct results by other valid "
-        f"arithmetics: {len(result.alarms)} called wrong; of the {result.orders} diagnosed against another declared "
-        f"order, {len(result.unnamed_orders)} were not called right. Slowest diagnosis {slowest:.1f} s."
+        f"{counted(alike, 'time')} it gave the very same output bits. "
+        f"{counted(result.silent, 'further injection')} changed no output bit. "
+        f"{counted(result.correct, 'correct result')} by other valid arithmetics: {len(result.alarms)} called wrong; "
+        f"of the {result.orders} diagnosed against another declared order, {len(result.unnamed_orders)} were not "
+        f"called right. Slowest diagnosis {slowest:.1f} s."
     )
 
 

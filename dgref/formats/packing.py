@@ -7,7 +7,7 @@ from math import lcm
 
 import numpy as np
 
-from dgref.errors import FormatError, ShapeError, expected, whole_number
+from dgref.errors import FormatError, ShapeError, counted, expected, whole_number
 from dgref.formats.codec import checked_codes
 from dgref.formats.element import Array, Format, as_format
 from dgref.formats.native import like, to_numpy
@@ -79,13 +79,13 @@ class Packing:
         group, group_bytes = self._extents(format)
         context = f"{format.name}, {self.name}"
         if size % group_bytes:
-            raise ShapeError(expected("packed axis", f"{size} bytes", f"a multiple of {group_bytes}", context))
+            raise ShapeError(expected("packed axis", counted(size, "byte"), f"a multiple of {group_bytes}", context))
         groups = size // group_bytes
         if count is None:
             return groups
         count = whole_number("count", count, error=ShapeError)
         if not (groups - 1) * group < count <= groups * group and (count, groups) != (0, 0):
-            raise ShapeError(expected("count", count, f"codes that take {size} bytes", context))
+            raise ShapeError(expected("count", count, f"codes that take {counted(size, 'byte')}", context))
         return groups
 
     def _pieces(self, bits: int, group: int) -> list[tuple[int, int, int]]:

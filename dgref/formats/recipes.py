@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dgref.errors import FormatError, ShapeError, expected, unknown_name, whole_number
+from dgref.errors import FormatError, ShapeError, counted, expected, unknown_name, whole_number
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import FULL, Scaling
 from dgref.registry import Registry
@@ -31,7 +31,9 @@ class Recipe:
         axis = whole_number("axis", axis, -rank, rank - 1, ShapeError)
         normal = axis - rank if axis >= 0 else axis
         if normal not in (-1, -2):
-            raise ShapeError(expected("axis", axis, "the last axis or the one before", f"{name} has {rank} axes"))
+            raise ShapeError(
+                expected("axis", axis, "the last axis or the one before", f"{name} has {counted(rank, 'axis')}")
+            )
         return self.scaling if normal == -1 else self.scaling.transposed()
 
     def varied(self, name: str, description: str | None = None, source: str | None = None, **changes: Any) -> Recipe:

@@ -11,7 +11,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected, whole_number
+from dgref.errors import InputError, ShapeError, counted, expected, whole_number
 from dgref.formats.element import FORMATS
 from dgref.formats.rules import reciprocal_max
 from dgref.formats.scaling import Scaling
@@ -38,7 +38,7 @@ def clamped(hidden: np.ndarray, clamp: float | None) -> tuple[np.ndarray, np.nda
     """Return gate and up as float32, bounded."""
     values = np.asarray(hidden, np.float32)
     if values.shape[1] % 2:
-        raise ShapeError(expected("hidden", f"{values.shape[1]} columns", "gate and up, an even number"))
+        raise ShapeError(expected("hidden", counted(values.shape[1], "column"), "gate and up, an even number"))
     gate, up = np.split(values, 2, axis=1)
     if clamp is None:
         return gate, up

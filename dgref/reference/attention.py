@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected, flag, whole_number
+from dgref.errors import InputError, ShapeError, counted, expected, flag, whole_number
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.dispatch import EXACT, allocated, bounding, product, resolve, rounded
 from dgref.reference.operands import as_rows, bind, integers, operation, scaled, take, take_rows, values
@@ -122,7 +122,11 @@ def _gather(cache: ScaledTensor, pages: np.ndarray, count: int, sequence: int) -
     used = pages[: -(-count // page)]
     if len(used) * page < count:
         raise ShapeError(
-            expected(f"block_table[{sequence}]", f"{len(pages)} pages of {page}", f"enough for {count} keys")
+            expected(
+                f"block_table[{sequence}]",
+                f"{counted(len(pages), 'page')} of {page}",
+                f"enough for {counted(count, 'key')}",
+            )
         )
     integers(used, f"block_table[{sequence}]", 0, total - 1)
     joined = replace(cache, data=cache.data[used], scale=None if cache.scale is None else cache.scale[used])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected, shown
+from dgref.errors import FormatError, InputError, ShapeError, counted, expected, shown
 from dgref.formats.element import FORMATS
 
 
@@ -57,7 +57,7 @@ def selection(chosen: Any, extent: int, name: str) -> np.ndarray:
     except (TypeError, ValueError):
         raise InputError(expected(name, chosen, "a slice, or a vector of indices or bools")) from None
     if indices.ndim != 1:
-        raise ShapeError(expected(name, f"{indices.ndim} axes", "a slice or a vector of indices"))
+        raise ShapeError(expected(name, counted(indices.ndim, "axis"), "a slice or a vector of indices"))
     if indices.dtype == np.bool_:
         return _marked(indices, extent, name)
     if indices.size and indices.dtype.kind not in "iu":

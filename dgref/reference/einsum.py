@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import InputError, ShapeError, expected
+from dgref.errors import InputError, ShapeError, counted, expected
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.dispatch import EXACT, product
@@ -99,7 +99,9 @@ def _summed_last(operand: Any, written: str, last: str, name: str) -> ScaledTens
     if isinstance(operand, ScaledTensor):
         return tensor
     if tensor.data.ndim != len(written):
-        raise ShapeError(expected(f"{name} shape", list(tensor.shape), f"{len(written)} axes [{' '.join(written)}]"))
+        raise ShapeError(
+            expected(f"{name} shape", list(tensor.shape), f"{counted(len(written), 'axis')} [{' '.join(written)}]")
+        )
     return replace(tensor, data=np.transpose(tensor.data, [written.index(x) for x in last]))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected, flag, whole_number
+from dgref.errors import FormatError, InputError, ShapeError, counted, expected, flag, whole_number
 from dgref.formats.scaling import FULL
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.dispatch import EXACT, allocated, product
@@ -147,8 +147,8 @@ def scale_spans(tensor: ScaledTensor, spans: list[slice], name: str) -> list[sli
         return [slice(0, 1)] * len(spans)
     counts = [-(-(span.stop - span.start) // width) for span in spans]
     if sum(counts) != tensor.scale.shape[-1]:
-        need = f"{sum(counts)} columns: ceil(K of a group / {width}), added over the groups"
-        raise ShapeError(expected(f"{name} scale", f"{tensor.scale.shape[-1]} columns", need))
+        need = f"{counted(sum(counts), 'column')}: ceil(K of a group / {width}), added over the groups"
+        raise ShapeError(expected(f"{name} scale", counted(tensor.scale.shape[-1], "column"), need))
     ends = np.cumsum(counts)
     return [slice(int(end - count), int(end)) for end, count in zip(ends, counts, strict=True)]
 

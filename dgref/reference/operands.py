@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, ShapeError, counted, expected
 from dgref.formats.element import FORMATS
 from dgref.formats.native import as_codes, format_of, is_torch, like, to_numpy
 from dgref.formats.scaling import FULL
@@ -107,7 +107,7 @@ def bind(operands: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
         shape = getattr(array, "shape", None)
         shape = shape if isinstance(shape, tuple) else _index_array(array, name).shape
         if len(shape) != len(axes.split()):
-            raise ShapeError(expected(f"{name} shape", list(shape), f"{len(axes.split())} axes [{axes}]"))
+            raise ShapeError(expected(f"{name} shape", list(shape), f"{counted(len(axes.split()), 'axis')} [{axes}]"))
         for axis, extent in zip(axes.split(), shape, strict=True):
             known, source = extents.setdefault(axis, (extent, name))
             if known != extent:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref import suite, waivers
-from dgref.errors import FileError, expected
+from dgref.errors import FileError, counted, expected
 from dgref.files import read_json, write_atomically
 from dgref.results import Results, contradiction, load_results, missing_shards
 
@@ -52,14 +52,16 @@ def not_judged(results: Results) -> Iterator[str]:
     listed, claimed = must_pass(), claims(results)
     for name in (name for name in listed if name in claimed):
         if count := len(_refused(results, name)):
-            yield f"served by no backend of this bundle: {count} of the {len(suite.load(name))} cases of {name}"
+            cases = counted(len(suite.load(name)), "case")
+            yield f"served by no backend of this bundle: {count:,} of the {cases} of {name}"
     for name in (name for name in listed if name not in claimed):
-        yield f"not claimed by this bundle: {name}, {len(suite.load(name))} must-pass cases"
+        yield f"not claimed by this bundle: {name}, {counted(len(suite.load(name)), 'must-pass case')}"
     conforming = _conforming(results)
     for name in (name for name in claimed if name not in listed):
         held = sum(case.startswith(f"{name}/") for case in conforming)
         cases = {row.case for row in results if row.case.startswith(f"{name}/")}
-        yield f"not on the must-pass list: {name}, {held} of the bundle's {len(cases)} cases conform"
+        of = counted(len(cases), "case")
+        yield f"not on the must-pass list: {name}, {held:,} of the bundle's {of} conform{'s' * (held == 1)}"
 
 
 def check(
@@ -123,7 +125,7 @@ def _missing(results: Results, name: str, excused: set[str]) -> Iterator[str]:
     if missing := [case for case in cases if case not in conforming and case not in excused]:
         absent = sum(case not in present for case in missing)
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        got = f"no conforming result for {len(missing)} of {len(cases)} cases, {absent} of them absent"
+        got = f"no conforming result for {len(missing):,} of {counted(len(cases), 'case')}, {absent:,} of them absent"
         yield expected(f"suite {name}", f"{got}: {shown}", "all")
 
 

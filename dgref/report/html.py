@@ -156,6 +156,7 @@ def _failure(row: Result) -> dict[str, Any]:
         "cause": row.explanation,
         "certainty": _certainty(diagnosis),
         "fix": diagnosis.get("fix", ""),
+        "ask": diagnosis.get("ask", ""),
         "reproduce": row.reproduce,
         "pictures": pictures(row.outputs, wrong=True),
         "worst": _worst(row),

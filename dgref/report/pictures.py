@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from dgref.errors import counted
+
 SIDE = 336  # what the longer side of a map aims at, in pixels
 SMALLEST, LARGEST = 5, 28  # of a cell
 TALL, COLUMN, CHARACTER, GAP, LINE = (
@@ -28,7 +30,8 @@ def pictures(outputs: Mapping[str, Any], wrong: bool) -> Markup:
 def _of_output(name: str, row: Mapping[str, Any], wrong: bool) -> list[Markup]:
     parts = []
     if wrong and row.get("map", {}).get("cells") and row.get("differing"):
-        parts.append(_figure(f"{name}: where the {row['differing']:,} differing elements are", error_map(row["map"])))
+        where = f"{name}: where {counted(row['differing'], 'element')} differ{'s' * (row['differing'] == 1)}"
+        parts.append(_figure(where, error_map(row["map"])))
     if row.get("histogram") and row.get("differing"):
         parts.append(_figure(f"{name}: elements by distance in ULP", histogram(row["histogram"])))
     return parts

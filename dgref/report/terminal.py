@@ -150,7 +150,7 @@ def failure(result: Result, width: int) -> Text:
     text.append(f"{_title(result, width)}\n", style="bold")
     text.append(f"  {result.reason}\n")
     for word, line in result.notes:
-        text.append(f"  {word}: {line}\n", style="dim" if word == "again" else "")
+        text.append(f"  {word}: {line}\n", style="dim" if word in ("ask", "again") else "")
     return text
 
 

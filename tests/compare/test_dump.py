@@ -153,5 +153,5 @@ def test_scales_that_are_too_few_are_named_with_their_sizes_and_never_the_codes(
     arrays = arrays_of(state, compute(state)) | {"a.scale": state.inputs["a"].scale}  # linear: as many as half of K has
     if single:
         arrays |= {name: state.inputs[name].data for name in "ab"}
-    with pytest.raises(InputError, match=r"a\.scale buffer: got 1024 elements of shape \(64, 16\), need 2048 "):
+    with pytest.raises(InputError, match=r"a\.scale buffer: got 1,024 elements of shape \(64, 16\), need 2,048 "):
         as_case(arrays, choices={"a": operand, "b": operand}, out="bfloat16")

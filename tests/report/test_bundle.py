@@ -90,7 +90,7 @@ def test_a_case_that_every_backend_refuses_is_counted_and_required_only_by_name(
 
 def test_a_suite_off_the_must_pass_list_is_counted_and_not_required() -> None:
     results = Results([Result("deepseek/x", "mine", "pass"), Result("deepseek/y", "mine", "unsupported")])
-    assert "not on the must-pass list: deepseek, 1 of the bundle's 2 cases conform" in list(not_judged(results))
+    assert "not on the must-pass list: deepseek, 1 of the bundle's 2 cases conforms" in list(not_judged(results))
 
 
 def test_wrong_results_are_problems(tmp_path: Path) -> None:

@@ -87,6 +87,15 @@ def test_what_is_wrong_comes_first_with_cause_fix_and_reproduction() -> None:
         assert words in wrong
 
 
+def test_every_command_stands_alone_in_a_box_from_which_it_can_be_copied() -> None:
+    results = samples.results()
+    results.results[0].diagnosis |= {"fix": "ask the kernel", "ask": "dgref fingerprint sample --case 'a<b'"}
+    page = html.render(results)
+    assert "ask the kernel</p>" in page
+    for command in ("dgref fingerprint sample --case &#39;a&lt;b&#39;", results.results[0].reproduce):
+        assert f'<pre class="command">{command}</pre>' in page
+
+
 def diagnosed(name: str | None, count: int) -> list[Result]:
     cause = {"hypothesis": name, "status": "confirmed" if name else "none", "sentence": f"{name} it is"}
     return [Result(f"s/{name}-{i}", "mine", "fail", "d differs", diagnosis=cause) for i in range(count)]

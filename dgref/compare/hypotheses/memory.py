@@ -9,6 +9,7 @@ import numpy as np
 
 from dgref.compare.hypotheses.base import POISON, Misreading, Outputs, Scene, State, hypothesis, poisoned
 from dgref.compare.stripes import ranges
+from dgref.errors import counted
 from dgref.formats import FORMATS, ScaledTensor
 from dgref.formats.native import bits_of
 
@@ -191,7 +192,7 @@ def k_read_past_end(scene: Scene) -> Iterator[Misreading]:
     for tile in (32, 64, 128):
         if k % tile and k > 1:
             yield Misreading(
-                f"the last tile of K was read whole: {-k % tile} elements past the end of every row of a and b",
+                f"the last tile of K was read whole: {counted(-k % tile, 'element')} past every row's end in a and b",
                 lambda s, e=-k % tile: s.put("a", _overrun(s.inputs["a"], e)).put("b", _overrun(s.inputs["b"], e)),
                 "a, b",
                 f"pad K to a multiple of {tile} with zeros, or mask the tail",

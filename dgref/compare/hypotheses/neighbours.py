@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from dgref.compare.hypotheses.base import Misreading, Scene, hypothesis, on
+from dgref.errors import counted
 from dgref.formats import FORMATS, ScaledTensor
 
 _STAGE = 128  # of K: what pipelines load at once
@@ -61,7 +62,7 @@ def _stale(name: str, where: str, depth: int, stages: range) -> Misreading:
             data[..., place] = np.asarray(tensor.data)[..., held]
         return replace(tensor, data=data)
 
-    cause = f"{where} ({_STAGE} of K each), {name} still held what it held {depth} stage{'s' * (depth > 1)} before"
+    cause = f"{where} ({_STAGE} of K each), {name} still held what it held {counted(depth, 'stage')} before"
     fix = "wait for the barrier of the stage before multiplying, and for its reader before refilling it"
     return Misreading(cause, on(name, change), name, fix, "multiplying that")
 

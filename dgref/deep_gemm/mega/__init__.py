@@ -26,7 +26,7 @@ from dgref.deep_gemm.operands import (
 )
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.deep_gemm.utils.math import align
-from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, expected, unknown_name
+from dgref.errors import FormatError, InputError, ShapeError, UnsupportedError, counted, expected, unknown_name
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.native import like, to_numpy
 from dgref.formats.scaling import Scaling
@@ -230,7 +230,7 @@ def _check_room(y: torch.Tensor, buffer: SymmBuffer, stats: torch.Tensor | None)
         raise InputError(expected("sym_buffer", "one that was destroyed", "one from get_symm_buffer_for_mega_moe"))
     tokens, room = y.shape[0], buffer.num_max_tokens_per_rank
     if tokens > room:
-        raise ShapeError(expected("y", f"{tokens} tokens", f"at most the buffer's {room}"))
+        raise ShapeError(expected("y", counted(tokens, "token"), f"at most the buffer's {room}"))
     check_shape("y", y, (tokens, buffer.hidden))
     if output_format("y", y) != BF16:
         raise FormatError(expected("y", y.dtype, "torch.bfloat16"))

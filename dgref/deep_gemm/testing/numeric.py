@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dgref.errors import ConformanceError, FormatError, ShapeError, expected
+from dgref.errors import ConformanceError, FormatError, ShapeError, counted, expected
 
 
 def calc_diff(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | float:
@@ -42,7 +42,12 @@ def assert_bitwise_equal(x: torch.Tensor, y: torch.Tensor, label: str = "") -> N
     place = [int(i) for i in torch.unravel_index(torch.tensor(first), x.shape)]
     got, need = (bytes(bits[first].flip(0).tolist()).hex() for bits in (bits_y, bits_x))
     raise ConformanceError(
-        expected(f"y{place}", f"bits {got}", f"{need}; {int(wrong.sum())} of {len(wrong)} elements differ", label)
+        expected(
+            f"y{place}",
+            f"bits {got}",
+            f"{need}; {int(wrong.sum()):,} of {counted(len(wrong), 'element')} differ",
+            label,
+        )
     )
 
 

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from dgref.errors import FormatError, LayoutError, ShapeError, expected, flag, whole_numbers
+from dgref.errors import FormatError, LayoutError, ShapeError, counted, expected, flag, whole_numbers
 from dgref.formats.layouts.arrays import Array, dtype_name, movable, owned, raw
 from dgref.formats.layouts.elements import ANY, Elements
 
@@ -74,8 +74,8 @@ class Layout:
         buffer = movable(buffer, "buffer")
         need = self.buffer_shape(shape, **parameters)
         if prod(buffer.shape) != prod(need):
-            got = f"{prod(buffer.shape)} elements of shape {tuple(buffer.shape)}"
-            raise LayoutError(expected("buffer", got, f"{prod(need)} as {need}", f"{self.name}, scales {shape}"))
+            got = f"{counted(prod(buffer.shape), 'element')} of shape {tuple(buffer.shape)}"
+            raise LayoutError(expected("buffer", got, f"{prod(need):,} as {need}", f"{self.name}, scales {shape}"))
         if self.elements.produces != "the same dtype" and dtype_name(buffer) != self.elements.produces:
             raise FormatError(expected("buffer", dtype_name(buffer), self.elements.produces, self.name))
         bits, back = raw(self.elements.from_words(buffer.reshape(need)))

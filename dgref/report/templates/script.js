@@ -24,7 +24,7 @@ function body(row) {
   const pictures = element("div", "pictures");
   pictures.innerHTML = row.pictures; // drawn and escaped when the page was written
   made.append(facts, pictures);
-  if (row.reproduce) made.append(element("pre", "", row.reproduce));
+  if (row.reproduce) made.append(element("pre", "command", row.reproduce));
   return made;
 }
 
