@@ -94,7 +94,7 @@ class Recording:
         """Return the recorded outputs as native arrays."""
         entry, stored = self.index["cases"][case.name], self.path.with_suffix(".npz")
         try:
-            with np.load(stored) as arrays:
+            with stored.open("rb") as file, np.load(file) as arrays:  # a file that is no archive must be closed too
                 return {
                     name: _native(arrays[f"{_file_name(case.name)}/{name}"], row)
                     for name, row in entry["outputs"].items()

@@ -45,8 +45,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _load(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     import torch
 
     if path.suffix == ".safetensors":

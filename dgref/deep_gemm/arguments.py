@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from dgref.errors import DgrefError, FormatError, InputError, ShapeError, UnsupportedError, expected
+from dgref.errors import DgrefError, FormatError, InputError, ShapeError, expected
 
 Vector = Annotated[torch.Tensor, 1]
 Matrix = Annotated[torch.Tensor, 2]
@@ -41,8 +41,6 @@ def explained(function: Callable) -> Callable:
     def call(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
-        except UnsupportedError:
-            raise
         except (DgrefError, *_RAW) as error:
             raise _explanation(function, arguments, options, error) from None
 

@@ -50,7 +50,7 @@ def fp8_fp4_mqa_logits(
     """
     (q, q_scale), (keys, key_scale) = _two("q", q), _two("kv", kv)
     if q.is_cuda:
-        raise no_kernel("fp8_fp4_mqa_logits")
+        raise no_kernel()
     tokens = (q.shape[0],)
     result = reference.mqa_logits(
         _query(q, q_scale, 3),
@@ -96,7 +96,7 @@ def get_paged_mqa_logits_metadata(
     if block_kv not in pages:
         raise InputError(expected("block_kv", block_kv, " or ".join(map(str, pages))))
     if context_lens.is_cuda:
-        raise no_kernel("get_paged_mqa_logits_metadata")
+        raise no_kernel()
     lengths, num_sms = integers("context_lens", context_lens), whole_number("num_sms", num_sms, 1, MOST_SMS)
     groups = None if indices is None else _sequences(indices, context_lens)
     schedule = "sm100" if blackwell else "sm90"
@@ -124,7 +124,7 @@ def fp8_fp4_paged_mqa_logits(
     """
     q, q_scale = _two("q", q)
     if q.is_cuda:
-        raise no_kernel("fp8_fp4_paged_mqa_logits")
+        raise no_kernel()
     if clean_logits:
         raise InputError(expected("clean_logits", True, "False: context_lens of two axes are never cleaned"))
     whole_number("max_context_len", max_context_len, 0, _LONGEST)

@@ -82,7 +82,7 @@ def _cublaslt_gemm(layout: str) -> Callable:
 
     def cublaslt_gemm(a: Matrix, b: Matrix, d: Matrix, c: Matrix | None = None) -> None:
         if d.is_cuda and a.dtype is torch.float8_e4m3fn:
-            raise no_kernel("cublaslt_gemm", "BF16: cuBLASLt is not called, and no kernel of dgref's takes bare FP8")
+            raise no_kernel()
         left, right = a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b
         plain_gemm(left, right, d, c, (BF16, FP8))
 
@@ -119,7 +119,7 @@ def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits,
     """
     if not (a.is_cuda and a_scale.is_cuda and b.is_cuda and b_scale.is_cuda and (c is None or c.is_cuda)):
         on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
-    packed = check_scaled("fp8_fp4_gemm", b, block_a, block_b)
+    packed = check_scaled(b, block_a, block_b)
     kernels().fp8_gemm(
         a,
         a_scale=movable(a_scale),
@@ -134,12 +134,12 @@ def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits,
     )
 
 
-def check_scaled(name: str, b: Any, block_a: Any, block_b: Any) -> bool:
+def check_scaled(b: Any, block_a: Any, block_b: Any) -> bool:
     """Raise unless there are kernels for scales of these blocks; say whether b is packed FP4."""
     packed = b.dtype is not torch.float8_e4m3fn
     if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
         need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
-        raise no_kernel(name, f"{need}, not {block_a} by {block_b} with b in {b.dtype}")
+        raise no_kernel(f"{need}, not {block_a} by {block_b} with b in {b.dtype}")
     return packed
 
 

@@ -59,7 +59,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
         on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
-        packed = check_scaled("m_grouped_fp8_fp4_gemm_nt_contiguous", b, *chosen)
+        packed = check_scaled(b, *chosen)
         scales = (movable(a_scale), movable(b_scale), chosen[1], packed)
         _contiguous_on_gpu(a, b, d, grouped_layout, options, *scales)
         return
@@ -205,7 +205,7 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     if d.is_cuda:
         on_gpu("a, b, d and masked_m", a, a_scale, b, b_scale, masked_m)
-        packed = check_scaled("m_grouped_fp8_fp4_gemm_nt_masked", b, *chosen)
+        packed = check_scaled(b, *chosen)
         kernels().masked(
             a,
             b,

@@ -27,7 +27,7 @@ def tf32_hc_prenorm_gemm(
         if tensors[name].dtype != dtype:
             raise FormatError(expected(name, tensors[name].dtype, dtype))
     if d.is_cuda:
-        raise no_kernel("tf32_hc_prenorm_gemm")
+        raise no_kernel()
     lead = () if num_splits is None else (num_splits,)
     shapes = {"d": (*lead, a.shape[0], b.shape[0]), "sqr_sum": (*lead, a.shape[0])}
     for name, shape in shapes.items():

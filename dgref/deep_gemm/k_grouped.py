@@ -58,7 +58,7 @@ def k_grouped_fp8_gemm_tn_contiguous(
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
         if block != (1, 128):
-            raise no_kernel("k_grouped_fp8_gemm_tn_contiguous", "scales per 128 of K")
+            raise no_kernel()
         _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale.t(), b_scale.t())
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)

@@ -260,9 +260,9 @@ def on_gpu(name: str, *tensors: torch.Tensor | None) -> None:
             raise InputError(expected(name, got, "all on one device"))
 
 
-def no_kernel(name: str, why: str = "") -> UnsupportedError:
+def no_kernel(why: str = "") -> UnsupportedError:
     """Return the error of a call on CUDA tensors that no kernel of ours serves."""
     from dgref.deep_gemm.settings import device_architecture
 
     need = why or "tensors on the CPU: no kernel of dgref's computes this yet"
-    return UnsupportedError(expected(name, f"CUDA tensors on {device_architecture()}", need))
+    return UnsupportedError(expected("tensors", f"CUDA tensors on {device_architecture()}", need))

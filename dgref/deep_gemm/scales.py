@@ -78,7 +78,8 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
     """Return float32 powers of two [K blocks, mn] as int32 words; every group of K starts a new row of words.
 
     With `use_psum_layout` there may be more scales than the groups have, and there are as many rows of words as
-    `ks_cpu` asks for, or without it as the groups may need at most: what is left over is zero.
+    `ks_cpu` asks for, or without it as the groups may need at most: what is left over is zero. It then reads where the
+    groups end, which waits for the GPU.
     """
     if sf.dim() != 2 or sf.dtype != torch.float32 or not sf.is_contiguous():
         raise FormatError(expected("sf", f"{sf.dtype} {list(sf.shape)}", "contiguous torch.float32 [K blocks, mn]"))

@@ -34,17 +34,24 @@ SPELLED_ALIKE = {("modelopt_fp8", "compressed_tensors_fp8"): ("modelopt_fp8",)}
 
 def values_of(path) -> dict[str, np.ndarray]:
     """Return every quantised weight of a checkpoint, dequantised in float64."""
-    source, reader, result = open_source(path), Reader(), {}
-    for weight in find_weights(source, set())[0]:
-        raw = reader.read(weight.payload).reshape(*weight.shape[:-1], -1)
-        codes = unpacked(raw) if weight.convention.packing == 2 else raw
-        grid = whole_grid(weight, reader)
-        rows, columns = (n if b == 0 else b for b, n in zip(weight.block, weight.shape[-2:], strict=True))
-        scale = np.repeat(np.repeat(grid, rows, axis=-2), columns, axis=-1).astype(np.float64)
-        scale = scale.reshape(*weight.shape[:-2], *scale.shape[-2:])[..., : weight.shape[-2], : weight.shape[-1]]
-        factor = multiplier(weight, measure(weight, reader, AMOUNTS["all"]))
-        result[weight.name] = table(weight.convention.format)[codes] * scale * factor
-    return result
+    weights, _ = find_weights(open_source(path), set())
+    with Reader() as reader:
+        return {weight.name: dequantised(weight, reader) for weight in weights}
+
+
+def dequantised(weight, reader) -> np.ndarray:
+    raw = reader.read(weight.payload).reshape(*weight.shape[:-1], -1)
+    codes = unpacked(raw) if weight.convention.packing == 2 else raw
+    grid = whole_grid(weight, reader)
+    rows, columns = (n if b == 0 else b for b, n in zip(weight.block, weight.shape[-2:], strict=True))
+    scale = np.repeat(np.repeat(grid, rows, axis=-2), columns, axis=-1).astype(np.float64)
+    scale = scale.reshape(*weight.shape[:-2], *scale.shape[-2:])[..., : weight.shape[-2], : weight.shape[-1]]
+    return table(weight.convention.format)[codes] * scale * multiplier(weight, measure(weight, reader, AMOUNTS["all"]))
+
+
+def read(entry) -> np.ndarray:
+    with Reader() as reader:
+        return reader.read(entry)
 
 
 def exact_globals(tensors: Tensors) -> Tensors:
@@ -98,7 +105,7 @@ def test_plain_floats_hold_power_of_two_scales_exactly(tmp_path, name, to):
     path = save(tmp_path / "in.safetensors", MAKERS[name]("w", structured()))
     convert(path, tmp_path / "out.safetensors", to=to)
     source = open_source(tmp_path / "out.safetensors")
-    raw = Reader().read(source.tensors["w.weight"])
+    raw = read(source.tensors["w.weight"])
     plain = raw.view(ml_dtypes.bfloat16 if to == "bfloat16" else np.float32).astype(np.float64).reshape(256, 512)
     np.testing.assert_array_equal(plain, values_of(path)["w"])
 
@@ -141,7 +148,7 @@ def test_layouts_go_there_and_back_bit_for_bit(tmp_path, name, layout):
     convert(tmp_path / "there.safetensors", tmp_path / "back.safetensors", layout="linear")
     before, after = open_source(path), open_source(tmp_path / "back.safetensors")
     for entry in before.tensors.values():
-        same = Reader().read(entry), Reader().read(after.tensors[entry.name])
+        same = read(entry), read(after.tensors[entry.name])
         np.testing.assert_array_equal(*same)
         assert after.tensors[entry.name].dtype == entry.dtype
 
@@ -205,7 +212,8 @@ def test_written_files_are_read_by_the_safetensors_library(tmp_path):
 def test_samples_agree_with_the_whole_weight(tmp_path):
     path = save(tmp_path / "in.safetensors", MAKERS["compressed_tensors_mxfp4"]("w", structured(128, 96)))
     (weight,), _ = find_weights(open_source(path), set())
-    taken = [sample.payload.astype(np.float64) * sample.scale for sample in samples(weight, Reader(), AMOUNTS["all"])]
+    with Reader() as reader:
+        taken = [part.payload.astype(np.float64) * part.scale for part in samples(weight, reader, AMOUNTS["all"])]
     np.testing.assert_array_equal(np.concatenate(taken), values_of(path)["w"])
 
 

@@ -126,18 +126,18 @@ CALLS_WITHOUT_A_KERNEL = {
     "einsum": lambda d: deep_gemm.einsum("bhr,hdr->bhd", d, d, d),
     "fp8_einsum": lambda d: deep_gemm.fp8_einsum("bhr,hdr->bhd", (d, d), (d, d), d),
     "tf32_hc_prenorm_gemm": lambda d: deep_gemm.tf32_hc_prenorm_gemm(d.bfloat16(), d, d, d),
-    "fp8_fp4_mqa_logits": lambda d: deep_gemm.fp8_mqa_logits(q(), (d, d), d, d, d),
+    "fp8_mqa_logits": lambda d: deep_gemm.fp8_mqa_logits(q(), (d, d), d, d, d),
     "get_paged_mqa_logits_metadata": lambda d: deep_gemm.get_paged_mqa_logits_metadata(d, 64, 132),
     "k_grouped_fp8_gemm_tn_contiguous": lambda d: deep_gemm.k_grouped_fp8_gemm_tn_contiguous(
         (d, d), (d, d), d[None], [8], gpu(torch.tensor([8], dtype=torch.int32)), recipe=(1, 1, 32)
     ),
-    "fp8_fp4_gemm": lambda d: deep_gemm.fp8_gemm_nt((d, d), (d, d), d, recipe=(1, 1, 64)),
+    "fp8_fp4_gemm_nt": lambda d: deep_gemm.fp8_gemm_nt((d, d), (d, d), d, recipe=(1, 1, 64)),
 }
 
 
 @pytest.mark.parametrize("name", CALLS_WITHOUT_A_KERNEL)
 def test_a_call_without_a_kernel_says_so(name: str, launches) -> None:
-    with pytest.raises(UnsupportedError, match=f"{name}: got CUDA tensors on sm90"):
+    with pytest.raises(UnsupportedError, match=f"^{name}: tensors: got CUDA tensors on sm90"):
         CALLS_WITHOUT_A_KERNEL[name](gpu(torch.ones(8, 8)))
     assert not launches
 
@@ -146,5 +146,5 @@ def test_another_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "device_architecture", lambda: "sm120")
     kernels.kernels.cache_clear()
     a = gpu(torch.zeros(8, 64, dtype=torch.bfloat16))
-    with pytest.raises(UnsupportedError, match="got a GPU of sm120, need sm90"):
+    with pytest.raises(UnsupportedError, match=r"^bf16_gemm_nt: CUDA tensors: got a GPU of sm120, need sm90"):
         deep_gemm.bf16_gemm_nt(a, a, gpu(torch.zeros(8, 8)))

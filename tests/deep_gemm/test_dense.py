@@ -61,7 +61,7 @@ def test_cublaslt_takes_fp8_without_scales() -> None:
     with pytest.raises(FormatError, match=r"b: got torch\.bfloat16, need torch\.float8_e4m3fn"):
         deep_gemm.cublaslt_gemm_nt(a, b.bfloat16(), d)
     deep_gemm.configure("sm100")
-    with pytest.raises(UnsupportedError, match="bare_fp8: got sm100, need sm90"):
+    with pytest.raises(UnsupportedError, match=r"^cublaslt_gemm_nt: bare_fp8: got sm100, need sm90"):
         deep_gemm.cublaslt_gemm_nt(a, b, d)
 
 

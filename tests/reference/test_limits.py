@@ -58,9 +58,9 @@ def test_the_result_of_every_order_near_overflow_is_inside(seed, row, out):
     arithmetic, format, exponents, scales = HUGE[row]
     scalings = SCALINGS.get(arithmetic.scales, (None, None))
     a, b = (tensor(generator, format, exponents, s, scales, (n, 96)) for s, n in zip(scalings, (5, 6), strict=True))
-    c = None if seed % 2 else generator.standard_normal((5, 6)).astype(np.float32) * np.float32(2.0**126)
-    alpha = float(generator.choice([1.0, -1.0, 2.0**-30, 0.0]))
     with np.errstate(all="ignore"):
+        c = None if seed % 2 else generator.standard_normal((5, 6)).astype(np.float32) * np.float32(2.0**126)
+        alpha = float(generator.choice([1.0, -1.0, 2.0**-30, 0.0]))
         with using("bound"):
             limits = product(a, b, c, arithmetic=arithmetic, out=out, alpha=alpha)
         orders = [(a, b), (a, b) if arithmetic.scales in ("product", "each") else shuffled(a, b, generator)]

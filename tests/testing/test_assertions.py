@@ -69,7 +69,7 @@ def test_a_nan_of_other_bits_than_the_models_is_counted_in_the_message() -> None
     a[0], a[1, 0] = np.nan, 1  # and a row in which the model is not exact
     made = reference.gemm(a, b, arithmetic="deep_gemm.sm90.bf16", out="float32")
     made[0, 0] = np.nan
-    with pytest.raises(ConformanceError, match=r"need model .*1 of 6 float32 elements differ from model"):
+    with pytest.raises(ConformanceError, match=r"need model .*1 of 6 float32 elements differs from model"):
         assert_conforms(made, "gemm", a, b, arithmetic="deep_gemm.sm90.bf16")
 
 
@@ -122,7 +122,9 @@ def test_a_backend_is_held_to_a_whole_suite(tmp_path: object) -> None:
     assert_backend_conforms(backends()["misbehaving/correct"], str(path))
     with pytest.raises(ConformanceError, match="got 1 wrong of 1, need 0\none/x: fail"):
         assert_backend_conforms(backends()["misbehaving/one_bit"], str(path), diagnose=False)
-    with pytest.raises(ConformanceError, match=r"\n  cause: .*\n  fix: .*\n  again: dgref run .*one\.toml --case x "):
+    with pytest.raises(
+        ConformanceError, match=r"\n  cause: .*\n  fix: .*\n  ask: dgref .*\n  again: dgref run .*one\.toml --case x "
+    ):
         assert_backend_conforms(backends()["misbehaving/one_bit"], str(path))
     alone = copy.copy(backends()["misbehaving/one_bit"])
     alone.name = "alone"  # a Python object that no command can name

@@ -75,7 +75,7 @@ def _gathered(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def _k_grouped(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor, acc: bool):
     if d.is_cuda:
-        raise no_kernel("legacy k-grouped GEMM")
+        raise no_kernel()
     left, right = payload("a", a.t(), (BF16,)), payload("b", b.t(), (BF16,))
     out, arithmetic = output_format("d", d), SETTINGS.arithmetic_of("bf16")
     groups = (d.shape[0],)

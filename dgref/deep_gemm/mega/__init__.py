@@ -144,7 +144,7 @@ def fp8_fp4_mega_moe(
     if tuple(recipe) != (1, 1, 32):
         raise FormatError(expected("recipe", tuple(recipe), (1, 1, 32)))
     if y.is_cuda:
-        raise no_kernel("fp8_fp4_mega_moe")
+        raise no_kernel()
     _check_room(y, sym_buffer, cumulative_local_expert_recv_stats)
     weights = [_restored(name, pair) for name, pair in (("l1_weights", l1_weights), ("l2_weights", l2_weights))]
     tokens = y.shape[0]
@@ -167,7 +167,7 @@ def bf16_mega_moe(
 ) -> None:
     """Write the layer's output for the tokens in the buffer into y, all BF16."""
     if y.is_cuda:
-        raise no_kernel("bf16_mega_moe")
+        raise no_kernel()
     _check_room(y, sym_buffer, cumulative_local_expert_recv_stats)
     first = payload("l1_weights", _back(l1_weights, _INTERLEAVED), (BF16,), 3)
     weights = [first, payload("l2_weights", l2_weights, (BF16,), 3)]
