@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgref.compare.fingerprint_ops import contiguous, einsum, expert_layer, k_grouped, masked, prenorm
+from dgref.compare.fingerprint_ops import contiguous, einsum, expert_layer, k_grouped, masked, paged_logits, prenorm
 from dgref.compare.fingerprint_problems import Logits, Product, native, plain_values
 from dgref.compare.fingerprint_search import search
 from dgref.compare.inference import Inference
@@ -53,13 +53,15 @@ def infer_arithmetic(
     if op not in _OPS:
         raise UnsupportedError(expected("op", repr(op), " or ".join(_OPS), "its product can be given as a gemm"))
     found = given(
-        op, {**getattr(case, "params", {}), **_with_ranges(op, inputs)}, format_of(next(iter(arrays.values()))).name
+        op, {**getattr(case, "params", {}), **_whole(op, inputs, arrays)}, format_of(next(iter(arrays.values()))).name
     )
     return _OPS[op]({**found.case.params, **found.inputs}, arrays, architecture, budget)
 
 
-def _with_ranges(op: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the operands of logits with their ranges: recorded without any, every row sees every key."""
+def _whole(op: str, inputs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """Return the operands of logits with what a recording leaves out: ranges of all keys, and its own width."""
+    if op == "paged_mqa_logits":
+        return {"max_context_len": next(iter(arrays.values())).shape[-1], **inputs}
     if op != "mqa_logits" or any(inputs.get(name) is None for name in ("q", "kv")):
         return inputs
     rows, keys = (as_scaled(inputs[name]).shape[0] for name in ("q", "kv"))
@@ -85,6 +87,7 @@ _OPS = {
     "gemm_grouped_contiguous": contiguous,
     "gemm_grouped_masked": masked,
     "mqa_logits": _logits,
+    "paged_mqa_logits": paged_logits,
     "hc_prenorm": prenorm,
     "gemm_grouped_k": k_grouped,
     "einsum": einsum,

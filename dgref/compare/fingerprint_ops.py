@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from dgref.compare import fingerprint_space as space
-from dgref.compare.fingerprint_problems import Product, Sample, Squares, plain_values, spread
+from dgref.compare.fingerprint_problems import Logits, Product, Sample, Squares, plain_values, spread
 from dgref.compare.fingerprint_search import search
 from dgref.compare.inference import Inference, named
-from dgref.errors import DgrefError, InputError, expected
+from dgref.errors import DgrefError, InputError, counted, expected
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.arithmetic import Arithmetic
@@ -130,6 +130,30 @@ def einsum(
         a, d, start = take(a, 0), d[0], None if start is None else start[0]
         b = take(b, 0) if len(b.shape) == 3 else b
     return search(Product(a, b, d, start, architecture), budget)
+
+
+def paged_logits(
+    inputs: Mapping[str, Any], arrays: Mapping[str, np.ndarray], architecture: str | None, budget: float
+) -> Inference:
+    """Infer from the sequence that sees most keys, its pages gathered."""
+    from dgref.reference.attention import keys_of, keys_seen
+
+    q, logits = as_scaled(inputs["q"]), next(iter(arrays.values()))
+    batch, tokens = q.shape[:2]
+    seen = keys_seen(inputs["context_lens"], batch, tokens, logits.shape[-1])
+    sequence = int(np.argmax(seen.max(axis=1, initial=0))) if seen.size else 0
+    longest = int(seen[sequence].max(initial=0)) if seen.size else 0
+    if not longest:
+        raise InputError(expected("logits", "no visible key in any row", "at least one"))
+    rows = slice(sequence * tokens, (sequence + 1) * tokens)
+    parts = {
+        "q": take(q, sequence),
+        "kv": keys_of(as_scaled(inputs["kv_cache"]), np.asarray(inputs["block_table"])[sequence], longest, sequence),
+        "weights": plain_values(inputs["weights"])[rows],
+        "ends": seen[sequence],
+    }
+    found = search(Logits(parts, logits[rows, :longest], architecture), budget)
+    return replace(found, evidence=(f"sequence {sequence}, {counted(longest, 'key')}", *found.evidence))
 
 
 def expert_layer(

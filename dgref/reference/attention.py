@@ -90,7 +90,7 @@ def paged_mqa_logits(
         longest = int(seen[sequence].max(initial=0))
         if longest == 0:
             continue
-        keys = _gather(cache, table[sequence], longest, sequence)
+        keys = keys_of(cache, table[sequence], longest, sequence)
         rows = slice(sequence * extents["n"], (sequence + 1) * extents["n"])
         scores = _weighted_scores(take(q, sequence), keys, weights[rows], arithmetic, out)
         for row, count in enumerate(seen[sequence]):
@@ -114,7 +114,7 @@ def keys_seen(context_lens: Any, batch: int, next_n: int, limit: int) -> np.ndar
     raise ShapeError(expected("context_lens shape", list(lengths.shape), f"[{batch}] or [{batch}, {next_n}]"))
 
 
-def _gather(cache: ScaledTensor, pages: np.ndarray, count: int, sequence: int) -> ScaledTensor:
+def keys_of(cache: ScaledTensor, pages: np.ndarray, count: int, sequence: int) -> ScaledTensor:
     """Return the first `count` keys of a sequence as one [count, d] tensor."""
     total, page, _ = cache.shape
     if page == 0:

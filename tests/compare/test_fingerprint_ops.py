@@ -51,6 +51,30 @@ def test_an_einsum_without_its_expression_is_refused():
         infer_arithmetic("einsum", {"a": a, "b": a}, a)
 
 
+@pytest.mark.parametrize("recipes", [("float8_e4m3fn", "per_row_fp8"), ("mxfp4", "mxfp4"), ("bfloat16", "bfloat16")])
+@pytest.mark.parametrize("params", [{"keys": "ragged"}, {"keys": "full", "per_token": False, "clean": True}])
+def test_logits_on_a_paged_cache_show_what_the_longest_sequence_does(recipes, params):
+    shape = {"batch": 3, "next_n": 2, "h": 32, "d": 64, "page": 16, "max_context_len": 72}
+    operands = {name: OperandChoice(recipe) for name, recipe in zip(("q", "kv_cache"), recipes, strict=True)}
+    case = Case("p", "a test", "paged_mqa_logits", shape, operands, params, "float32", InputChoice("normal", 3))
+    state = state_of(case)
+    outputs = compute(state)
+    found = infer_arithmetic(case, state.inputs, outputs)
+    assert found.arithmetic is not None and found.evidence[0].startswith("sequence ")
+    again = compute(replace(state, arithmetic=found.arithmetic))
+    defined = np.isfinite(outputs["logits"])
+    assert again["logits"][defined].tobytes() == outputs["logits"][defined].tobytes()
+
+
+def test_an_empty_paged_cache_shows_nothing():
+    shape = {"batch": 2, "next_n": 1, "h": 32, "d": 64, "page": 16, "max_context_len": 16}
+    operands = {"q": OperandChoice("bfloat16"), "kv_cache": OperandChoice("bfloat16")}
+    case = Case("p", "a test", "paged_mqa_logits", shape, operands, {"keys": "none"}, "float32", InputChoice())
+    state = state_of(case)
+    with pytest.raises(InputError, match="no visible key in any row"):
+        infer_arithmetic(case, state.inputs, compute(state))
+
+
 def test_an_expert_layer_shows_one_arithmetic_for_both_layers():
     state = state_of(PROBLEMS["moe"].case(np.random.default_rng(1)))
     found = inferred(state, state.arithmetic)
