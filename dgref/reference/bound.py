@@ -18,7 +18,7 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference import bound_engine as engine
 from dgref.reference import limits as limits_of
 from dgref.reference.arithmetic import Arithmetic, resolve
-from dgref.reference.bound_instructions import as_loaded, whole_instructions
+from dgref.reference.bound_instructions import whole_instructions
 from dgref.reference.bound_operand import Order, Plan, Side, finite, input_rounding
 from dgref.reference.bound_sum import HALF_ULP, TINY, Sum, largest_of
 from dgref.reference.checks import own_index, selection
@@ -28,8 +28,6 @@ from dgref.reference.limits import INFLATION, LIMITS
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 
 ROW_TILE, COLUMN_TILE = 512, 2048
-# narrow instructions take 32 of K at once (Hopper's wgmma), or 16 twice (Ada's mma) of what its threads load at once
-_NARROW_KINDS = ((32, 4), (16, 4), (16, 8), (16, 16))
 _FP32 = "sm100.tcgen05.bfloat16"  # truncates more than any sum in fp32 rounds
 
 
@@ -177,12 +175,9 @@ def _whole_instructions(a: list, b: list, begin: np.ndarray, error: np.ndarray, 
     _, in_fp32 = _any_order(a, b, begin, np.zeros(error.shape), wide, sizes)
     low, high = -in_fp32, in_fp32
     roundings = -(-a[0].shape[1] // plan.core.k) * HALF_ULP  # where chains meet in fp32
-    for step, loaded in _NARROW_KINDS:
-        left, right = ([as_loaded(array, loaded) for array in side] for side in (a, b))
-        right = [np.ascontiguousarray(array.T) for array in right]
-        least, most, reach = whole_instructions(tuple(left), tuple(right), begin, plan.core.k, step, *plan.grid)
-        meeting = roundings / (1 - roundings) * reach
-        low, high = np.minimum(low, least - meeting), np.maximum(high, most + meeting)
+    meeting = roundings / (1 - roundings)
+    least, most = whole_instructions(a, b, begin, *plan.grid, meeting)
+    low, high = np.minimum(low, least), np.maximum(high, most)
     return (low + high) / 2, (high - low) / 2 + error
 
 

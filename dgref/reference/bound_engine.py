@@ -77,6 +77,12 @@ def align_in_any_order(error, reach, steps, a_tops, b_tops, terms, unit, mantiss
             top, size = a_tops[i] * b_tops[j], reach[i, j]
             if top == 0.0:
                 continue
+            before = error[i, j]
+            first = _lost(top, size + before, size, size + before, terms, unit, mantissa_bits, floor, aligned)
+            after = before + steps * first
+            if first == _lost(top, size + after, size, size + after, terms, unit, mantissa_bits, floor, aligned):
+                error[i, j] = after  # an alignment loses as much at the last as at the first, so in every batch
+                continue
             for batch in range(batches):
                 count = steps * (batch + 1) // batches - steps * batch // batches
                 before, after = error[i, j], -1.0

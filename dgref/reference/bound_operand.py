@@ -110,8 +110,9 @@ class Side:
 
     def overflowing(self) -> np.ndarray:
         """Return which rows hold a value that rounding into the core's format may make Inf."""
-        limit = FORMATS["tfloat32"].max if self.rounding else np.inf
-        return (np.abs(self.seen[0]) > limit).any(axis=1)
+        if not self.rounding:
+            return np.zeros(self.rows.size, bool)
+        return (np.abs(self.seen[0]) > FORMATS["tfloat32"].max).any(axis=1)
 
     def factor(self) -> float:
         """Return the global factor of the matrix."""

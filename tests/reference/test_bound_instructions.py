@@ -12,16 +12,20 @@ from hypothesis import strategies as st
 from dgref.errors import InputError
 from dgref.formats import FORMATS, ScaledTensor, quantize
 from dgref.ops.typical import limit_arithmetic
+from dgref.reference import bound_engine as engine
 from dgref.reference import gemm
 from dgref.reference.arithmetic import ARITHMETICS
 from dgref.reference.bound import derived_limits
-from dgref.reference.bound_instructions import as_loaded
+from dgref.reference.bound_engine import binade
+from dgref.reference.bound_instructions import whole_instructions
+from dgref.reference.bound_steps import as_loaded
 from dgref.reference.contraction import contract, finish
 from dgref.reference.dispatch import using
 from dgref.reference.limits import within
 
 FP8 = "float8_e4m3fn"
 NARROW = ARITHMETICS["cublaslt.fp8_fast"].but(scales="none", status="assumed")
+CODES = [code for code in range(256) if code & 0x7C != 0x7C]  # finite ones of both formats of 8 bits
 PROFILES = {
     "even": lambda k: np.ones(k),
     "ramp": lambda k: np.arange(1, k + 1) / k,
@@ -91,6 +95,52 @@ def test_threads_that_load_16_elements_share_64():
     index = as_loaded(np.arange(64)[None], 16)[0]
     assert index[:8].tolist() == [0, 1, 2, 3, 16, 17, 18, 19] and sorted(index) == list(range(64))
     assert as_loaded(np.ones((2, 40)), 16).sum() == 80, "zeros fill the last instructions"
+
+
+def plain_ends(x, y, powers, begin, step, width, unit, floor):
+    """Return the ends of one element's error for one kind of instruction as docs/bound.md says it: no chains meet."""
+    products, tops = (as_loaded(each[None], width)[0] for each in (x * y, powers))
+    instructions = products.reshape(-1, 32).sum(1)
+    above, below = (max(s * begin, 0) + np.maximum(s * instructions, 0).sum() for s in (1, -1))
+    inside = np.abs(products.reshape(-1, 32)[:, :step].sum(1)).max() if step < 32 else 0.0
+    carried = binade(max(above, below) + inside)
+    carried = max(carried, max(tops[tops > 0].min(), floor)) if tops.any() else carried
+    up, down = (bool((s * np.append(products, begin) > 0).any()) for s in (1, -1))
+    while True:
+        ends = np.zeros(4)
+        for p, top in zip(products.reshape(-1, step), tops.reshape(-1, step).max(1), strict=True):
+            first, errors = max(top, floor), []
+            for anchor in first * 2.0 ** np.arange(80) if top else ():
+                if anchor <= max(first, carried):
+                    lost = p.sum() - (np.trunc(p / (anchor * unit)) * anchor * unit).sum()
+                    result = min(carried, binade(2 * anchor + abs(p.sum()) + step * anchor * unit))
+                    rounding = (max(result - anchor, 0) + anchor * (anchor == first)) * unit
+                    errors.append((-lost - rounding * up, -lost + rounding * down))
+            if errors:
+                least, most = min(e[0] for e in errors), max(e[1] for e in errors)
+                ends += least, most, max(-least, 0), max(most, 0)
+        seeded = abs(begin) * unit
+        if not carried or inside + max(above + ends[3], below + ends[2]) + seeded < 2 * carried:
+            return ends[0] - seeded, ends[1] + seeded
+        carried *= 2
+
+
+@pytest.mark.parametrize("k", [5, 32, 40, 64, 132, 200])
+@pytest.mark.parametrize(("format", "scale"), [(FP8, 1.0), ("float8_e5m2", 1.0), (FP8, 1 + 2.0**-20)])
+def test_blocks_of_steps_give_what_the_definition_gives(k, format, scale):
+    rng = np.random.default_rng(k)
+    x, y = (FORMATS[format].decode(rng.choice(CODES, (n, k))).astype(np.float64) for n in (3, 9))
+    x[0, ::3], y[1] = 0, np.abs(y[1])
+    x *= scale
+    begin = rng.standard_normal((3, 9)) * 2.0 ** rng.integers(-20, 30, (3, 9))
+    powers = [engine.anchors(each, FORMATS[format].emin) for each in (x, y)]
+    unit, floor = 2.0**-13, 2.0**-9
+    low, high = whole_instructions((x, powers[0]), (y, powers[1]), begin, unit, floor, 0.0)
+    for i, j in np.ndindex(low.shape):
+        pairs = ((32, 4), (16, 4), (16, 8), (16, 16))
+        ends = [plain_ends(x[i], y[j], powers[0][i] * powers[1][j], begin[i, j], *pair, unit, floor) for pair in pairs]
+        size = (np.abs(x[i]) @ np.abs(y[j]) + abs(begin[i, j])) * 2.0**-48
+        assert abs(low[i, j] - min(e[0] for e in ends)) <= size and abs(high[i, j] - max(e[1] for e in ends)) <= size
 
 
 def test_small_products_may_vanish_beside_large_ones_that_come_later_in_k():
