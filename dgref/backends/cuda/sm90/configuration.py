@@ -61,6 +61,7 @@ class Tile:
     math_groups: int
     cluster_m: int = 1  # blocks along M that share one copy of B
     cluster_n: int = 1  # blocks along N that share one copy of A
+    cluster_k: int = 1  # blocks that each take a split of K, and add up in the first one's shared memory
     load_m: int = 0  # rows of A that are copied; 0: all
 
     @property
@@ -69,7 +70,7 @@ class Tile:
 
     @property
     def cluster(self) -> int:
-        return self.cluster_m * self.cluster_n
+        return self.cluster_m * self.cluster_n * self.cluster_k
 
     @property
     def slabs(self) -> int:
@@ -102,6 +103,7 @@ class Configuration:
             "math_groups": tile.math_groups,
             "cluster_m": tile.cluster_m,
             "cluster_n": tile.cluster_n,
+            "cluster_k": tile.cluster_k,
             "load_m": tile.rows_copied,
             "major_a": f"dgref::Major::{shape.major_a}",
             "major_b": f"dgref::Major::{shape.major_b}",
@@ -126,8 +128,9 @@ class Configuration:
 
     @property
     def partial_bytes(self) -> int:
-        """Return the workspace for partial sums: none where K is not split."""
-        return self.tiles * self.splits * self.tile.block_m * self.tile.block_n * 4 if self.splits > 1 else 0
+        """Return the workspace for partial sums: none where K is not split, or within clusters."""
+        split = self.splits > 1 and self.tile.cluster_k == 1
+        return self.tiles * self.splits * self.tile.block_m * self.tile.block_n * 4 if split else 0
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -153,7 +156,13 @@ def fixed_bytes(shape: Shape, tile: Tile) -> int:
     store = 16 * store_line(shape, tile)
     of_a_tile = tile.slabs * 16 * tile.block_n * OUTPUT_BYTES[shape.output]
     of_a_warp = 2048 if shape.weights == "E2M1" else min(of_a_tile, 8192 // store * store)
-    return 4 * tile.math_groups * of_a_warp + 16
+    return 4 * tile.math_groups * of_a_warp + exchanged_bytes(shape, tile) + 16
+
+
+def exchanged_bytes(shape: Shape, tile: Tile) -> int:
+    """Return the shared memory for the sums of a cluster's other blocks: of the warps that have rows to store."""
+    lines = tile.block_m if shape.weights == "E2M1" else ceil_div(tile.rows_copied, 16) * 16
+    return (tile.cluster_k - 1) * lines * tile.block_n * 4
 
 
 def stage_count(shape: Shape, tile: Tile) -> int:
@@ -162,7 +171,7 @@ def stage_count(shape: Shape, tile: Tile) -> int:
 
 
 def units_of(shape: Shape, tile: Tile) -> int:
-    """Return how many cluster-wide tiles one group has."""
+    """Return how many tiles one group has, those that a cluster computes together counted as one."""
     rows = ceil_div(ceil_div(shape.m, tile.block_m), tile.cluster_m)
     return rows * ceil_div(ceil_div(shape.n, tile.block_n), tile.cluster_n)
 
@@ -188,9 +197,9 @@ def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
 def tiles_of(shape: Shape) -> Iterator[Tile]:
     """Yield every tile that is legal for a shape."""
     for block_m, block_n, math_groups in block_sizes(shape):
-        for cluster_m, cluster_n in ((1, 1), (2, 1), (1, 2)):
+        for cluster in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 4)):
             for load_m in (16, 32, 0) if block_m == 64 and shape.weights == "AS_A" else (0,):
-                tile = Tile(block_m, block_n, math_groups, cluster_m, cluster_n, load_m)
+                tile = Tile(block_m, block_n, math_groups, *cluster, load_m)
                 if is_legal(shape, tile):
                     yield tile
 
@@ -210,7 +219,8 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         # a lone warpgroup hides nothing of its promotion: only for few rows, or where the groups' alignment asks for it
         tile.block_m > 64 or shape.m <= 512 or shape.alignment % 128 != 0 or shape.weights == "E2M1",
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
-        shape.weights == "AS_A" or tile.cluster == 1,
+        shape.weights == "AS_A" or tile.cluster_m * tile.cluster_n == 1,
+        tile.cluster_k == 1 or (shape.schedule == "DENSE" and tile.block_m == 64 * tile.math_groups),
         stage_count(shape, tile) >= 3,
     )
     return all(rules)
@@ -248,9 +258,23 @@ def candidates(shape: Shape, multiprocessors: int) -> dict[Configuration, float]
         for way in before
         for tile in tiles_of(way)
         if tile.cluster <= multiprocessors
-        for splits in split_choices(way)
+        for splits in splits_of(way, tile, multiprocessors)
     )
     return {candidate: before[candidate.shape] + estimate(candidate, multiprocessors) for candidate in found}
+
+
+def splits_of(shape: Shape, tile: Tile, multiprocessors: int) -> tuple[int, ...]:
+    """Return the splits of K that a tile is tried with: one, where the blocks of a cluster hold them.
+
+    Such clusters must all run at a time: a graphics processing cluster of 14 to 18 multiprocessors holds three or four
+    of four blocks, and those that are left over would wait for a whole turn.
+    """
+    choices = split_choices(shape)
+    if tile.cluster_k == 1:
+        return choices
+    at_once = multiprocessors // tile.cluster * (3 if tile.cluster_k > 2 else 4) // 4
+    fits = shape.groups * units_of(shape, tile) <= at_once
+    return (tile.cluster_k,) if fits and tile.cluster_k in choices else ()
 
 
 def ways(shape: Shape) -> list[Shape]:
@@ -266,10 +290,11 @@ def ways(shape: Shape) -> list[Shape]:
 
 def configure(shape: Shape, tile: Tile, splits: int, multiprocessors: int) -> Configuration:
     """Complete a tile to a configuration."""
-    units = shape.groups * units_of(shape, tile) * splits
+    units = shape.groups * units_of(shape, tile) * splits // tile.cluster_k
     if shape.schedule != "DENSE":  # only the GPU knows how much there is to do
         units = multiprocessors
-    blocks = min(units, multiprocessors // tile.cluster) * tile.cluster
+    at_once = units if tile.cluster_k > 1 else multiprocessors // tile.cluster  # what shares splits has one tile each
+    blocks = min(units, at_once) * tile.cluster
     return Configuration(shape, tile, stage_count(shape, tile), splits, band_of(shape, tile, blocks), blocks)
 
 
@@ -299,7 +324,7 @@ def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
 def estimate(candidate: Configuration, multiprocessors: int) -> float:
     """Return a launch's estimated clocks."""
     shape, tile, costs = candidate.shape, candidate.tile, costs_of(candidate.shape)
-    units = shape.groups * expected_units(shape, tile) * candidate.splits
+    units = shape.groups * expected_units(shape, tile) * candidate.splits / tile.cluster_k
     turns = units / max(1, min(units, multiprocessors // tile.cluster))
     turns = max(1.0, turns + 0.25) if rows_vary(shape) else ceil(turns)
     turn = ceil_div(shape.blocks_of_k, candidate.splits) * block_clocks(shape, tile, costs)

@@ -84,7 +84,7 @@ def prepare(
 def _arguments(configuration: Configuration, operands: Operands, device: int, stream: int) -> list[Any]:
     shape, tile, scale = configuration.shape, configuration.tile, operands.block_scale
     partials = arrivals = 0
-    if configuration.splits > 1:
+    if configuration.partial_bytes:
         partials = workspace.partial_sums(device, stream, configuration.partial_bytes)
         arrivals = workspace.arrivals(device, stream, configuration.tiles * tile.math_groups)
     return [

@@ -49,7 +49,7 @@ def test_every_tile_and_block_of_k_is_computed_exactly_once(shape, multiprocesso
     tile = data.draw(st.sampled_from(list(tiles_of(shape))))
     if multiprocessors < tile.cluster:
         multiprocessors = tile.cluster
-    splits = data.draw(st.sampled_from(split_choices(shape)))
+    splits = data.draw(st.sampled_from((tile.cluster_k,) if tile.cluster_k > 1 else split_choices(shape)))
     found = configure(shape, tile, splits, multiprocessors)
     counted = cover(list(walk(found)), tile, shape.n)
     rows, columns = range(0, shape.m, tile.block_m), range(0, shape.n, tile.block_n)

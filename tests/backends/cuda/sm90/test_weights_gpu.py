@@ -30,7 +30,7 @@ def kind(granule):
 
 
 def every(shape: Shape) -> list[Configuration]:
-    return [configure(way, tile, 1, 132) for way in ways(shape) for tile in tiles_of(way)]
+    return [configure(way, tile, 1, 132) for way in ways(shape) for tile in tiles_of(way) if tile.cluster_k == 1]
 
 
 @pytest.mark.parametrize("granule", [32, 128])
@@ -72,7 +72,7 @@ def test_splits_of_packed_weights_are_added_in_ascending_order(torch):
             a[:, part], a_scale[:, scales], codes, mn_major(torch, scale[:, scales]), d, batch_invariant=True, **options
         )
         total = d if total is None else total + d
-    for tile in tiles_of(whole):
+    for tile in (tile for tile in tiles_of(whole) if tile.cluster_k in (1, 2)):
         fp8_gemm(a, a_scale, packed, mn_major(torch, scale), d, forced=configure(whole, tile, 2, 132), **options)
         assert torch.equal(d, total), tile
 

@@ -41,6 +41,8 @@ def walk_block(configuration: Configuration, block: int, sizes: list[int] | None
 
     while True:
         unit, split = index // configuration.splits, index % configuration.splits
+        if tile.cluster_k > 1:
+            unit, split = index, rank
         while group < groups and unit >= before + units(group):
             before, group = before + units(group), group + 1
         if group >= groups:

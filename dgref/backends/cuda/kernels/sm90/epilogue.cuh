@@ -72,6 +72,41 @@ __device__ bool reduce_splits(float (&total)[P::SLABS][P::ACCUMULATORS], const T
   return true;
 }
 
+// As above within a cluster: every block but the first sends its sums to that one's shared memory and returns false.
+template <class P>
+__device__ bool reduce_cluster(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring, const Tile& tile, u32 warp,
+                               u32 lane) {
+  constexpr int CHUNKS = P::ACCUMULATORS / 4;
+  if (warp >= P::SENDERS) return false;
+  const int wanted = P::PACKED ? ceil_div(tile.rows, 8) : (int(warp) * 16 < tile.rows ? CHUNKS : 0);
+  if (tile.split > 0) {
+    ptx::cluster_wait();  // until the first block has made its barrier
+    const u32 exchanged = ptx::address_in_block(ring.exchanged(), 0);
+    const u32 place = ptx::address_in_block(ring.exchange(tile.split, warp), 0) + lane * 16;
+    if (lane == 0) ptx::barrier_expect_cluster(exchanged, min(wanted, CHUNKS) * 512);
+#pragma unroll
+    for (int i = 0; i < CHUNKS; ++i) {
+      const float* const v = &total[0][4 * i];
+      if (i < wanted) ptx::store_cluster_4(place + i * 512, v[0], v[1], v[2], v[3], exchanged);
+    }
+    return false;
+  }
+  ptx::barrier_wait(ring.exchanged(), 0);
+#pragma unroll
+  for (int split = 1; split < P::CLUSTER_K; ++split) {
+    const u32 place = ring.exchange(split, warp) + lane * 16;
+#pragma unroll
+    for (int i = 0; i < CHUNKS; ++i) {
+      if (i >= wanted) break;
+      const float4 part = ptx::load_shared_4(place + i * 512);
+      float* const v = &total[0][4 * i];
+      v[0] = __fadd_rn(v[0], part.x), v[1] = __fadd_rn(v[1], part.y);
+      v[2] = __fadd_rn(v[2], part.z), v[3] = __fadd_rn(v[3], part.w);
+    }
+  }
+  return true;
+}
+
 template <Output OUTPUT>
 __device__ __forceinline__ float load_c(const void* c, i64 index) {
   if constexpr (OUTPUT == Output::F32) return static_cast<const float*>(c)[index];

@@ -91,6 +91,69 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
   }
 }
 
+// One block of K under way: its sums, the scales that wait for them, and the stage that is given back with them.
+template <class P>
+struct BlockUnderWay {
+  float sum[P::ACCUMULATORS], scale_a[2], scale_b[2];
+  u32 stage;
+
+  __device__ __forceinline__ void issue(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const OperandDescriptors<P>& of,
+                                        u32 row) {
+    stage = cursor.stage;
+    ptx::barrier_wait(ring.full(stage), cursor.phase);
+    cursor.advance();
+    const u32 shared_a = ring.scale_a(stage) + row * 4, shared_b = ring.scale_b(stage);
+    scale_a[0] = ptx::load_shared(shared_a), scale_a[1] = ptx::load_shared(shared_a + 32);
+    scale_b[0] = ptx::load_shared(shared_b), scale_b[1] = P::ONE_BLOCK ? 0.0f : ptx::load_shared(shared_b + 4);
+    pin_all(sum);
+    wgmma_fence();
+    multiply_slab<P>(sum, of.a(stage, 0), of.b(stage), false);
+    pin_all(sum);
+  }
+
+  // Once its wgmma have been waited for.
+  __device__ __forceinline__ void finish(float (&total)[P::ACCUMULATORS], const Ring<P>& ring, int boundary, u32 lane) {
+    pin_all(sum);
+    pin(scale_a[0]), pin(scale_a[1]), pin(scale_b[0]), pin(scale_b[1]);
+    ring.release(stage, lane, touched(scale_a) | touched(scale_b));
+    promote_block<P>(total, sum, BlockProducts<P>(scale_a, scale_b), boundary);
+  }
+};
+
+// Waits for blocks in the order of their issue, and finishes each while those behind it are multiplied.
+template <class P, int NEXT = 0>
+__device__ __forceinline__ void finish_in_turn(BlockUnderWay<P> (&blocks)[P::TOGETHER], float (&total)[P::ACCUMULATORS],
+                                               const Ring<P>& ring, int boundary, u32 lane) {
+  wgmma_wait<P::TOGETHER - 1 - NEXT>();
+  blocks[NEXT].finish(total, ring, boundary, lane);
+  if constexpr (NEXT + 1 < P::TOGETHER) finish_in_turn<P, NEXT + 1>(blocks, total, ring, boundary, lane);
+}
+
+// A lone warpgroup issues several blocks of K before it promotes the first. None may be under way from one round of the
+// loop to the next: the compiler would have every wgmma waited for at once.
+template <class P>
+__device__ __forceinline__ void accumulate_in_turns(float (&total)[P::ACCUMULATORS], const Ring<P>& ring,
+                                                    Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
+  const OperandDescriptors<P> descriptors(ring, group);
+  const u32 lane = thread % 32, row = group * 64 + thread / 32 * 16 + lane / 4;
+  const int boundary = 128 - tile.column % 128;
+  int left = tile.block_end - tile.block_begin;
+#pragma unroll 1
+  for (; left >= P::TOGETHER; left -= P::TOGETHER) {
+    BlockUnderWay<P> blocks[P::TOGETHER];
+#pragma unroll
+    for (int i = 0; i < P::TOGETHER; ++i) blocks[i].issue(ring, cursor, descriptors, row);
+    finish_in_turn<P>(blocks, total, ring, boundary, lane);
+  }
+#pragma unroll 1
+  for (; left > 0; --left) {
+    BlockUnderWay<P> block;
+    block.issue(ring, cursor, descriptors, row);
+    wgmma_wait<0>();
+    block.finish(total, ring, boundary, lane);
+  }
+}
+
 // BF16: one chain over all of K; a stage is released one block later, when its wgmma are known to be done.
 template <class P>
 __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
@@ -123,7 +186,7 @@ __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACC
 
 template <class P>
 __device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& from, const Problem& problem, u32 rank) {
-  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
+  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
   Tile tile;
   while (scheduler.next(tile)) copy_tile<P>(ring, cursor, from, tile, problem, rank);
@@ -138,7 +201,7 @@ template <class P, Output OUTPUT, bool ACCUMULATE>
 __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
                                              const Destination& to, const Reduction& reduction,
                                              u32 rank, u32 index) {
-  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N> scheduler(problem, rank);
+  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
   Tile tile;
   const u32 group = index / 4 - 1, warp = index % 4, thread = threadIdx.x % 128, lane = thread % 32;
@@ -158,7 +221,9 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
       accumulate_weights<P>(total, ring, cursor, tile, group, thread);
     } else if constexpr (P::SCALED) {
       // The first column of the tile that the second block of scales covers: known at compile time where that is cheap.
-      if constexpr (P::BLOCK_N != 192 || P::SCALING != Scaling::BLOCK) {
+      if constexpr (P::TOGETHER > 1) {
+        accumulate_in_turns<P>(total[0], ring, cursor, tile, group, thread);
+      } else if constexpr (P::BLOCK_N != 192 || P::SCALING != Scaling::BLOCK) {
         accumulate_scaled<P, 0>(total, ring, cursor, tile, group, thread);
       } else if (tile.column % 128 == 0) {
         accumulate_scaled<P, 128>(total, ring, cursor, tile, group, thread);
@@ -169,7 +234,11 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
       accumulate_chain<P>(total, ring, cursor, tile, group, thread);
     }
     // No branch around the stores: the compiler would take the warp to be split and drop its uniform registers.
-    if (problem.splits > 1 && !reduce_splits<P>(total, tile, problem.splits, reduction, group, thread, counts)) tile.rows = 0;
+    if constexpr (P::CLUSTER_K > 1) {
+      if (!reduce_cluster<P>(total, ring, tile, group * 4 + warp, lane)) tile.rows = 0;
+    } else {
+      if (problem.splits > 1 && !reduce_splits<P>(total, tile, problem.splits, reduction, group, thread, counts)) tile.rows = 0;
+    }
     if constexpr (P::PACKED) {
 #pragma unroll
       for (int slab = 0; slab < P::SLABS; ++slab) {
@@ -185,7 +254,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 }
 
 template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int STAGES, int MATH_GROUPS,
-          int CLUSTER_M, int CLUSTER_N, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Weights WEIGHTS, Output OUTPUT,
+          int CLUSTER_M, int CLUSTER_N, int CLUSTER_K, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Weights WEIGHTS, Output OUTPUT,
           bool ACCUMULATE>
 __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
@@ -194,31 +263,27 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
          int scale_b_n, int scale_b_k, int scale_b_group, void* d, const void* c, i64 row_stride, i64 group_stride,
          const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
          int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
-  using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, LOAD_M, MAJOR_A,
-                 MAJOR_B, WEIGHTS, OUTPUT == Output::F32 ? 4 : 2>;
+  using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, CLUSTER_K, LOAD_M,
+                 MAJOR_A, MAJOR_B, WEIGHTS, OUTPUT == Output::F32 ? 4 : 2>;
   extern __shared__ __align__(1024) unsigned char shared[];
   const Ring<P> ring{ptx::kept(ptx::shared_address(shared))};
   const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};
-  const u32 rank = P::CLUSTER > 1 ? ptx::cluster_rank() : 0;
+  const u32 rank = P::CLUSTER * P::CLUSTER_K > 1 ? ptx::cluster_rank() : 0;
+  // The shuffle tells the compiler that a warp agrees on its role: addresses and descriptors then live in uniform registers.
+  const u32 index = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0), role = index / 4;
   if (threadIdx.x == 0) {
-    ring.initialise();
-    if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
-  }
-  if (threadIdx.x == 32) {
     ptx::prefetch_map(&map_a);
     ptx::prefetch_map(&map_b);
     if constexpr (P::SCALED) ptx::prefetch_map(&map_scale_a);
     if constexpr (P::SCALES_B > 0) ptx::prefetch_map(&map_scale_b);
     if (bulk_stores) ptx::prefetch_map(&map_d);
+    if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
   }
+  if (ptx::elect()) ring.initialise(index);
   __syncthreads();
-  if constexpr (P::CLUSTER > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  }
+  if constexpr (P::CLUSTER * P::CLUSTER_K > 1) ptx::cluster_arrive();
+  if constexpr (P::CLUSTER > 1) ptx::cluster_wait();
   ptx::wait_for_previous_grid();
-  // The shuffle tells the compiler that a warp agrees on its role: addresses and descriptors then live in uniform registers.
-  const u32 index = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0), role = index / 4;
   if (role == 0) {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_release<P::COPY_REGISTERS>();
     if (index == 0 && ptx::elect()) {

@@ -18,13 +18,14 @@ __host__ __device__ constexpr int largest_divisor(int value, int limit) {
 
 // Everything that is fixed at compile time, and the shared memory that follows from it.
 template <Element ELEMENT_, Scaling SCALING_, Schedule SCHEDULE_, int BLOCK_M_, int BLOCK_N_, int STAGES_, int MATH_GROUPS_,
-          int CLUSTER_M_, int CLUSTER_N_, int LOAD_M_, Major MAJOR_A_, Major MAJOR_B_, Weights WEIGHTS_, int OUTPUT_BYTES_>
+          int CLUSTER_M_, int CLUSTER_N_, int CLUSTER_K_, int LOAD_M_, Major MAJOR_A_, Major MAJOR_B_, Weights WEIGHTS_, int OUTPUT_BYTES_>
 struct Plan {
   static constexpr Element ELEMENT = ELEMENT_;
   static constexpr Scaling SCALING = SCALING_;
   static constexpr Schedule SCHEDULE = SCHEDULE_;
   static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, STAGES = STAGES_, MATH_GROUPS = MATH_GROUPS_;
   static constexpr int CLUSTER_M = CLUSTER_M_, CLUSTER_N = CLUSTER_N_, CLUSTER = CLUSTER_M * CLUSTER_N;
+  static constexpr int CLUSTER_K = CLUSTER_K_;  // splits of K that are added up within a cluster
   static constexpr int LOAD_M = LOAD_M_;  // rows of A that are copied; the rows above it hold leftovers and are not stored
   static constexpr Major MAJOR_A = MAJOR_A_, MAJOR_B = MAJOR_B_;
   static constexpr bool PACKED = WEIGHTS_ == Weights::E2M1;
@@ -44,6 +45,8 @@ struct Plan {
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
   static constexpr bool SELECTS = SCALING == Scaling::BLOCK && 128 % BLOCK_N != 0 && BLOCK_N != 192;
   static constexpr int UNROLL = SELECTS || SCALING == Scaling::VECTOR_32 ? 1 : (SCALING == Scaling::BLOCK ? 8 : 4);
+  // Blocks of K that a warpgroup with nobody to work while it promotes issues at once.
+  static constexpr int TOGETHER = SCALING == Scaling::BLOCK && MATH_GROUPS == 1 ? (BLOCK_N <= 64 ? 4 : 2) : 1;
 
   static constexpr int A_BYTES = PARTS * LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (PARTS * LOAD_M * 4 + 127) / 128 * 128 : 0;
@@ -61,13 +64,18 @@ struct Plan {
   static constexpr int STAGING_BYTES = PACKED ? 2048 : STAGING_BUFFERS * STORE_BYTES;
   static constexpr int STORES_TOGETHER = largest_divisor(STORES, STAGING_BUFFERS);
   static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
-  static constexpr int A_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
+  // What a warp sends to the first block of its cluster, and how many warps of a block may have something to send.
+  static constexpr int SENT_BYTES = ACCUMULATORS * 128;
+  static constexpr int SENDERS = PACKED ? 4 * MATH_GROUPS : min_of(4 * MATH_GROUPS, ceil_div(LOAD_M, 16));
+  static constexpr int EXCHANGE_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
+  static constexpr int A_OFFSET = EXCHANGE_OFFSET + (CLUSTER_K - 1) * SENDERS * SENT_BYTES;
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
   static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
   static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * 16;
-  static constexpr int TABLES_OFFSET = COUNTS_OFFSET + 8;  // of widening
+  static constexpr int TABLES_OFFSET = COUNTS_OFFSET + 8;            // of widening
+  static constexpr int EXCHANGED_OFFSET = COUNTS_OFFSET;             // the barrier of the exchange: nothing is counted then
   static constexpr int SHARED_BYTES = COUNTS_OFFSET + 16;
 
   static_assert(ROWS % (64 * MATH_GROUPS) == 0, "a warpgroup multiplies whole slabs of 64 rows");
@@ -79,6 +87,9 @@ struct Plan {
   static_assert(!is_k_grouped(SCHEDULE) || MAJOR_A == MAJOR_B, "groups of K lie the same way in both operands");
   static_assert(!PACKED || (CLUSTER == 1 && ELEMENT == Element::E4M3 && SCALES_B > 0), "packed weights have vector scales");
   static_assert(CLUSTER <= 2, "multicast between two blocks");
+  static_assert(STAGES >= TOGETHER, "what is issued together is in shared memory together");
+  static_assert(CLUSTER_K == 1 || (CLUSTER == 1 && SLABS == 1), "a cluster shares operands or splits K");
+  static_assert((CLUSTER_K - 1) * SENDERS * SENT_BYTES % 1024 == 0, "operands begin at whole kilobytes");
   static_assert(MAJOR_A == Major::K || (ELEMENT == Element::BF16 && BLOCK_M % 64 == 0), "8-bit operands are K-major");
   static_assert(MAJOR_B == Major::K || (ELEMENT == Element::BF16 && BLOCK_N % 64 == 0), "8-bit operands are K-major");
   static_assert(CLUSTER_N == 1 || MAJOR_A == Major::K || BLOCK_M % 128 == 0, "half of A is whole boxes");
@@ -109,13 +120,25 @@ struct Ring {
   __device__ u32 scale_a(u32 stage) const { return base + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES; }
   __device__ u32 scale_b(u32 stage) const { return base + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES; }
 
-  __device__ void initialise() const {
-    for (int stage = 0; stage < P::STAGES; ++stage) {
+  // By one thread of each warp: one after another, two barriers for a stage cost 100 clocks.
+  __device__ void initialise(u32 warp) const {
+    constexpr int WARPS = 4 + 4 * P::MATH_GROUPS;
+#pragma unroll
+    for (int first = 0; first < P::STAGES; first += WARPS) {
+      const u32 stage = first + warp;
+      if (stage >= P::STAGES) break;
       ptx::barrier_init(full(stage), P::FILLS);
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
     }
+    if (P::CLUSTER_K > 1 && warp == WARPS - 1) ptx::barrier_init(exchanged(), (P::CLUSTER_K - 1) * P::SENDERS);
     ptx::barrier_init_fence();
   }
+
+  // Where a warp of the block with this split of K leaves its sums, in the first block's memory; and who counts them.
+  __device__ u32 exchange(int split, u32 warp) const {
+    return base + P::EXCHANGE_OFFSET + ((split - 1) * P::SENDERS + warp) * P::SENT_BYTES;
+  }
+  __device__ u32 exchanged() const { return base + P::EXCHANGED_OFFSET; }
 
   // Tells every block that writes into this stage that the calling warp has read it. An arrival does not wait for loads
   // from shared memory that are on their way, though it releases them: `loaded` takes a bit of each, and becomes a part
@@ -208,6 +231,7 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
     }
   }
   const int group_k = is_k_grouped(P::SCHEDULE) ? tile.k_origin : tile.group * problem.k;
+  const u64 policy_b = tile.only_row ? ptx::EVICT_FIRST : ptx::EVICT_NORMAL;
   const int a_row = P::MAJOR_A == Major::K ? tile.a_row : tile.row;
   const int b_row = P::MAJOR_B == Major::K ? tile.b_row : tile.column;
 #pragma unroll 1  // the copying warp keeps few registers
@@ -224,7 +248,7 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
                                                         a_k + part * 128, rank, ptx::EVICT_NORMAL);
     }
     copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, P::PACKED ? b_k / 2 : b_k, rank,
-                                                       ptx::EVICT_NORMAL);
+                                                       policy_b);
     if constexpr (P::SCALED) {
       const int row = tile.scale_a_row + block * P::PARTS;
       ptx::load_tile(ring.scale_a(stage), from.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);

@@ -38,6 +38,15 @@ __device__ __forceinline__ float2 load_shared_2(u32 address) {
   return value;
 }
 
+__device__ __forceinline__ float4 load_shared_4(u32 address) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
 // Zero, as grids have one plane, though the compiler does not know it.
 __device__ __forceinline__ u32 zero() {
   u32 plane;
@@ -104,6 +113,18 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
       : "memory");
 }
 
+// Adds to what a barrier in another block of the cluster expects, and arrives there.
+__device__ __forceinline__ void barrier_expect_cluster(u32 mapped, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cluster.b64 _, [%0], %1;" ::"r"(mapped), "r"(bytes) : "memory");
+}
+
+// Into the shared memory of another block of the cluster; its barrier there counts the 16 bytes when they have landed.
+__device__ __forceinline__ void store_cluster_4(u32 mapped, float x, float y, float z, float w, u32 mapped_barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(mapped),
+               "f"(x), "f"(y), "f"(z), "f"(w), "r"(mapped_barrier)
+               : "memory");
+}
+
 __device__ __forceinline__ void named_barrier(u32 identifier, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(identifier), "r"(threads) : "memory");
 }
@@ -117,8 +138,9 @@ __device__ __forceinline__ void acquire_map(const TensorMap* map) {
   asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
 }
 
-// The L2 policy evict_normal, as createpolicy encodes it.
-constexpr u64 EVICT_NORMAL = 0x1000000000000000ull;
+// L2 policies, as createpolicy encodes them. What is read once goes first, so that it does not drive out what others wrote:
+// a line of theirs costs a write to memory.
+constexpr u64 EVICT_NORMAL = 0x1000000000000000ull, EVICT_FIRST = 0x12F0000000000000ull;
 
 __device__ __forceinline__ void load_tile(u32 target, const TensorMap* map, u32 barrier, int inner, int outer, u64 policy) {
   asm volatile(

@@ -43,16 +43,18 @@ struct Tile {
   int k_size;            // elements of K of the group
   int block_begin, block_end;  // blocks of K of this split, counted within the group
   int split;
+  bool only_row;         // no other tile of D needs the same columns of B
   int slot;              // index of the tile among all, for the reduction over splits
 };
 
-template <Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int BLOCK_K, int CLUSTER_M, int CLUSTER_N>
+template <Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int BLOCK_K, int CLUSTER_M, int CLUSTER_N, int CLUSTER_K>
 class Scheduler {
  public:
   __device__ Scheduler(const Problem& problem, u32 rank)
       : problem_(problem),
         rank_m_(CLUSTER_M > 1 ? int(rank) : 0),
         rank_n_(CLUSTER_N > 1 ? int(rank) : 0),
+        rank_k_(CLUSTER_K > 1 ? int(rank) : 0),
         index_(int(blockIdx.x) / CLUSTER),
         tiles_n_(ceil_div(ceil_div(problem.n, BLOCK_N), CLUSTER_N)),
         tiles_m_(tile_rows(problem.m)),
@@ -60,8 +62,8 @@ class Scheduler {
 
   __device__ bool next(Tile& tile) {
     int unit = index_;
-    tile.split = 0;
-    if (problem_.splits > 1) unit = index_ / problem_.splits, tile.split = index_ - unit * problem_.splits;
+    tile.split = rank_k_;
+    if (CLUSTER_K == 1 && problem_.splits > 1) unit = index_ / problem_.splits, tile.split = index_ - unit * problem_.splits;
     index_ += int(gridDim.x) / CLUSTER;
     if (!find_group(unit)) return false;
     place(tile, unit - before_);
@@ -71,7 +73,7 @@ class Scheduler {
   }
 
  private:
-  static constexpr int CLUSTER = CLUSTER_M * CLUSTER_N;
+  static constexpr int CLUSTER = CLUSTER_M * CLUSTER_N * CLUSTER_K;
 
   static __device__ int tile_rows(int rows) { return ceil_div(ceil_div(rows, BLOCK_M), CLUSTER_M); }
 
@@ -116,11 +118,12 @@ class Scheduler {
 
   // Bands of tile rows; within a band, down the rows first. Units only grow: a band is entered once.
   __device__ void place(Tile& tile, int unit) {
-    if (unit >= band_end_) enter_band(unit / (problem_.band * tiles_n_));
+    if (unit >= band_end_) enter_band(unit);
     const int within = unit - band_begin_, column = band_height_ == 1 ? within : int(__umulhi(within, band_inverse_));
     const int row = band_ * problem_.band + within - column * band_height_;
     tile.row = (row * CLUSTER_M + rank_m_) * BLOCK_M;
     tile.column = (column * CLUSTER_N + rank_n_) * BLOCK_N;
+    tile.only_row = tiles_m_ == 1;
     tile.k_origin = 0;
     tile.k_size = problem_.k;
     if constexpr (SCHEDULE == Schedule::LABELLED) {
@@ -130,12 +133,13 @@ class Scheduler {
     }
   }
 
-  __device__ void enter_band(int band) {
+  __device__ void enter_band(int unit) {
+    const int units = problem_.band * tiles_n_, band = unit < units ? 0 : unit / units;
     band_ = band;
     band_height_ = min(problem_.band, tiles_m_ - band * problem_.band);
     band_begin_ = band * problem_.band * tiles_n_;
     band_end_ = band_begin_ + band_height_ * tiles_n_;
-    band_inverse_ = 0xFFFFFFFFu / u32(band_height_) + 1;  // of a height of at most 32: exact below 2^27 units
+    if (band_height_ > 1) band_inverse_ = 0xFFFFFFFFu / u32(band_height_) + 1;  // of a height of at most 32: exact below 2^27 units
   }
 
   __device__ void place_labelled(Tile& tile) const {
@@ -181,14 +185,17 @@ class Scheduler {
   __device__ void divide_k(Tile& tile) const {
     const int total = ceil_div(tile.k_size, BLOCK_K);
     tile.block_begin = 0, tile.block_end = total;
-    if (problem_.splits > 1) {
+    if (CLUSTER_K > 1) {
+      tile.block_begin = tile.split * total / CLUSTER_K;
+      tile.block_end = (tile.split + 1) * total / CLUSTER_K;
+    } else if (problem_.splits > 1) {
       tile.block_begin = tile.split * total / problem_.splits;
       tile.block_end = (tile.split + 1) * total / problem_.splits;
     }
   }
 
   const Problem& problem_;
-  const int rank_m_, rank_n_;
+  const int rank_m_, rank_n_, rank_k_;
   int index_;
   const int tiles_n_;
   int tiles_m_;
