@@ -160,9 +160,11 @@ def fixed_bytes(shape: Shape, tile: Tile) -> int:
 
 
 def exchanged_bytes(shape: Shape, tile: Tile) -> int:
-    """Return the shared memory for the sums of a cluster's other blocks: of the warps that have rows to store."""
-    lines = tile.block_m if shape.weights == "E2M1" else ceil_div(tile.rows_copied, 16) * 16
-    return (tile.cluster_k - 1) * lines * tile.block_n * 4
+    """Return the shared memory for what the other blocks of a cluster send: the sums of some warps, 16 rows each."""
+    packed = shape.weights == "E2M1"
+    senders = 4 * tile.math_groups if packed else min(4 * tile.math_groups, ceil_div(tile.rows_copied, 16))
+    sent = (tile.block_m if packed else tile.block_n) * 16 * 4
+    return (tile.cluster_k - 1) * ceil_div(senders, tile.cluster_k) * sent
 
 
 def stage_count(shape: Shape, tile: Tile) -> int:

@@ -15,6 +15,7 @@ class Costs:
 
     launch: float = 10_800  # an empty launch with cold caches
     block: float = 215  # of a block of K, whatever its size
+    together: float = 100  # likewise where a warpgroup issues several of them at once
     column: float = 1.16  # of a slab, for each column: the wgmma of one warpgroup
     scale: float = 1.5  # likewise, where each column has its own scale
     chain: float = 1.13  # BF16: times the tensor cores' own rate, with several warpgroups at work
@@ -34,6 +35,8 @@ class Costs:
     reduction: float = 1706
     arrival: float = 1697  # of each split
     reduced: float = 171  # bytes per clock
+    exchange: float = 300  # of splits that are added up within a cluster
+    exchanged: float = 30  # bytes per clock
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,21 @@ def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
     copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
     extra = {"NONE": 0, "BLOCK": 0, "VECTOR": costs.scale, "VECTOR_32": 4 * costs.scale}[shape.scaling]
     waits = 4 if shape.scaling == "VECTOR_32" else 1
+    start = costs.together if issues_together(shape, tile) else costs.block
     idle = costs.between if shape.scaling == "BLOCK" and tile.block_m > 64 else 0
     return max(
-        tile.slabs * (costs.block * waits + (costs.column + extra) * tile.block_n),
+        tile.slabs * (start * waits + (costs.column + extra) * tile.block_n),
         tensor_factor(shape, tile, costs) * tile.block_m * tile.block_n / 32 + idle + costs.power * copied,
         costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
         copied,
         tile.block_n * 128 / costs.stream,
     )
+
+
+def issues_together(shape: Shape, tile: Tile) -> bool:
+    """Say whether a warpgroup issues several blocks of K at once, `Plan::TOGETHER` in mainloop.cuh."""
+    selects = tile.block_m == 128 and tile.block_n < 128 and 128 % tile.block_n != 0
+    return shape.scaling == "BLOCK" and shape.weights == "AS_A" and (tile.math_groups == 1 or selects)
 
 
 def tensor_factor(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
@@ -108,8 +118,16 @@ def store_clocks(shape: Shape, tile: Tile, splits: int = 1, costs: Costs = H200)
     """Return the clocks between a tile's last wgmma and its last store."""
     elements = min(tile.block_m, shape.m) * tile.block_n
     width = (4 if shape.output == "F32" else 2) * (3 if shape.accumulate else 1)
-    reduction = costs.reduction + costs.arrival * splits + elements * 4 * (1 + splits) / costs.reduced
-    return costs.store + elements * width / costs.stored + (reduction if splits > 1 else 0)
+    return costs.store + elements * width / costs.stored + reduction_clocks(tile, splits, elements * 4, costs)
+
+
+def reduction_clocks(tile: Tile, splits: int, partial: int, costs: Costs) -> float:
+    """Return the clocks in which the sums of the splits, `partial` bytes each, come together."""
+    if splits == 1:
+        return 0
+    if tile.cluster_k > 1:
+        return costs.exchange + (splits - 1) * partial / splits / costs.exchanged
+    return costs.reduction + costs.arrival * splits + partial * (1 + splits) / costs.reduced
 
 
 def device_bytes(shape: Shape) -> float:

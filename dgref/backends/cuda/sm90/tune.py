@@ -40,7 +40,7 @@ class Timed:
 
     def __str__(self) -> str:
         tile = self.configuration.tile
-        shared = f"cluster {tile.cluster_m} x {tile.cluster_n}, " if tile.cluster > 1 else ""
+        shared = f"cluster {tile.cluster_m} x {tile.cluster_n} x {tile.cluster_k}, " if tile.cluster > 1 else ""
         loaded = f"{tile.load_m} rows loaded, " if tile.load_m else ""
         widened = "" if self.configuration.shape.weights == "AS_A" else "packed, "
         how = f"{tile.block_m} x {tile.block_n}, {widened}{shared}{loaded}K in {self.configuration.splits}"

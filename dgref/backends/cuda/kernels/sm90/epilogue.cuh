@@ -72,18 +72,20 @@ __device__ bool reduce_splits(float (&total)[P::SLABS][P::ACCUMULATORS], const T
   return true;
 }
 
-// As above within a cluster: every block but the first sends its sums to that one's shared memory and returns false.
+// As above within a cluster, whose blocks share the work: each adds up the rows of some warps, in its own shared memory.
+// A warp whose rows are another block's sends its sums there and returns false.
 template <class P>
 __device__ bool reduce_cluster(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring, const Tile& tile, u32 warp,
                                u32 lane) {
   constexpr int CHUNKS = P::ACCUMULATORS / 4;
   if (warp >= P::SENDERS) return false;
-  const int wanted = P::PACKED ? ceil_div(tile.rows, 8) : (int(warp) * 16 < tile.rows ? CHUNKS : 0);
-  if (tile.split > 0) {
-    ptx::cluster_wait();  // until the first block has made its barrier
-    const u32 exchanged = ptx::address_in_block(ring.exchanged(), 0);
-    const u32 place = ptx::address_in_block(ring.exchange(tile.split, warp), 0) + lane * 16;
-    if (lane == 0) ptx::barrier_expect_cluster(exchanged, min(wanted, CHUNKS) * 512);
+  const u32 owner = warp % P::CLUSTER_K, own = tile.split;
+  const int wanted = P::PACKED ? min(ceil_div(tile.rows, 8), CHUNKS) : (int(warp) * 16 < tile.rows ? CHUNKS : 0);
+  if (own != owner) {
+    ptx::cluster_wait();  // until the owner has made its barrier
+    const u32 exchanged = ptx::address_in_block(ring.exchanged(), owner);
+    const u32 place = ptx::address_in_block(ring.exchange(own, warp), owner) + lane * 16;
+    if (lane == 0) ptx::barrier_expect_cluster(exchanged, wanted * 512);
 #pragma unroll
     for (int i = 0; i < CHUNKS; ++i) {
       const float* const v = &total[0][4 * i];
@@ -93,16 +95,18 @@ __device__ bool reduce_cluster(float (&total)[P::SLABS][P::ACCUMULATORS], const 
   }
   ptx::barrier_wait(ring.exchanged(), 0);
 #pragma unroll
-  for (int split = 1; split < P::CLUSTER_K; ++split) {
-    const u32 place = ring.exchange(split, warp) + lane * 16;
+  for (int i = 0; i < CHUNKS; ++i) {
+    if (i >= wanted) break;
+    float4 sum;
 #pragma unroll
-    for (int i = 0; i < CHUNKS; ++i) {
-      if (i >= wanted) break;
-      const float4 part = ptx::load_shared_4(place + i * 512);
-      float* const v = &total[0][4 * i];
-      v[0] = __fadd_rn(v[0], part.x), v[1] = __fadd_rn(v[1], part.y);
-      v[2] = __fadd_rn(v[2], part.z), v[3] = __fadd_rn(v[3], part.w);
+    for (u32 split = 0; split < P::CLUSTER_K; ++split) {
+      const float* const v = &total[0][4 * i];
+      float4 part = {v[0], v[1], v[2], v[3]};
+      if (split != own) part = ptx::load_shared_4(ring.exchange(split, warp) + i * 512 + lane * 16);
+      if (split == 0) sum = part;
+      else sum = {__fadd_rn(sum.x, part.x), __fadd_rn(sum.y, part.y), __fadd_rn(sum.z, part.z), __fadd_rn(sum.w, part.w)};
     }
+    total[0][4 * i] = sum.x, total[0][4 * i + 1] = sum.y, total[0][4 * i + 2] = sum.z, total[0][4 * i + 3] = sum.w;
   }
   return true;
 }

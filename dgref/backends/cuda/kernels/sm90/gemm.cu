@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     if (bulk_stores) ptx::prefetch_map(&map_d);
     if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
   }
-  if (ptx::elect()) ring.initialise(index);
+  if (ptx::elect()) ring.initialise(index, rank);
   __syncthreads();
   if constexpr (P::CLUSTER * P::CLUSTER_K > 1) ptx::cluster_arrive();
   if constexpr (P::CLUSTER > 1) ptx::cluster_wait();

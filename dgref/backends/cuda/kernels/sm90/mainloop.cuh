@@ -45,8 +45,9 @@ struct Plan {
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
   static constexpr bool SELECTS = SCALING == Scaling::BLOCK && 128 % BLOCK_N != 0 && BLOCK_N != 192;
   static constexpr int UNROLL = SELECTS || SCALING == Scaling::VECTOR_32 ? 1 : (SCALING == Scaling::BLOCK ? 8 : 4);
-  // Blocks of K that a warpgroup with nobody to work while it promotes issues at once.
-  static constexpr int TOGETHER = SCALING == Scaling::BLOCK && MATH_GROUPS == 1 ? (BLOCK_N <= 64 ? 4 : 2) : 1;
+  // Blocks of K that a warpgroup with nobody to work while it promotes, or whose loop is not unrolled, issues at once.
+  static constexpr bool IN_TURNS = SCALING == Scaling::BLOCK && (MATH_GROUPS == 1 || (SELECTS && BLOCK_M == 128 && BLOCK_N < 128));
+  static constexpr int TOGETHER = !IN_TURNS ? 1 : (BLOCK_N <= 64 ? 4 : 2);
 
   static constexpr int A_BYTES = PARTS * LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (PARTS * LOAD_M * 4 + 127) / 128 * 128 : 0;
@@ -64,11 +65,12 @@ struct Plan {
   static constexpr int STAGING_BYTES = PACKED ? 2048 : STAGING_BUFFERS * STORE_BYTES;
   static constexpr int STORES_TOGETHER = largest_divisor(STORES, STAGING_BUFFERS);
   static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
-  // What a warp sends to the first block of its cluster, and how many warps of a block may have something to send.
+  // What a warp sends to the block of its cluster that adds its rows up; and how many warps may have something to send.
   static constexpr int SENT_BYTES = ACCUMULATORS * 128;
   static constexpr int SENDERS = PACKED ? 4 * MATH_GROUPS : min_of(4 * MATH_GROUPS, ceil_div(LOAD_M, 16));
+  static constexpr int EXCHANGE_BYTES = (CLUSTER_K - 1) * ceil_div(SENDERS, CLUSTER_K) * SENT_BYTES;
   static constexpr int EXCHANGE_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
-  static constexpr int A_OFFSET = EXCHANGE_OFFSET + (CLUSTER_K - 1) * SENDERS * SENT_BYTES;
+  static constexpr int A_OFFSET = EXCHANGE_OFFSET + EXCHANGE_BYTES;
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
@@ -89,7 +91,7 @@ struct Plan {
   static_assert(CLUSTER <= 2, "multicast between two blocks");
   static_assert(STAGES >= TOGETHER, "what is issued together is in shared memory together");
   static_assert(CLUSTER_K == 1 || (CLUSTER == 1 && SLABS == 1), "a cluster shares operands or splits K");
-  static_assert((CLUSTER_K - 1) * SENDERS * SENT_BYTES % 1024 == 0, "operands begin at whole kilobytes");
+  static_assert(EXCHANGE_BYTES % 1024 == 0, "operands begin at whole kilobytes");
   static_assert(MAJOR_A == Major::K || (ELEMENT == Element::BF16 && BLOCK_M % 64 == 0), "8-bit operands are K-major");
   static_assert(MAJOR_B == Major::K || (ELEMENT == Element::BF16 && BLOCK_N % 64 == 0), "8-bit operands are K-major");
   static_assert(CLUSTER_N == 1 || MAJOR_A == Major::K || BLOCK_M % 128 == 0, "half of A is whole boxes");
@@ -121,7 +123,7 @@ struct Ring {
   __device__ u32 scale_b(u32 stage) const { return base + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES; }
 
   // By one thread of each warp: one after another, two barriers for a stage cost 100 clocks.
-  __device__ void initialise(u32 warp) const {
+  __device__ void initialise(u32 warp, u32 rank) const {
     constexpr int WARPS = 4 + 4 * P::MATH_GROUPS;
 #pragma unroll
     for (int first = 0; first < P::STAGES; first += WARPS) {
@@ -130,13 +132,18 @@ struct Ring {
       ptx::barrier_init(full(stage), P::FILLS);
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
     }
-    if (P::CLUSTER_K > 1 && warp == WARPS - 1) ptx::barrier_init(exchanged(), (P::CLUSTER_K - 1) * P::SENDERS);
+    if (P::CLUSTER_K > 1 && warp == WARPS - 1) {
+      const u32 owned = (P::SENDERS + P::CLUSTER_K - 1 - rank) / P::CLUSTER_K;
+      ptx::barrier_init(exchanged(), max(1u, (P::CLUSTER_K - 1) * owned));
+    }
     ptx::barrier_init_fence();
   }
 
-  // Where a warp of the block with this split of K leaves its sums, in the first block's memory; and who counts them.
-  __device__ u32 exchange(int split, u32 warp) const {
-    return base + P::EXCHANGE_OFFSET + ((split - 1) * P::SENDERS + warp) * P::SENT_BYTES;
+  // In a cluster that splits K, the rows of a warp are added up by block `warp % CLUSTER_K`: where the sums of a split
+  // lie in that one's memory, and the barrier there that counts them.
+  __device__ u32 exchange(u32 split, u32 warp) const {
+    const u32 owner = warp % P::CLUSTER_K, sender = split - (split > owner ? 1 : 0);
+    return base + P::EXCHANGE_OFFSET + (warp / P::CLUSTER_K * (P::CLUSTER_K - 1) + sender) * P::SENT_BYTES;
   }
   __device__ u32 exchanged() const { return base + P::EXCHANGED_OFFSET; }
 
