@@ -11,32 +11,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Costs:
-    """Clocks at 1755 MHz, fitted to some 1500 timed launches of FP8 on an H200 (docs/kernels-sm90.md)."""
+    """Clocks at 1755 MHz, fitted to 4400 timed launches of FP8 on an H200 (docs/kernels-sm90.md)."""
 
-    launch: float = 10_800  # an empty launch with cold caches
-    block: float = 215  # of a block of K, whatever its size
-    together: float = 100  # likewise where a warpgroup issues several of them at once
-    column: float = 1.16  # of a slab, for each column: the wgmma of one warpgroup
+    launch: float = 9_120  # an empty launch with cold caches
+    block: float = 132  # of a block of K, whatever its size
+    together: float = 172  # likewise where a warpgroup issues several of them at once
+    column: float = 0.745  # of a slab, for each column: the wgmma of one warpgroup
     scale: float = 1.5  # likewise, where each column has its own scale
     chain: float = 1.13  # BF16: times the tensor cores' own rate, with several warpgroups at work
-    blocks: float = 1.11  # FP8 with scales of 128 x 128, likewise
-    between: float = 130  # of a block of K of that: what promotion leaves idle, whatever the tile
+    blocks: float = 1.16  # FP8 with scales of 128 x 128, likewise
+    between: float = 36  # of a block of K of that: what promotion leaves idle, whatever the tile
     vectors: float = 1.7  # with scales of 1 x 128
     vectors_32: float = 4.2  # with scales of 1 x 32, promoted four times as often
-    select: float = 1.22  # times that where every column selects its scale
-    shared: float = 1.13  # times 128 bytes per clock of shared memory
-    l2: float = 60  # bytes per clock and multiprocessor
-    power: float = 0.1  # of the time of a copy through L2: what it takes from the tensor cores' clock
-    stream: float = 32  # bytes of B per clock and multiprocessor
-    device: float = 1751  # bytes per clock of the whole card
-    overlap: float = 0.25  # of the shorter of computing and streaming that is not hidden
-    store: float = 1761  # of a tile, whatever its size
-    stored: float = 75  # bytes per clock
-    reduction: float = 1706
-    arrival: float = 1697  # of each split
-    reduced: float = 171  # bytes per clock
-    exchange: float = 300  # of splits that are added up within a cluster
-    exchanged: float = 30  # bytes per clock
+    select: float = 1.19  # times that where every column selects its scale
+    shared: float = 1.08  # times 128 bytes per clock of shared memory
+    l2: float = 57.7  # bytes per clock and multiprocessor
+    power: float = 0.131  # of the time of a copy through L2: what it takes from the tensor cores' clock
+    stream: float = 30.7  # bytes of B per clock and multiprocessor
+    device: float = 3340  # bytes per clock of the whole card
+    overlap: float = 0.41  # of the shorter of computing and streaming that is not hidden
+    store: float = 521  # of a tile, whatever its size
+    stored: float = 61.7  # bytes per clock
+    reduction: float = 2080
+    arrival: float = 1250  # of each split
+    reduced: float = 167  # bytes per clock
+    exchange: float = 857  # of splits that are added up within a cluster
+    exchanged: float = 27  # bytes per clock
 
 
 @dataclass(frozen=True)
