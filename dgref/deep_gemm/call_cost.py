@@ -1,4 +1,4 @@
-"""What a warm call costs the CPU, on the GPU here: `python -m dgref.deep_gemm.call_cost`.
+"""What a warm call costs the CPU, on the GPU here: `python -m dgref.deep_gemm.call_cost` prints the table of the docs.
 
 Shapes are so small, and waits so frequent, that the GPU is never what is waited for.
 """
@@ -15,25 +15,34 @@ import dgref.deep_gemm as deep_gemm
 
 M, N, K, GROUPS = 64, 128, 512, 4
 CALLS, ROUNDS = 100, 30
+HEAD = ("call", "the same tensors again", "tensors elsewhere each time")
 
 
-def calls() -> Iterator[tuple[str, Callable[..., None], tuple]]:
-    """Yield calls by name, and arguments; scales that are `moved` lie as a quantiser leaves them: a kernel rewrites."""
-    x, w = _normal(M, K), _normal(N, K)
+def calls(device: str) -> Iterator[tuple[str, Callable[..., None], tuple]]:
+    """Yield calls by name, and arguments; K-major scales lie as a quantiser leaves them."""
+    x, w = (torch.randn(rows, K, device=device).bfloat16() for rows in (M, N))
     a, b = (deep_gemm.per_token_cast_to_fp8(matrix, False) for matrix in (x, w))
     weights = deep_gemm.per_block_cast_to_fp8(w, False)
     ready = (a[0], deep_gemm.get_mn_major_tma_aligned_tensor(a[1]))
-    d, sums = torch.empty(M, N, dtype=torch.bfloat16, device="cuda"), torch.zeros(M, N, device="cuda")
-    stack = tuple(part.expand(GROUPS, *part.shape).contiguous() for part in weights)
-    labels = torch.zeros(M, dtype=torch.int32, device="cuda")
-    yield "bf16_gemm_nt", deep_gemm.bf16_gemm_nt, (x, w, d)
-    yield "fp8_gemm_nt", deep_gemm.fp8_gemm_nt, (ready, weights, d)
-    yield "fp8_gemm_nt, moved", deep_gemm.fp8_gemm_nt, (a, weights, d)
-    yield "fp8_gemm_nt, both moved, c", deep_gemm.fp8_gemm_nt, (a, b, sums, sums, (1, 1, 128))
-    yield "contiguous, moved", deep_gemm.m_grouped_fp8_gemm_nt_contiguous, (a, stack, d, labels)
-    masked = tuple(part.expand(GROUPS, *part.shape).contiguous() for part in a)
-    out, counts = d.expand(GROUPS, M, N).contiguous(), torch.full((GROUPS,), 8, dtype=torch.int32, device="cuda")
-    yield "masked, moved", deep_gemm.m_grouped_fp8_gemm_nt_masked, (masked, stack, out, counts, 8)
+    d, sums = torch.empty(M, N, dtype=torch.bfloat16, device=device), torch.zeros(M, N, device=device)
+    yield "`bf16_gemm_nt`", deep_gemm.bf16_gemm_nt, (x, w, d)
+    yield "`fp8_gemm_nt`", deep_gemm.fp8_gemm_nt, (ready, weights, d)
+    yield "`fp8_gemm_nt`, a's scales K-major", deep_gemm.fp8_gemm_nt, (a, weights, d)
+    yield "`fp8_gemm_nt`, both scales K-major, c", deep_gemm.fp8_gemm_nt, (a, b, sums, sums, (1, 1, 128))
+    stack, rows = (tuple(map(stacked, pair)) for pair in (weights, a))
+    labels = torch.zeros(M, dtype=torch.int32, device=device)
+    contiguous = deep_gemm.m_grouped_fp8_gemm_nt_contiguous
+    yield "`m_grouped_fp8_gemm_nt_contiguous`, a's scales K-major", contiguous, (a, stack, d, labels)
+    counts = torch.full((GROUPS,), 8, dtype=torch.int32, device=device)
+    masked = deep_gemm.m_grouped_fp8_gemm_nt_masked
+    yield "`m_grouped_fp8_gemm_nt_masked`, a's scales K-major", masked, (rows, stack, stacked(d), counts, 8)
+    turned = tuple(part.t().contiguous() for part in weights)
+    yield "`fp8_gemm_nn`: one launch more", deep_gemm.fp8_gemm_nn, (ready, turned, d)
+
+
+def stacked(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor for each group."""
+    return tensor.expand(GROUPS, *tensor.shape).contiguous()
 
 
 def microseconds(call: Callable[..., None], arguments: list[tuple]) -> float:
@@ -56,13 +65,9 @@ def elsewhere(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
 
 
-def _normal(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, device="cuda").bfloat16()
-
-
 if __name__ == "__main__":
-    print(f"{'us of CPU':28s} same addresses  new addresses")
-    for name, call, arguments in calls():
+    print(f"| {' | '.join(HEAD)} |\n|---|---|---|")
+    for name, call, arguments in calls("cuda"):
         same = microseconds(call, [arguments] * CALLS)
         new = microseconds(call, [elsewhere(arguments) for _ in range(CALLS)])
-        print(f"{name:28s} {same:14.2f} {new:14.2f}")
+        print(f"| {name} | {same:.1f} | {new:.1f} |", flush=True)

@@ -17,7 +17,6 @@ from dgref.deep_gemm.operands import (
     check_product,
     check_shape,
     no_kernel,
-    on_gpu,
     output_format,
     pair,
     payload,
@@ -26,7 +25,6 @@ from dgref.deep_gemm.operands import (
     start_values,
     write,
 )
-from dgref.deep_gemm.scales import movable
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.formats.native import like
 from dgref.reference.gemm import split_columns
@@ -100,8 +98,6 @@ def _named(function: Callable, family: str, layout: str) -> Callable:
 def plain_gemm(a: Any, b: Any, d: Any, c: Any = None, formats: tuple[str, ...] = (BF16,)) -> None:
     """Write a[m, k] @ b[n, k].T, both of one format, into d, plus c where given."""
     if d.is_cuda:
-        if not (a.is_cuda and b.is_cuda and (c is None or c.is_cuda)):
-            on_gpu("a, b, d and c", a, b, c)
         kernels().bf16_gemm(a, b, d, c, resources=SETTINGS.resources)
         return
     left = payload("a", a, formats)
@@ -117,14 +113,12 @@ def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits,
 
     Every line here is paid for by every launch: whatever the kernel checks when it first sees tensors is left to it.
     """
-    if not (a.is_cuda and a_scale.is_cuda and b.is_cuda and b_scale.is_cuda and (c is None or c.is_cuda)):
-        on_gpu("a, b, d and c", a, a_scale, b, b_scale, c)
     packed = check_scaled(b, block_a, block_b)
     kernels().fp8_gemm(
         a,
-        a_scale=movable(a_scale),
+        a_scale=a_scale,
         b=b,
-        b_scale=movable(b_scale),
+        b_scale=b_scale,
         d=d,
         c=c,
         b_block=block_b,

@@ -15,7 +15,6 @@ from dgref.deep_gemm.operands import (
     BF16,
     blocks,
     integers,
-    on_gpu,
     output_format,
     pair,
     payload,
@@ -23,7 +22,6 @@ from dgref.deep_gemm.operands import (
     scaled,
     write,
 )
-from dgref.deep_gemm.scales import movable
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import ShapeError, expected
 from dgref.formats.native import to_numpy
@@ -58,9 +56,8 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
-        on_gpu("a, b, d and grouped_layout", a, a_scale, b, b_scale, grouped_layout)
         packed = check_scaled(b, *chosen)
-        scales = (movable(a_scale), movable(b_scale), chosen[1], packed)
+        scales = (a_scale, b_scale, chosen[1], packed)
         _contiguous_on_gpu(a, b, d, grouped_layout, options, *scales)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
@@ -105,7 +102,6 @@ def m_grouped_bf16_gemm_nt_contiguous(
     """Write a[i] @ b[group of row i].T into d[i], all BF16; see `m_grouped_fp8_fp4_gemm_nt_contiguous`."""
     options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
     if d.is_cuda:
-        on_gpu("a, b, d and grouped_layout", a, b, grouped_layout)
         _contiguous_on_gpu(a, b, d, grouped_layout, options)
         return
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
@@ -204,7 +200,6 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     if d.is_cuda:
-        on_gpu("a, b, d and masked_m", a, a_scale, b, b_scale, masked_m)
         packed = check_scaled(b, *chosen)
         kernels().masked(
             a,
@@ -212,8 +207,8 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
             d,
             masked_m,
             expected_m,
-            movable(a_scale),
-            movable(b_scale),
+            a_scale,
+            b_scale,
             b_block=chosen[1],
             packed=packed,
             resources=SETTINGS.resources,
@@ -236,7 +231,6 @@ def m_grouped_bf16_gemm_nt_masked(
 ) -> None:
     """Write the first masked_m[g] rows of a[g, m, k] @ b[g, n, k].T, BF16, into d[g, m, n]; no other row is touched."""
     if d.is_cuda:
-        on_gpu("a, b, d and masked_m", a, b, masked_m)
         kernels().masked(a, b, d, masked_m, expected_m, resources=SETTINGS.resources)
         return
     left, right = payload("a", a, (BF16,), 3), payload("b", b, (BF16,), 3)

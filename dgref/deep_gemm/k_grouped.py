@@ -19,7 +19,6 @@ from dgref.deep_gemm.operands import (
     check_shape,
     integers,
     no_kernel,
-    on_gpu,
     output_format,
     pair,
     payload,
@@ -28,7 +27,6 @@ from dgref.deep_gemm.operands import (
     with_float_scales,
     write,
 )
-from dgref.deep_gemm.scales import movable
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import FormatError, InputError, ShapeError, expected
 from dgref.formats.layouts import LAYOUTS
@@ -120,9 +118,6 @@ def k_grouped_bf16_gemm_tn_contiguous(
 
 def _k_on_gpu(a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None) -> None:
     """Launch the kernel for groups of K; scales are [rows, blocks of K]."""
-    on_gpu("a, b, d, c and grouped_layout", a, a_scale, b, b_scale, c, layout)
-    if a_scale is not None:
-        a_scale, b_scale = movable(a_scale), movable(b_scale)
     launch, sizes = kernels().k_grouped, None if psum else ks_cpu
     options = {"sizes": sizes, "prefix_sum": psum, "alignment": SETTINGS.alignment, "resources": SETTINGS.resources}
     launch(a, b, d, layout, c, a_scale, b_scale, **options)

@@ -252,14 +252,6 @@ def write(d: torch.Tensor, result: np.ndarray, where: Any = None) -> None:
     held[chosen] = fresh[chosen]
 
 
-def on_gpu(name: str, *tensors: torch.Tensor | None) -> None:
-    """Raise unless every tensor of a call is on the GPU."""
-    for tensor in tensors:
-        if tensor is not None and not tensor.is_cuda:
-            got = f"a tensor on {tensor.device} beside CUDA tensors"
-            raise InputError(expected(name, got, "all on one device"))
-
-
 def no_kernel(why: str = "") -> UnsupportedError:
     """Return the error of a call on CUDA tensors that no kernel of ours serves."""
     from dgref.deep_gemm.settings import device_architecture

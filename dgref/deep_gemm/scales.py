@@ -47,13 +47,6 @@ def is_mn_major(sf: torch.Tensor) -> bool:
     return strides[-2] == 1 and strides[-1] == along and (len(strides) == 2 or strides[0] == along * sf.shape[-1])
 
 
-def movable(sf: torch.Tensor) -> torch.Tensor:
-    """Return scales that a kernel reads as they lie, or moves by itself: copied only where they are neither."""
-    strides = sf.stride()
-    readable = strides[-2] == 1 and strides[-1] % 4 == 0 and (len(strides) == 2 or is_mn_major(sf))
-    return sf if readable else sf.contiguous()  # itself where it is contiguous
-
-
 @explained
 def get_mn_major_tma_aligned_packed_ue8m0_tensor(sf: torch.Tensor, psum_layout: Vector | None = None) -> torch.Tensor:
     """Return float32 powers of two [..., mn, blocks] as int32 words [..., mn, ceil(blocks / 4)], mn contiguous.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import dgref.deep_gemm as deep_gemm
+from dgref.backends.cuda.sm90 import gemm
 from dgref.deep_gemm import dense, grouped, k_grouped, kernels
 from dgref.errors import InputError, UnsupportedError
 from dgref.formats import LAYOUTS
+from tests.backends.cuda.sm90.recording import record
 
 M, N, K = 8, 256, 512
 
@@ -77,15 +80,7 @@ def test_packed_codes_are_announced_to_the_kernel(launches) -> None:
     deep_gemm.fp8_fp4_gemm_nt(a, b, d, recipe_a=(1, 128), recipe_b=(1, 32))
     ((_, _, options),) = launches
     assert options["b_block"] == (1, 32) and options["packed"]
-    assert options["b_scale"] is b[1]  # the kernel's own step moves it to where TMA reads it
-
-
-def test_scales_that_no_kernel_can_move_are_copied_first(launches) -> None:
-    a, b, d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N, dtype=torch.bfloat16))
-    every_other = gpu(torch.ones(M, 2 * K // 128)[:, ::2])
-    deep_gemm.fp8_gemm_nt((a[0], every_other), b, d)
-    ((_, _, options),) = launches
-    assert options["a_scale"].is_contiguous()
+    assert options["b_scale"] is b[1]  # the kernel reads it wherever it lies
 
 
 def test_settings_reach_every_kernel(launches) -> None:
@@ -111,11 +106,23 @@ def test_groups_go_to_their_kernels_with_the_settings(launches) -> None:
     assert launches[0][2].items() >= {"prefix_sum": True, "alignment": 64, "zero_padding": False}.items()
 
 
-def test_tensors_on_two_devices_are_an_error(launches) -> None:
-    a, b = fp8(M, (1, 128)), fp8(N, (128, 128))
-    with pytest.raises(InputError, match="a tensor on cpu beside CUDA tensors"):
-        deep_gemm.fp8_gemm_nt((a[0], a[1].as_subclass(torch.Tensor)), b, gpu(torch.zeros(M, N)))
-    assert not launches
+class OnAnother(OnGpu):
+    """A CPU tensor that claims to be on the fourth GPU."""
+
+    device = torch.device("cuda", 3)
+
+    def get_device(self) -> int:
+        return 3
+
+
+def test_tensors_on_two_devices_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = record(monkeypatch)
+    monkeypatch.setattr(dense, "kernels", lambda: SimpleNamespace(fp8_gemm=gemm.fp8_gemm))
+    (a, a_scale), b, d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N))
+    message = "fp8_fp4_gemm_nt: operands: got a on cpu, a_scale on cuda:3, .*, need all on one GPU"
+    with pytest.raises(InputError, match=message):
+        deep_gemm.fp8_gemm_nt((a, a_scale.as_subclass(OnAnother)), b, d)
+    assert not driver.launches
 
 
 def q() -> torch.Tensor:

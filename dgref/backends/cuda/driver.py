@@ -47,17 +47,6 @@ def explain(status: object) -> str:
 
 
 @lru_cache(maxsize=1)
-def address_replacer() -> Callable[[int, int], int]:
-    """Return cuTensorMapReplaceAddress as a function of two addresses, the map's and the tensor's, that gives a status.
-
-    The bindings' own takes a map that is an object of theirs, not one that lies in an argument block. The GIL is kept:
-    the call writes 8 bytes.
-    """
-    kind = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-    return kind(_entry_point("cuTensorMapReplaceAddress"))
-
-
-@lru_cache(maxsize=1)
 def launcher() -> Callable[[int, int, int, None], int]:
     """Return cuLaunchKernelEx as a function of addresses (config, function, pointers to arguments) that gives a status.
 
@@ -138,6 +127,13 @@ def load_function(cubin: bytes, name: str) -> Any:
     driver = bindings()
     module = checked(driver.cuModuleLoadData(cubin), "cuModuleLoadData")
     return checked(driver.cuModuleGetFunction(module, name.encode()), "cuModuleGetFunction")
+
+
+def static_shared_memory(function: Any) -> int:
+    """Return how much shared memory a function has of its own: reports may lack it where several threads compile."""
+    driver = bindings()
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
+    return checked(driver.cuFuncGetAttribute(attribute, function), "cuFuncGetAttribute(SHARED_SIZE_BYTES)")
 
 
 def allow_shared_memory(function: Any, count: int) -> None:

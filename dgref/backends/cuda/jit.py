@@ -109,9 +109,9 @@ class Kernel:
         The caller keeps tensors alive until the kernel has run, as with any torch operation.
         """
         values = [value_of(argument) for argument in arguments]
-        device = current_device()
+        device, current_stream = current_place()
         if stream is None:
-            stream = current_stream(device)
+            stream = current_stream
         plans = self._local.__dict__
         key = (device, stream, grid, block, shared_bytes, cluster, programmatic)
         plan = plans.get(key)
@@ -135,13 +135,14 @@ class Kernel:
     ) -> Plan:
         """Return a launch with its arguments already in place: `plan.again()` is one driver call.
 
-        The plan holds addresses, not tensors, belongs to the calling thread, and keeps to one stream. `plan.at` moves
-        those of operands (`binding.Operand`) first.
+        The plan belongs to the calling thread, keeps to one stream, and keeps tensors among its arguments alive; of
+        operands (`binding.Operand`) it holds addresses, which `plan.at` moves first.
         """
         values = [value_of(argument) for argument in arguments]
-        device = current_device()
+        device, current_stream = current_place()
         geometry = Geometry(grid, block, shared_bytes, cluster, programmatic)
-        plan = self._plan(geometry, device, current_stream(device) if stream is None else stream, values)
+        plan = self._plan(geometry, device, current_stream if stream is None else stream, values)
+        plan.kept = [argument for argument in arguments if hasattr(argument, "data_ptr")]
         plan.write(values)
         plan.bind(arguments)
         return plan
@@ -169,7 +170,7 @@ class Kernel:
             if device not in self._functions:
                 driver.require_architecture(self.name, self.architecture, device)
                 function = driver.load_function(self.compiled.cubin, self.compiled.lowered_name)
-                limit = driver.shared_memory_limit(device) - self.compiled.shared_bytes
+                limit = driver.shared_memory_limit(device) - driver.static_shared_memory(function)
                 driver.allow_shared_memory(function, limit)
                 self._functions[device] = function
             return self._functions[device]
@@ -189,9 +190,11 @@ def current_device() -> int:
     return _torch_state()[0]()
 
 
-def current_stream(device: int) -> int:
-    """Return the raw handle of torch's current stream on a device."""
-    return _torch_state()[1](device)
+def current_place() -> tuple[int, int]:
+    """Return torch's current device and the raw handle of its current stream there."""
+    device_now, stream_on = _torch_state()
+    device = device_now()
+    return device, stream_on(device)
 
 
 @lru_cache(maxsize=1)

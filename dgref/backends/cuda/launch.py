@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from dgref.backends.cuda.binding import Address, Struct
-from dgref.backends.cuda.driver import address_replacer, bindings, check_status, launcher
+from dgref.backends.cuda.driver import bindings, check_status, launcher
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 
@@ -55,7 +55,7 @@ class Plan:
         self._words = memoryview(self._block).cast("B").cast("Q")
         self._pointers = (ctypes.c_void_p * (len(parameters) + 1))(*(self._base + offset for offset in self._offsets))
         self._pointers_at: list[tuple[int, int]] = []  # word of the block, operand
-        self._maps_at: list[tuple[int, int]] = []  # address of the map, operand
+        self.kept: Sequence[Any] = ()  # tensors whose addresses stay in the block
         self._addresses: Sequence[int] | None = None  # of the operands that the block has been written for
         self._given = (int(self._config.getPtr()), int(function), ctypes.addressof(self._pointers), None)
         self._launch = launcher()
@@ -80,8 +80,6 @@ class Plan:
         for offset, argument in zip(self._offsets, arguments, strict=True):
             for place, address in _addresses_in(argument):
                 self._pointers_at.append(((offset + place) // _WORD, address.index))
-            if isinstance(argument, TensorMap) and argument.address is not None:
-                self._maps_at.append((self._base + offset, argument.address.index))
 
     def at(self, addresses: Sequence[int]) -> None:
         """Launch with the operands of a call at these addresses."""
@@ -90,16 +88,10 @@ class Plan:
         self.again()
 
     def _move(self, addresses: Sequence[int]) -> None:
-        # what is interrupted half way leaves no addresses behind that could be taken for those in the block
-        before, self._addresses = self._addresses, None
+        self._addresses = None  # what is interrupted half way must not be taken for what is in the block
+        words = self._words
         for word, index in self._pointers_at:
-            self._words[word] = addresses[index]
-        replace = address_replacer()
-        for place, index in self._maps_at:
-            if before is None or addresses[index] != before[index]:
-                status = replace(place, addresses[index])
-                if status:
-                    check_status(status, f"cuTensorMapReplaceAddress [{addresses[index]:#x}]")
+            words[word] = addresses[index]
         self._addresses = addresses
 
     def again(self) -> None:
@@ -124,7 +116,7 @@ def _addresses_in(argument: Any) -> Sequence[tuple[int, Address]]:
     """Return the addresses that an argument holds as plain words, and at which byte of it."""
     if isinstance(argument, Address):
         return ((0, argument),)
-    return argument.addresses if isinstance(argument, Struct) else ()
+    return argument.addresses if isinstance(argument, TensorMap | Struct) else ()
 
 
 def check_arguments(name: str, values: Sequence[Any], parameters: Sequence[str]) -> None:

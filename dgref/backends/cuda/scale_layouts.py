@@ -119,7 +119,9 @@ def _transposed(scales, check: bool) -> torch.Tensor:
 def prepare_transposed(scales: Operand, target: torch.Tensor) -> Plan:
     """Return the launch that writes contiguous float32 scales [..., rows, columns] into `target`, in `mn_major_tma`."""
     geometry, grid = _transposing(scales, target)
-    return _kernel("transpose_floats", (_SIDE,)).prepare(grid, (_THREADS,), (geometry.planned(scales, target),))
+    plan = _kernel("transpose_floats", (_SIDE,)).prepare(grid, (_THREADS,), (geometry.planned(scales, target),))
+    plan.kept = [target]
+    return plan
 
 
 def _transposing(scales: torch.Tensor, target: torch.Tensor) -> tuple[Geometry, tuple[int, int, int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dgref.backends.cuda.binding import Address
 from dgref.backends.cuda.driver import bindings, checked
-from dgref.errors import InputError, ShapeError, expected
+from dgref.errors import InputError, ShapeError, UnsupportedError, expected
 
 DTYPES = {
     "uint8": "CU_TENSOR_MAP_DATA_TYPE_UINT8",
@@ -33,6 +33,16 @@ class TensorMap:
 
     data: bytes
     address: Address | None = None  # of the operand that it describes, where a plan is to replace it
+
+    @property
+    def addresses(self) -> tuple[tuple[int, Address], ...]:
+        """Return which bytes are the operand's address: the first eight, and no other bit depends on it."""
+        if self.address is None:
+            return ()
+        first = int.from_bytes(self.data[:8], "little")
+        if first != self.address.now:
+            raise UnsupportedError(expected("tensor map", f"{first:#x} in front", f"its address, {self.address}"))
+        return ((0, self.address),)
 
     @classmethod
     def tiled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, gcd
@@ -141,9 +141,13 @@ def stage_bytes(shape: Shape, tile: Tile) -> int:
     """Return the shared memory of one stage: a block of A, of B, and their scales, as `Plan` in mainloop.cuh has it."""
     parts, rows = shape.parts, tile.rows_copied
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(parts * rows * 4, 128) * 128
-    per_column = {"NONE": 0, "BLOCK": 0, "VECTOR": 4, "VECTOR_32": 16}[shape.scaling] * parts
-    scale_b = 16 if shape.scaling == "BLOCK" else per_column * tile.block_n
+    scale_b = 16 if shape.scaling == "BLOCK" else 4 * scales_deep(shape) * tile.block_n
     return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
+
+
+def scales_deep(shape: Shape) -> int:
+    """Return how many scales of a column of B a stage holds; those of 128 x 128 blocks belong to no column."""
+    return {"NONE": 0, "BLOCK": 0, "VECTOR": 1, "VECTOR_32": 4}[shape.scaling] * shape.parts
 
 
 def store_line(shape: Shape, tile: Tile) -> int:
@@ -326,13 +330,29 @@ def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
 def estimate(candidate: Configuration, multiprocessors: int) -> float:
     """Return a launch's estimated clocks."""
     shape, tile, costs = candidate.shape, candidate.tile, costs_of(candidate.shape)
-    units = shape.groups * expected_units(shape, tile) * candidate.splits / tile.cluster_k
-    turns = units / max(1, min(units, multiprocessors // tile.cluster))
-    turns = max(1.0, turns + 0.25) if rows_vary(shape) else ceil(turns)
+    turns = turns_of(candidate, multiprocessors)
     turn = ceil_div(shape.blocks_of_k, candidate.splits) * block_clocks(shape, tile, costs)
     turn += store_clocks(shape, tile, candidate.splits, costs)
     streaming = device_bytes(shape) / costs.device
     return costs.launch + max(turns * turn, streaming) + costs.overlap * min(turns * turn, streaming)
+
+
+def turns_of(candidate: Configuration, multiprocessors: int) -> float:
+    """Return how many units of work the busiest multiprocessor is expected to have, one after the other."""
+    shape, tile = candidate.shape, candidate.tile
+    units = shape.groups * expected_units(shape, tile) * candidate.splits / tile.cluster_k
+    turns = units / max(1, min(units, multiprocessors // tile.cluster))
+    return max(1.0, turns + 0.25) if rows_vary(shape) else ceil(turns)
+
+
+def moves_scales(candidate: Configuration, scattered: Sequence[int]) -> bool:
+    """Say whether scales that no map can read are moved first, not read one by one as they lie.
+
+    `scattered` says how many such scales a stage holds of each operand that has any. Few are read as fast as by a map.
+    """
+    shape, costs = candidate.shape, costs_of(candidate.shape)
+    blocks = turns_of(candidate, candidate.blocks) * ceil_div(shape.blocks_of_k, candidate.splits)
+    return costs.scattered * blocks * sum(scattered) > costs.moving * len(scattered)
 
 
 def rows_vary(shape: Shape) -> bool:

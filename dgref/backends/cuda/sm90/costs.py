@@ -37,6 +37,8 @@ class Costs:
     reduced: float = 167  # bytes per clock
     exchange: float = 857  # of splits that are added up within a cluster
     exchanged: float = 27  # bytes per clock
+    scattered: float = 0.6  # of each scale that is read by itself
+    moving: float = 5_300  # of a launch that moves scales first
 
 
 @dataclass(frozen=True)

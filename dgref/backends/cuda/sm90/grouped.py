@@ -168,13 +168,12 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
     left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
     _check_layout(layout, groups)
     lines = sum(size // 128 for size in sizes)
-    scales, before = scales_of(left, right, a_scale, b_scale, "VECTOR", lines)
-    pair = Pair(left, right, "VECTOR", scales, tuple(before))
+    pair = Pair(left, right, "VECTOR", scales_of(left, right, a_scale, b_scale, "VECTOR", lines), ())
     shape = _shape(pair, d, "K_SIZES", m, groups, accumulate=c is not None)
     chosen = forced or configuration(shape, available(resources))
     maps = _group_maps((at_a, m), (at_b, n), sizes, chosen).to(a.device)
     given = pair.given(**destination(d, c), layout=layout.data_ptr(), groups=groups, group_maps=maps)
-    return prepare(chosen, given, resources, pair.before)
+    return prepare(chosen, given, resources)
 
 
 def _flat(name: str, tensor: Any, rows: int, sizes: Sequence[int]) -> read.Matrix:

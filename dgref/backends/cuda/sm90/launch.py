@@ -6,26 +6,46 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
 from typing import Any
+from weakref import WeakValueDictionary
 
 from dgref.backends.cuda import environment
-from dgref.backends.cuda.binding import Address, Operand
-from dgref.backends.cuda.driver import multiprocessors
-from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_stream, on_device
+from dgref.backends.cuda.binding import Address, Operand, Struct
+from dgref.backends.cuda.driver import ensure_context, multiprocessors
+from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_place, on_device
 from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
-from dgref.backends.cuda.sm90.configuration import Configuration, store_line
-from dgref.backends.cuda.sm90.operands import NO_BLOCK_SCALE, BlockScale, Matrix
-from dgref.backends.cuda.sm90.rearrange import widened
+from dgref.backends.cuda.sm90.configuration import Configuration, scales_deep, store_line
+from dgref.backends.cuda.sm90.operands import NO_SCALES, Matrix, Scales
+from dgref.backends.cuda.sm90.rearrange import rearranged
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 
 PREPARED_KEPT = 512
 NO_MAP = TensorMap(bytes(128))
-_local = threading.local()
+
+
+class _Plans(dict):
+    """The plans of one thread, by what their calls look like."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Kept(threading.local):
+    """Where a thread finds its plans."""
+
+    def __init__(self):
+        self.plans = _Plans()
+        with _LISTING:
+            _EVERY_THREADS[id(self.plans)] = self.plans
+
+
+_LISTING = threading.Lock()
+_EVERY_THREADS: WeakValueDictionary[int, _Plans] = WeakValueDictionary()
+_kept = _Kept()
 
 
 @dataclass(frozen=True)
@@ -39,9 +59,8 @@ class Operands:
     row_stride: int
     group_stride: int
     map_d: Callable[[int], TensorMap] | None = None  # of a row's bytes in one store; None: bulk stores are ruled out
-    scale_a: Callable[[int, int], TensorMap] | None = None  # of the rows that one box holds, and of its 128s of K
-    scale_b: Callable[[int, int], TensorMap] | None = None
-    block_scale: BlockScale = NO_BLOCK_SCALE
+    scale_a: Callable[[int, int], TensorMap] | Scales = NO_SCALES  # a map of one box's rows, and of its 128s of K
+    scale_b: Callable[[int, int], TensorMap] | Scales = NO_SCALES
     layout: Address | int = 0  # labels, ends or counts of the groups
     group_maps: Any = 0  # a tensor of maps, where the groups of K lie in matrices of their own
     groups: int | None = None  # None: as many as B has
@@ -61,11 +80,9 @@ def prepare(
     configuration: Configuration, operands: Operands, resources: Resources = WHOLE_CARD, before: Sequence[Plan] = ()
 ) -> Plan | Steps:
     """Return a launch on the current device and stream with everything in place, after those that it needs."""
-    if operands.b.element == "E2M1" and configuration.shape.weights == "AS_A":
-        b, widening = widened("b", operands.b)
-        operands, before = replace(operands, b=b), (*before, *widening)
-    tile, device = configuration.tile, current_device()
-    stream = current_stream(device)
+    operands, more = rearranged(configuration, operands)
+    before = (*before, *more)
+    tile, (device, stream) = configuration.tile, current_place()
     workspace.make_ready(device)
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
     plan = kernel_of(configuration).prepare(
@@ -76,13 +93,14 @@ def prepare(
         cluster=cluster,
         programmatic=resources.programmatic,
     )
-    plan.kept = operands.group_maps  # the plan itself holds addresses only
     plan.configuration = configuration
     return Steps(workspace.turn(device, stream), *before, plan) if before else plan
 
 
 def _arguments(configuration: Configuration, operands: Operands, device: int, stream: int) -> list[Any]:
-    shape, tile, scale = configuration.shape, configuration.tile, operands.block_scale
+    shape, tile = configuration.shape, configuration.tile
+    map_a, scale_a = _scale_arguments(operands.scale_a, tile.rows_copied, shape.parts)
+    map_b, scale_b = _scale_arguments(operands.scale_b, tile.block_n, scales_deep(shape))
     partials = arrivals = 0
     if configuration.partial_bytes:
         partials = workspace.partial_sums(device, stream, configuration.partial_bytes)
@@ -90,14 +108,12 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
     return [
         operands.a.tensor_map(tile.rows_copied // tile.cluster_n, shape.block_k // shape.parts),
         operands.b.tensor_map(tile.block_n // tile.cluster_m, shape.block_k),
-        operands.scale_a(tile.rows_copied, shape.parts) if operands.scale_a else NO_MAP,
-        operands.scale_b(tile.block_n, shape.parts) if operands.scale_b else NO_MAP,
+        map_a,
+        map_b,
         operands.map_d(store_line(shape, tile)) if operands.map_d else NO_MAP,
         operands.group_maps,
-        scale.pointer,
-        scale.stride_n,
-        scale.stride_k,
-        scale.stride_group,
+        scale_a,
+        scale_b,
         operands.d,
         operands.c,
         operands.row_stride,
@@ -116,6 +132,13 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
         *operands.head,
         int(operands.map_d is not None),
     ]
+
+
+def _scale_arguments(
+    scales: Callable[[int, int], TensorMap] | Scales, rows: int, deep: int
+) -> tuple[TensorMap, Struct]:
+    """Return a map of scales and how they are read by pointer: one of the two says nothing."""
+    return (NO_MAP, scales.struct()) if isinstance(scales, Scales) else (scales(rows, deep), NO_SCALES.struct())
 
 
 class Steps:
@@ -139,8 +162,7 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
     Every line here is paid for by every launch. Plans are kept per thread, so that no two threads write their addresses
     into one argument block, and per stream, whose workspaces they hold.
     """
-    device = current_device()
-    stream = current_stream(device)
+    device, stream = current_place()
     addresses, key, together, elsewhere = [], [build, device, stream, options], 0, 0
     for tensor in tensors:
         if tensor is None:
@@ -151,22 +173,22 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
             together |= address
             elsewhere |= tensor.get_device() ^ device
             key.append(tensor.dtype)
-            key += tensor.shape
-            key += tensor.stride()
+            key.append(tensor.shape)
+            key.append(tensor.stride())
     if elsewhere:
         return _on_their_device(build, tensors, options)
     if together & 15:
         key += [address & 15 for address in addresses]
-    plans = _local.__dict__.setdefault("plans", {})
-    plan = plans.get(key := tuple(key))
+    plan = _kept.plans.get(key := tuple(key))
     if plan is None:
+        ensure_context(device)
         operands = (tensor if tensor is None else Operand(tensor, index) for index, tensor in enumerate(tensors))
         plan = build(*operands, *options)
         if plan is None:
             return False
-        if len(plans) >= PREPARED_KEPT:
-            plans.clear()
-        plans[key] = plan
+        if len(_kept.plans) >= PREPARED_KEPT:
+            _kept.plans.clear()
+        _kept.plans[key] = plan
     plan.at(addresses)
     return True
 
@@ -180,6 +202,20 @@ def _on_their_device(build: Callable[..., Plan | Steps | None], tensors: Sequenc
         raise InputError(expected("operands", placed, "all on one GPU"))
     with on_device(next(iter(given.values()))):
         return repeatable(build, tensors, options)
+
+
+def release_workspaces() -> None:
+    """Give back the GPU memory that launches share, in every thread and on every device.
+
+    Any thread may call it at any time: launches under way keep what they use, and the next call of each geometry plans
+    anew. Only a CUDA graph that was captured before must not be replayed after it. The memory goes back to torch's
+    allocator, and from there to the GPU with `torch.cuda.empty_cache()`.
+    """
+    with _LISTING:
+        for plans in _EVERY_THREADS.values():
+            plans.clear()
+    Plan.last = None
+    workspace.forget()
 
 
 def available(resources: Resources) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dgref.backends.cuda.binding import Address
+from dgref.backends.cuda.binding import Address, Struct
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import FormatError, LayoutError, ShapeError, expected
 
@@ -17,6 +18,7 @@ PAYLOADS = {
 }
 OUTPUTS = {"torch.bfloat16": "BF16", "torch.float32": "F32"}
 WIDTH = {"E4M3": 1, "BF16": 2, "E2M1": 1}
+_SCALES = struct.Struct("=Q3i4x")  # the fields of dgref::Scales, in order
 
 
 @dataclass(frozen=True)
@@ -80,46 +82,53 @@ def _check_scale(name: str, scale: Any) -> None:
         raise ShapeError(expected(name, tuple(scale.shape), "a matrix or a stack of matrices"))
 
 
-def vector_scale_map(name: str, scale: Any, lines: int, columns: int, box: int, box_lines: int = 1) -> TensorMap:
-    """Return the map of scales along K: `lines` rows of K-scales, each `columns` long and a multiple of 16 bytes.
-
-    `scale` is logically [..., columns, K/128] FP32 with `columns` contiguous (MN-major, TMA-aligned).
-    """
-    _check_scale(name, scale)
-    across, along = scale.stride()[-2:]
-    if scale.shape[-2] != columns or scale.numel() != lines * columns:
-        raise ShapeError(expected(name, tuple(scale.shape), f"{columns} rows and {lines} scales of each in all"))
-    if across != 1 and columns != 1:
-        need = "MN-major: the next row's scale beside it (get_mn_major_tma_aligned_tensor makes it so)"
-        raise LayoutError(expected(name, f"strides {tuple(scale.stride())}", need))
-    if lines == 1:
-        along = (columns + 3) // 4 * 4
-    if scale.dim() == 3 and scale.shape[0] > 1 and scale.stride(0) != along * scale.shape[-1]:
-        raise LayoutError(expected(name, f"stride {scale.stride(0)} between groups", along * scale.shape[-1]))
-    return TensorMap.tiled(scale, "float32", (columns, lines), (along * 4,), (box, box_lines), 0)
-
-
 @dataclass(frozen=True)
-class BlockScale:
-    """Scales of 128 x 128 blocks, read by pointer: any strides."""
+class Scales:
+    """Scales that are read by pointer, with any strides; a row is one of the operand, or 128 of them."""
 
     pointer: int | Address
-    stride_n: int
-    stride_k: int
-    stride_group: int
+    row: int
+    block: int
+    group: int
+    grid: Any = None  # them as a tensor, where that is contiguous and a kernel may move them to where a map reads them
+
+    def struct(self) -> Struct:
+        """Return dgref::Scales."""
+        known = isinstance(self.pointer, Address)
+        data = _SCALES.pack(self.pointer.now if known else self.pointer, self.row, self.block, self.group)
+        return Struct(data, ((0, self.pointer),) if known else ())
 
 
-NO_BLOCK_SCALE = BlockScale(0, 0, 0, 0)
+NO_SCALES = Scales(0, 0, 0, 0)
 
 
-def block_scale(name: str, scale: Any, matrix_: Matrix) -> BlockScale:
+def vector_scales(name: str, scale: Any, matrix_: Matrix, lines: int) -> Scales | Callable[[int, int], TensorMap]:
+    """Read [..., rows, K-scales] FP32 scales, `lines` for each row in all groups: by a map where the copy engine can.
+
+    It reads scales that are MN-major and TMA-aligned, in boxes of so many rows by so many scales of each.
+    """
+    _check_scale(name, scale)
+    rows, each = scale.shape[-2:]
+    if rows != matrix_.rows or each * matrix_.groups != lines or scale.numel() != lines * rows:
+        raise ShapeError(expected(name, tuple(scale.shape), f"{matrix_.rows} rows and {lines} scales of each in all"))
+    across, along = scale.stride()[-2:]
+    if lines == 1:
+        along = (rows + 3) // 4 * 4
+    group = scale.stride(0) if scale.dim() == 3 and scale.shape[0] > 1 else 0
+    if (across == 1 or rows == 1) and along % 4 == 0 and scale.data_ptr() % 16 == 0 and group in (0, along * each):
+        strides = (along * 4,)
+        return lambda box, deep: TensorMap.tiled(scale, "float32", (rows, lines), strides, (box, deep), 0)
+    return Scales(scale.data_ptr(), across, along, group, scale if scale.is_contiguous() else None)
+
+
+def block_scales(name: str, scale: Any, matrix_: Matrix) -> Scales:
     """Read [ceil(rows/128), ceil(k/128)] FP32 scales, one such grid for each group."""
     _check_scale(name, scale)
     grid = (-(-matrix_.rows // 128), -(-matrix_.k // 128))
     if tuple(scale.shape[-2:]) != grid or scale.numel() != grid[0] * grid[1] * matrix_.groups:
         raise ShapeError(expected(name, tuple(scale.shape), f"{grid} for each of {matrix_.groups} groups"))
     group = scale.stride(0) if scale.dim() == 3 else 0
-    return BlockScale(scale.data_ptr(), *scale.stride()[-2:], group)
+    return Scales(scale.data_ptr(), *scale.stride()[-2:], group)
 
 
 def output_format(name: str, tensor: Any) -> str:

@@ -9,11 +9,10 @@ from dgref.backends.cuda.launch import Plan
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.launch import Operands
 from dgref.backends.cuda.sm90.operands import Matrix
-from dgref.backends.cuda.sm90.rearrange import k_major, mn_major
+from dgref.backends.cuda.sm90.rearrange import k_major
 from dgref.errors import FormatError, InputError, ShapeError, expected
 
 SCALINGS = {(128, 128): "BLOCK", (1, 128): "VECTOR", (1, 32): "VECTOR_32"}
-Scales = tuple[dict[str, Any], list[Plan]]
 
 
 @dataclass(frozen=True)
@@ -53,30 +52,24 @@ def pair_of(
     right, before_b = k_major("b", read.matrix("b", b, "E2M1" if packed else left.element))
     if not scaled:
         return Pair(left, right, "NONE", {}, ())
-    scales, before_scales = scales_of(left, right, a_scale, b_scale, SCALINGS[b_block], lines)
-    return Pair(left, right, SCALINGS[b_block], scales, (*before_a, *before_b, *before_scales))
+    scales = scales_of(left, right, a_scale, b_scale, SCALINGS[b_block], lines)
+    return Pair(left, right, SCALINGS[b_block], scales, (*before_a, *before_b))
 
 
-def scales_of(a: Matrix, b: Matrix, a_scale: Any, b_scale: Any, scaling: str, lines: int | None = None) -> Scales:
-    """Return how the kernel reads the scales of both operands, and the launches that rewrite them."""
-    a_scale, before = mn_major("a_scale", a_scale)
-    lines_a = lines or -(-a.k // 128) * a.groups
-    weights, before_b = _weight_scales(b_scale, b, scaling, lines)
-    map_a = lambda box, parts: read.vector_scale_map("a_scale", a_scale, lines_a, a.rows, box, parts)  # noqa: E731
-    return {"scale_a": map_a, **weights}, [*before, *before_b]
+def scales_of(
+    a: Matrix, b: Matrix, a_scale: Any, b_scale: Any, scaling: str, lines: int | None = None
+) -> dict[str, Any]:
+    """Return how the kernel reads the scales of both operands."""
+    left = read.vector_scales("a_scale", a_scale, a, lines or -(-a.k // 128) * a.groups)
+    return {"scale_a": left, "scale_b": _weight_scales(b_scale, b, scaling, lines)}
 
 
-def _weight_scales(b_scale: Any, b: Matrix, scaling: str, lines: int | None) -> Scales:
-    """Return how the kernel reads B's scales: by pointer for blocks, through a map for vectors."""
+def _weight_scales(b_scale: Any, b: Matrix, scaling: str, lines: int | None) -> Any:
     if scaling == "BLOCK":
         if b.element == "E2M1":
             raise FormatError(expected("b_block", (128, 128), "(1, 32) or (1, 128) where b is packed"))
-        return {"block_scale": read.block_scale("b_scale", b_scale, b)}, []
+        return read.block_scales("b_scale", b_scale, b)
     granule = 32 if scaling == "VECTOR_32" else 128
     if granule == 32 and b.groups > 1 and b.k % 128:
         raise ShapeError(expected("b", f"K = {b.k}", "a multiple of 128 where groups have scales per 32"))
-    lines = lines or -(-b.k // granule) * b.groups
-    b_scale, before = mn_major("b_scale", b_scale)
-    each = 128 // granule
-    map_b = lambda box, parts: read.vector_scale_map("b_scale", b_scale, lines, b.rows, box, parts * each)  # noqa: E731
-    return {"scale_b": map_b}, before
+    return read.vector_scales("b_scale", b_scale, b, lines or -(-b.k // granule) * b.groups)

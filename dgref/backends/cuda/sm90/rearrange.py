@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 from dgref.backends.cuda import scale_layouts
-from dgref.backends.cuda.jit import compile_kernel, current_device, current_stream
+from dgref.backends.cuda.jit import compile_kernel, current_place
 from dgref.backends.cuda.launch import Plan
 from dgref.backends.cuda.sm90 import workspace
-from dgref.backends.cuda.sm90.operands import Matrix
+from dgref.backends.cuda.sm90.configuration import Configuration, moves_scales, scales_deep
+from dgref.backends.cuda.sm90.operands import Matrix, Scales
+from dgref.backends.cuda.tensor_map import TensorMap
 
 SIDE = 64
 RUNS = 2
@@ -29,7 +32,7 @@ def k_major(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
     plan = compile_kernel("sm90/transpose.cu", "dgref::transpose", {"side": SIDE}).prepare(
         (-(-matrix.rows // SIDE), -(-stride // SIDE), matrix.groups),
         (256,),
-        [matrix.pointer, target.data_ptr(), matrix.rows, matrix.k, matrix.stride, stride],
+        [matrix.pointer, target, matrix.rows, matrix.k, matrix.stride, stride],
     )
     return replace(matrix, pointer=target.data_ptr(), major="K", stride=stride), [plan]
 
@@ -40,28 +43,43 @@ def widened(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
     plan = compile_kernel("sm90/widen.cu", "dgref::widen_rows", {"runs": RUNS}).prepare(
         (matrix.groups * matrix.rows, -(-matrix.k // (RUNS * 256 * 16))),
         (256,),
-        [matrix.pointer, target.data_ptr(), matrix.k, matrix.stride, matrix.k],
+        [matrix.pointer, target, matrix.k, matrix.stride, matrix.k],
     )
     return replace(matrix, pointer=target.data_ptr(), element="E4M3", stride=matrix.k), [plan]
 
 
-def mn_major(name: str, scale: Any) -> tuple[Any, list[Plan]]:
-    """Return scales [..., rows, blocks] whose rows TMA can read, and the launch that fills them: none if it can.
+def rearranged(found: Configuration, operands: Any) -> tuple[Any, list[Plan]]:
+    """Return the operands of a launch as its configuration wants them, and the launches that make them so."""
+    before = []
+    if operands.b.element == "E2M1" and found.shape.weights == "AS_A":
+        b, before = widened("b", operands.b)
+        operands = replace(operands, b=b)
+    scattered = {name: count for name, count in _scale_counts(found).items() if _movable(getattr(operands, name))}
+    if moves_scales(found, tuple(scattered.values())):
+        for name in scattered:
+            moved, plan = mn_major(name, getattr(operands, name).grid)
+            operands, before = replace(operands, **{name: moved}), [*before, plan]
+    return operands, before
 
-    Scales that are no matrices, or neither contiguous nor MN-major, come back as they are, for their reader to refuse.
-    """
-    if scale.dim() < 2:
-        return scale, []
-    *groups, rows, blocks = scale.shape
-    readable = scale.stride(-2) == 1 and scale.stride(-1) % 4 == 0
-    if readable or not scale.is_contiguous() or str(scale.dtype) != "torch.float32":
-        return scale, []
-    padded = -(-rows // 4) * 4
-    count = prod(groups) * blocks * padded
-    target = _workspace(name, count * 4).view(scale.dtype)[:count].view(*groups, blocks, padded)
-    return target[..., :rows].transpose(-1, -2), [scale_layouts.prepare_transposed(scale, target)]
+
+def _scale_counts(found: Configuration) -> dict[str, int]:
+    """Return how many scales of rows a stage holds of each operand."""
+    shape, tile = found.shape, found.tile
+    return {"scale_a": shape.parts * tile.rows_copied, "scale_b": scales_deep(shape) * tile.block_n}
+
+
+def _movable(scales: Any) -> bool:
+    return isinstance(scales, Scales) and scales.grid is not None
+
+
+def mn_major(name: str, grid: Any) -> tuple[Callable[[int, int], TensorMap], Plan]:
+    """Return the map of scales [..., rows, K-scales] that are moved to where it reads them, and the launch for it."""
+    *groups, rows, each = grid.shape
+    padded, lines = -(-rows // 4) * 4, prod(groups) * each
+    target = _workspace(name, lines * padded * 4).view(grid.dtype)[: lines * padded].view(*groups, each, padded)
+    read = lambda box, deep: TensorMap.tiled(target, "float32", (rows, lines), (padded * 4,), (box, deep), 0)  # noqa: E731
+    return read, scale_layouts.prepare_transposed(grid, target)
 
 
 def _workspace(name: str, count: int) -> Any:
-    device = current_device()
-    return workspace.rewritten(device, current_stream(device), name, count)
+    return workspace.rewritten(*current_place(), name, count)

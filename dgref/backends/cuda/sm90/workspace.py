@@ -13,7 +13,7 @@ from dgref.errors import UnsupportedError, expected
 
 _BUFFERS: dict[tuple, Any] = {}
 _ZEROS: dict[int, Any] = {}  # by device: counters that no stream has yet
-_OUTGROWN: list[Any] = []  # launches that are kept ready hold addresses, so nothing is given back
+_OUTGROWN: list[Any] = []  # graphs that were captured hold addresses, so nothing is given back before it is asked for
 _GROWING = threading.Lock()  # of two that threads make at once, one would be given back under a launch that holds it
 _TURNS: dict[tuple[int, int], threading.Lock] = {}
 _LEAST = 1 << 20  # bytes of a buffer
@@ -44,6 +44,7 @@ def arrivals(device: int, stream: int, count: int) -> Any:
         if held is None or held.numel() < size:
             _outgrow(held)
             held = _BUFFERS[key] = _zeros(device, max(_SHARE, -(-size // 256) * 256))
+            _lend(held, device)
         return held
 
 
@@ -52,6 +53,14 @@ def make_ready(device: int) -> None:
     if device not in _ZEROS and not _capturing():
         with _GROWING:
             _ZEROS.setdefault(device, _allocate(_ZEROED, device, zeroed=True))
+
+
+def forget() -> None:
+    """Let go of all memory here: it is free once no plan holds it."""
+    with _GROWING:
+        _BUFFERS.clear()
+        _ZEROS.clear()
+        _OUTGROWN.clear()
 
 
 def _zeros(device: int, size: int) -> Any:
@@ -89,6 +98,13 @@ def _allocate(size: int, device: int, zeroed: bool) -> Any:
     made = torch.zeros(size, dtype=torch.uint8, device=f"cuda:{device}")
     torch.cuda.current_stream(device).synchronize()  # whichever stream takes a part of it
     return made
+
+
+def _lend(part: Any, device: int) -> None:
+    """Keep memory from being used for anything else before the current stream is done with it, once it is let go."""
+    import torch
+
+    part.record_stream(torch.cuda.current_stream(device))
 
 
 def _capturing() -> bool:

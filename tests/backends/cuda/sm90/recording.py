@@ -44,8 +44,10 @@ class Driver:
     def __init__(self) -> None:
         self.launches: list[tuple] = []
         self.functions: list[tuple[str, list[int]]] = []
-        self.replaced = 0
-        self.refusal = self.launch_refusal = 0
+        self.launch_refusal = 0
+
+    def cuCtxGetCurrent(self) -> tuple:
+        return 0, 1
 
     def CUlaunchAttribute(self) -> Any:
         return SimpleNamespace(value=SimpleNamespace(clusterDim=SimpleNamespace()))
@@ -64,12 +66,6 @@ class Driver:
 
     def cuGetErrorString(self, status: int) -> tuple:
         return 0, b"refused"
-
-    def replace(self, place: int, address: int) -> int:
-        assert place % 64 == 0 and address % 16 == 0
-        ctypes.c_uint64.from_address(place).value = address
-        self.replaced += 1
-        return self.refusal
 
 
 class NotedKernel(jit.Kernel):
@@ -93,6 +89,7 @@ def keep_workspaces_here(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(workspace, "_allocate", allocate)
     patch.setattr(workspace, "_capturing", lambda: False)
+    patch.setattr(workspace, "_lend", lambda part, device: None)
     for name in ("_BUFFERS", "_ZEROS"):
         patch.setattr(workspace, name, {})
 
@@ -103,15 +100,15 @@ def record(patch: pytest.MonkeyPatch) -> Driver:
     tensor_map._encoded.cache_clear()
     for module in (cuda_driver, plans, tensor_map):
         patch.setattr(module, "bindings", lambda: driver)
-    patch.setattr(plans, "address_replacer", lambda: driver.replace)
     patch.setattr(plans, "launcher", lambda: driver.launch)
-    for module in (jit, launch, rearrange):
+    for module in (jit, launch):
         patch.setattr(module, "current_device", lambda: CPU)
-        patch.setattr(module, "current_stream", lambda device: 7)
+    for module in (jit, launch, rearrange):
+        patch.setattr(module, "current_place", lambda: (CPU, 7))
     patch.setattr(launch, "multiprocessors", lambda device: 132)
     patch.setattr(launch, "kernel_of", lambda configuration: NotedKernel(driver, "gemm"))
     patch.setattr(scale_layouts, "_kernel", lambda entry, arguments: NotedKernel(driver, entry))
     patch.setattr(rearrange, "compile_kernel", lambda source, entry, constants: NotedKernel(driver, entry))
-    patch.setattr(launch._local, "plans", {}, raising=False)
+    patch.setattr(launch._kept, "plans", {})
     keep_workspaces_here(patch)
     return driver

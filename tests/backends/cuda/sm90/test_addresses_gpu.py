@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,6 +62,17 @@ def test_fresh_tensors_at_every_call_change_no_bit(torch, alone):
     assert [int(count) for count in differing] == [0, 0]
 
 
+def test_a_thread_that_has_not_touched_the_gpu_may_call(torch):
+    from dgref.backends.cuda.sm90.gemm import bf16_gemm
+
+    a, b = (torch.randn(64, 256, device="cuda").bfloat16() for _ in range(2))
+    want, found = (torch.empty(64, 64, device="cuda") for _ in range(2))
+    bf16_gemm(a, b, want)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(bf16_gemm, a, b, found).result()
+    assert torch.equal(found, want)
+
+
 def test_a_captured_graph_keeps_the_addresses_that_it_was_captured_with(torch):
     from dgref.backends.cuda.sm90.gemm import bf16_gemm
 
@@ -94,3 +106,21 @@ def test_graphs_of_one_stream_are_replayed_in_any_order(torch):
         found.fill_(float("nan"))
         graph.replay()
         assert torch.equal(found, want)
+
+
+def test_a_map_at_another_address_differs_in_its_first_eight_bytes_alone(torch):
+    from dgref.backends.cuda.binding import Address
+    from dgref.backends.cuda.tensor_map import TensorMap
+
+    torch.zeros(1, device="cuda")
+    for dtype, shape, strides, box, swizzle in [
+        ("uint8", (7168, 300), (7168,), (128, 64), 128),
+        ("bfloat16", (1000, 4096), (2048,), (64, 64), 128),
+        ("float32", (300, 56), (1200,), (128, 1), 0),
+    ]:
+        made = [
+            TensorMap.tiled(Address(0, at), dtype, shape, strides, box, swizzle)
+            for at in (0x10, 0x555555555550, 0x2AAAAAAAAAA0, 0x7FFFFFFFFFF0)
+        ]
+        assert len({tensor_map.data[8:] for tensor_map in made}) == 1
+        assert all(tensor_map.addresses == ((0, tensor_map.address),) for tensor_map in made)

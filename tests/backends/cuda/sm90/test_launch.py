@@ -25,9 +25,9 @@ class Plan:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    monkeypatch.setattr(launch, "current_device", lambda: CPU)
-    monkeypatch.setattr(launch, "current_stream", lambda device: 7)
-    monkeypatch.setattr(launch._local, "plans", {}, raising=False)
+    monkeypatch.setattr(launch, "current_place", lambda: (CPU, 7))
+    monkeypatch.setattr(launch, "ensure_context", lambda device: None)
+    monkeypatch.setattr(launch._kept, "plans", {})
     return []
 
 
@@ -73,7 +73,7 @@ def test_a_stream_has_launches_of_its_own(built: list[tuple], monkeypatch: pytes
         return next(waiting)
 
     launch.repeatable(build, (), ())
-    monkeypatch.setattr(launch, "current_stream", lambda device: 8)
+    monkeypatch.setattr(launch, "current_place", lambda: (CPU, 8))
     launch.repeatable(build, (), ())
     assert [plan.launches for plan in plans] == [1, 1]
 
@@ -106,7 +106,7 @@ def test_a_call_is_launched_where_its_tensors_lie(built: list[tuple], monkeypatc
         yield
         current[0] = before
 
-    monkeypatch.setattr(launch, "current_device", lambda: current[0])
+    monkeypatch.setattr(launch, "current_place", lambda: (current[0], 7))
     monkeypatch.setattr(launch, "on_device", switched)
     monkeypatch.setattr(launch, "Operand", lambda tensor, index: tensor)
     plans: list[Plan] = []
@@ -131,7 +131,7 @@ def test_a_call_is_launched_where_its_tensors_lie(built: list[tuple], monkeypatc
     ],
 )
 def test_operands_apart_are_refused(built: list[tuple], monkeypatch: pytest.MonkeyPatch, tensors, placed) -> None:
-    monkeypatch.setattr(launch, "current_device", lambda: 0)
+    monkeypatch.setattr(launch, "current_place", lambda: (0, 7))
 
     def build(a, c, d) -> Plan:
         return Plan()

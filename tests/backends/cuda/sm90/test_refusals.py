@@ -64,6 +64,7 @@ REFUSED = [
     (dense(head_splits=(64, -32, 64), d=made(M, 96)), ValueError, "head_splits: got -32, need an integer from 0 up"),
     (dense(head_splits=(0, 1, 0)), ValueError, "need three extents >= 0 with left + right > 0"),
     (dense(a_scale=torch.ones(M)), ShapeError, "a_scale: got (64,), need a matrix or a stack of matrices"),
+    (batch(a_scale=torch.ones(M, 4)), ShapeError, "a_scale: got (64, 4), need 64 rows and 4 scales of each in all"),
     (dense(b_scale=torch.ones(1, 1, 1, 2)), ShapeError, "b_scale: got (1, 1, 1, 2), need a matrix or a stack"),
     (contiguous(alignment=48), UnsupportedError, "alignment: got 48, need a multiple of 64"),
     (contiguous(alignment=0), ShapeError, "alignment: got 0, need at least 1"),

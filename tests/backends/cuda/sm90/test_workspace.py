@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
+import torch
 
-from dgref.backends.cuda.sm90 import workspace
+from dgref.backends.cuda.sm90 import launch, workspace
+from dgref.backends.cuda.sm90.configuration import Shape, Tile, configure
+from dgref.backends.cuda.sm90.gemm import bf16_gemm
 from dgref.errors import UnsupportedError
-from tests.backends.cuda.sm90.recording import keep_workspaces_here
+from tests.backends.cuda.sm90.recording import keep_workspaces_here, record
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +59,41 @@ def test_a_buffer_that_is_outgrown_is_kept() -> None:
     assert workspace.partial_sums(0, 7, 1 << 20) is small
     large = workspace.partial_sums(0, 7, (1 << 20) + 1)
     assert large.numel() == 1 << 21 and any(held is small for held in workspace._OUTGROWN)
+
+
+def split_product() -> None:
+    """Multiply with K split: partial sums and counters are workspaces."""
+    a, b = (torch.zeros(rows, 8192, dtype=torch.bfloat16) for rows in (16, 256))
+    split = configure(Shape(16, 256, 8192, element="BF16", scaling="NONE"), Tile(64, 64, 1), 4, 132)
+    bf16_gemm(a, b, torch.zeros(16, 256, dtype=torch.bfloat16), forced=split)
+
+
+def held() -> list[weakref.ref]:
+    return [weakref.ref(buffer) for buffer in workspace._BUFFERS.values()]
+
+
+def test_workspaces_of_every_thread_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = record(monkeypatch)
+    with ThreadPoolExecutor(1) as another:
+        another.submit(split_product).result()
+        before = held()
+        launch.release_workspaces()
+        assert len(before) == 2 and not any(buffer() is not None for buffer in before)
+        another.submit(split_product).result()
+    assert [name for name, *_ in driver.launches] == ["gemm", "gemm"] and len(held()) == 2
+
+
+def test_a_launch_under_way_keeps_the_workspaces_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, alive = record(monkeypatch), []
+    launch_one = driver.launch
+
+    def released_first(*given: object) -> int:
+        before = held()
+        launch.release_workspaces()
+        alive.extend(buffer() is not None for buffer in before)
+        return launch_one(*given)
+
+    driver.launch = released_first
+    with ThreadPoolExecutor(1) as another:
+        another.submit(split_product).result()
+    assert alive == [True, True] and not workspace._BUFFERS

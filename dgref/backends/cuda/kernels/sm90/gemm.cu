@@ -197,6 +197,14 @@ __device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& fro
   ptx::allow_next_grid();
 }
 
+template <class P, bool OF_A>
+__device__ __forceinline__ void copy_all_scales(const Ring<P>& ring, const Scales& from, const Problem& problem, u32 rank) {
+  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
+  Cursor<P::STAGES> cursor;
+  Tile tile;
+  while (scheduler.next(tile)) copy_scales<P, OF_A>(ring, cursor, from, tile, problem, threadIdx.x % 32);
+}
+
 template <class P, Output OUTPUT, bool ACCUMULATE>
 __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
                                              const Destination& to, const Reduction& reduction,
@@ -259,8 +267,8 @@ template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int 
 __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
          const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b,
-         const __grid_constant__ TensorMap map_d, const TensorMap* group_maps, const float* scale_b,
-         int scale_b_n, int scale_b_k, int scale_b_group, void* d, const void* c, i64 row_stride, i64 group_stride,
+         const __grid_constant__ TensorMap map_d, const TensorMap* group_maps, const __grid_constant__ Scales scale_a,
+         const __grid_constant__ Scales scale_b, void* d, const void* c, i64 row_stride, i64 group_stride,
          const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
          int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
   using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, CLUSTER_K, LOAD_M,
@@ -271,15 +279,16 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   const u32 rank = P::CLUSTER * P::CLUSTER_K > 1 ? ptx::cluster_rank() : 0;
   // The shuffle tells the compiler that a warp agrees on its role: addresses and descriptors then live in uniform registers.
   const u32 index = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0), role = index / 4;
+  const bool warp_a = P::SCALED && scale_a.first != nullptr, warp_b = P::SCALES_B > 0 && scale_b.first != nullptr;
   if (threadIdx.x == 0) {
     ptx::prefetch_map(&map_a);
     ptx::prefetch_map(&map_b);
-    if constexpr (P::SCALED) ptx::prefetch_map(&map_scale_a);
-    if constexpr (P::SCALES_B > 0) ptx::prefetch_map(&map_scale_b);
+    if (P::SCALED && !warp_a) ptx::prefetch_map(&map_scale_a);
+    if (P::SCALES_B > 0 && !warp_b) ptx::prefetch_map(&map_scale_b);
     if (bulk_stores) ptx::prefetch_map(&map_d);
     if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
   }
-  if (ptx::elect()) ring.initialise(index, rank);
+  if (ptx::elect()) ring.initialise(index, rank, P::FILLS + 32 * warp_a + 32 * warp_b);
   __syncthreads();
   if constexpr (P::CLUSTER * P::CLUSTER_K > 1) ptx::cluster_arrive();
   if constexpr (P::CLUSTER > 1) ptx::cluster_wait();
@@ -287,9 +296,14 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   if (role == 0) {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_release<P::COPY_REGISTERS>();
     if (index == 0 && ptx::elect()) {
-      const Sources from{&map_a,   &map_b,    &map_scale_a, &map_scale_b, group_maps,
-                         scale_b, scale_b_n, scale_b_k,    scale_b_group};
+      const Sources from{&map_a, &map_b, &map_scale_a, &map_scale_b, group_maps, scale_a, scale_b};
       copy_all<P>(ring, from, problem, rank);
+    }
+    if constexpr (P::SCALED) {
+      if (index == 1 && warp_a) copy_all_scales<P, true>(ring, scale_a, problem, rank);
+    }
+    if constexpr (P::SCALES_B > 0) {
+      if (index == 2 && warp_b) copy_all_scales<P, false>(ring, scale_b, problem, rank);
     }
   } else {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_claim<P::MATH_REGISTERS>();

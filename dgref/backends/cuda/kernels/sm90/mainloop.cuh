@@ -55,9 +55,9 @@ struct Plan {
   static constexpr int SCALES_B = PARTS * (SCALING == Scaling::VECTOR_32 ? 4 : (SCALING == Scaling::VECTOR ? 1 : 0));
   static constexpr int SCALE_B_BYTES = SCALING == Scaling::BLOCK ? 16 : SCALES_B * BLOCK_N * 4;
   static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
-  // Arrivals that fill a stage: the bulk copies', the block scales'.
+  // Arrivals that fill a stage beside those of warps that copy scales: the bulk copies', the block scales'.
   static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
-  static constexpr int COPIED_BYTES = A_BYTES + B_BYTES + (SCALED ? PARTS * LOAD_M * 4 : 0) + SCALES_B * BLOCK_N * 4;
+  static constexpr int SCALE_A_COPIED = SCALED ? PARTS * LOAD_M * 4 : 0, SCALE_B_COPIED = SCALES_B * BLOCK_N * 4;
   // A warp stores 16 rows of a slab at a time, whole lines of 128 bytes where the columns divide into them.
   static constexpr int STORE_LINE = BLOCK_N * OUTPUT_BYTES_ % 128 == 0 ? 128 : 64, STORE_BYTES = 16 * STORE_LINE;
   static constexpr int STORE_COLUMNS = STORE_LINE / OUTPUT_BYTES_, STORES = BLOCK_N / STORE_COLUMNS;  // of one slab
@@ -123,13 +123,13 @@ struct Ring {
   __device__ u32 scale_b(u32 stage) const { return base + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES; }
 
   // By one thread of each warp: one after another, two barriers for a stage cost 100 clocks.
-  __device__ void initialise(u32 warp, u32 rank) const {
+  __device__ void initialise(u32 warp, u32 rank, int fills) const {
     constexpr int WARPS = 4 + 4 * P::MATH_GROUPS;
 #pragma unroll
     for (int first = 0; first < P::STAGES; first += WARPS) {
       const u32 stage = first + warp;
       if (stage >= P::STAGES) break;
-      ptx::barrier_init(full(stage), P::FILLS);
+      ptx::barrier_init(full(stage), fills);
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
     }
     if (P::CLUSTER_K > 1 && warp == WARPS - 1) {
@@ -195,12 +195,17 @@ __device__ __forceinline__ void copy_operand(u32 target, const TensorMap* map, u
   }
 }
 
-// Where the copying warp reads: tensor maps, and the 128 x 128 scales by pointer.
+// Scales that no tensor map can read, by pointer and by strides of elements; null where there are none such.
+struct Scales {
+  const float* first;
+  int row, block, group;  // a row is one of the operand, or 128 of them
+};
+
+// Where the copying warps read.
 struct Sources {
-  const TensorMap *a, *b, *scale_a, *scale_b;
+  const TensorMap *a, *b, *map_scale_a, *map_scale_b;
   const TensorMap* group_maps;  // of A and B of each group, where the groups of K lie in matrices of their own; or null
-  const float* block_scale;
-  int block_scale_n, block_scale_k, block_scale_group;  // strides
+  Scales scale_a, scale_b;
 };
 
 // The block scales that one tile meets: a tile is at most one step wider than a block, so there are two at most.
@@ -209,10 +214,9 @@ struct BlockScales {
   const float* next;
   i64 stride_k, second;
 
-  __device__ BlockScales(const Sources& from, const Problem& problem, const Tile& tile) : stride_k(from.block_scale_k) {
-    next = from.block_scale + i64(tile.group) * from.block_scale_group + i64(tile.column / 128) * from.block_scale_n +
-           tile.block_begin * stride_k;
-    second = tile.column / 128 + 1 < ceil_div(problem.n, 128) ? from.block_scale_n : 0;
+  __device__ BlockScales(const Scales& from, const Problem& problem, const Tile& tile) : stride_k(from.block) {
+    next = from.first + i64(tile.group) * from.group + i64(tile.column / 128) * from.row + tile.block_begin * stride_k;
+    second = tile.column / 128 + 1 < ceil_div(problem.n, 128) ? from.row : 0;
   }
 
   __device__ __forceinline__ void copy(u32 target, u32 barrier) {
@@ -227,7 +231,9 @@ struct BlockScales {
 template <class P>
 __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Sources& from,
                                           const Tile& tile, const Problem& problem, u32 rank) {
-  BlockScales<P> scales(from, problem, tile);
+  BlockScales<P> scales(from.scale_b, problem, tile);
+  const bool mapped_a = P::SCALED && from.scale_a.first == nullptr, mapped_b = P::SCALES_B > 0 && from.scale_b.first == nullptr;
+  const u32 bytes = P::A_BYTES + P::B_BYTES + (mapped_a ? P::SCALE_A_COPIED : 0) + (mapped_b ? P::SCALE_B_COPIED : 0);
   const TensorMap *map_a = from.a, *map_b = from.b;
   int first_k = P::MAJOR_A == Major::K ? tile.k_origin : 0;
   if constexpr (is_k_grouped(P::SCHEDULE) && P::MAJOR_A == Major::K) {
@@ -245,7 +251,7 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
   for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
     const u32 stage = cursor.stage, full = ring.full(stage);
     ptx::barrier_wait(ring.empty(stage), cursor.phase ^ 1);
-    ptx::barrier_expect(full, P::COPIED_BYTES);
+    ptx::barrier_expect(full, bytes);
     const int k = block * P::BLOCK_K;
     const int a_k = k + (P::MAJOR_A == Major::K ? first_k : group_k);
     const int b_k = k + (P::MAJOR_B == Major::K ? first_k : group_k);
@@ -256,15 +262,43 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
     }
     copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, P::PACKED ? b_k / 2 : b_k, rank,
                                                        policy_b);
-    if constexpr (P::SCALED) {
+    if (mapped_a) {
       const int row = tile.scale_a_row + block * P::PARTS;
-      ptx::load_tile(ring.scale_a(stage), from.scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
+      ptx::load_tile(ring.scale_a(stage), from.map_scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
     }
     if constexpr (P::SCALING == Scaling::BLOCK) scales.copy(ring.scale_b(stage), full);
-    if constexpr (P::SCALES_B > 0) {
+    if (mapped_b) {
       const int row = tile.scale_b_row * (P::SCALES_B / P::PARTS) + block * P::SCALES_B;
-      ptx::load_tile(ring.scale_b(stage), from.scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
+      ptx::load_tile(ring.scale_b(stage), from.map_scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
     }
+  }
+}
+
+// A whole warp's share of one tile: an operand's scales that no bulk copy can read, wherever they lie. What lies beyond the
+// operand or its K is zero.
+template <class P, bool OF_A>
+__device__ __forceinline__ void copy_scales(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Scales& from,
+                                            const Tile& tile, const Problem& problem, u32 lane) {
+  constexpr int ROWS = OF_A ? P::LOAD_M : P::BLOCK_N, LINES = OF_A ? P::PARTS : P::SCALES_B;  // of a stage
+  const int first_row = OF_A ? tile.scale_a_column : tile.column, rows = OF_A ? tile.valid : problem.n - tile.column;
+  const int first_line = is_k_grouped(P::SCHEDULE) ? tile.scale_a_row * (LINES / P::PARTS) : 0;
+  const int lines = ceil_div(tile.k_size, P::BLOCK_K / LINES);
+  const float* next = from.first + i64(tile.group) * from.group + i64(first_row + int(lane)) * from.row +
+                      i64(first_line + tile.block_begin * LINES) * from.block;
+#pragma unroll 1
+  for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+    const u32 stage = cursor.stage, target = (OF_A ? ring.scale_a(stage) : ring.scale_b(stage)) + lane * 4;
+    ptx::barrier_wait(ring.empty(stage), cursor.phase ^ 1);
+#pragma unroll 1  // the copying warps keep few registers
+    for (int line = 0; line < LINES; ++line, next += from.block) {
+#pragma unroll
+      for (int row = 0; row < ROWS; row += 32) {
+        if (ROWS % 32 != 0 && int(lane) >= ROWS) continue;
+        const bool wanted = row + int(lane) < rows && block * LINES + line < lines;
+        ptx::copy_4_bytes_or_zeros(target + (line * ROWS + row) * 4, next + i64(row) * from.row, wanted);
+      }
+    }
+    ptx::barrier_arrive_after_copies(ring.full(stage));
   }
 }
 

@@ -163,6 +163,11 @@ __device__ __forceinline__ void copy_4_bytes(u32 target, const void* source) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(target), "l"(source) : "memory");
 }
 
+// As copy_4_bytes, of zeros where they are not wanted.
+__device__ __forceinline__ void copy_4_bytes_or_zeros(u32 target, const void* source, bool wanted) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(wanted ? 4 : 0) : "memory");
+}
+
 // Arrives once this thread's copies so far have landed; the arrival is one of those that the barrier was told to expect.
 __device__ __forceinline__ void barrier_arrive_after_copies(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
