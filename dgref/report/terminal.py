@@ -157,7 +157,7 @@ def failure(result: Result, width: int) -> Text:
 def closing(results: Results) -> str:
     """Return the one sentence that a reader takes away."""
     counts = results.counts
-    parts = [f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES if counts[status]]
+    parts = [f"{counts[status]:,} {status.replace('_', ' ')}" for status in STATUSES if counts[status]]
     known = known_failures(counts["waived"])
     conform = f"all others conform, {known}" if counts["pass"] else known
     bad = "outputs are missing" if counts["missing"] else "what a waiver says fails passes"
