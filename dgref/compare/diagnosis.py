@@ -176,6 +176,10 @@ def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
         sentence = f"every output has the bits of {search.name}, which are not all within {search.bound}"
         fix = f"declare {search.name}, or name the architecture that this ran on"
         return Diagnosis(sentence, None, "none", fix, agreed=found.agreed, total=found.total)
+    if odd := search.odd_nans:
+        sentence = f"every value is right, but {counted(odd, 'NaN')} {'has' if odd == 1 else 'have'} other bits than "
+        fix = "write the NaN that the hardware writes, or declare no arithmetic: any NaN is then as good"
+        return Diagnosis(f"{sentence}{search.name} gives", None, "none", fix, agreed=found.agreed, total=found.total)
     sampled = f" sampled of {search.elements:,}" if found.total < search.elements else ""
     how = f"equal in every bit under {search.name}" if found.equal == found.total else f"within {search.bound}"
     gain = search.gain()

@@ -15,6 +15,7 @@ from dgref.compare.k_blocks import locate_k
 from dgref.compare.prediction import Agreement, Observation, agree, compute, cut
 from dgref.compare.relation import relation
 from dgref.compare.suspects import choose_part, projected_places, suspect_places, suspects
+from dgref.compare.verdict import same
 from dgref.ops import OPS, Part
 from dgref.ops.typical import (
     bound_of,
@@ -88,6 +89,15 @@ class Examination:
         if self.work > SMALL:
             return None
         return {n: array for n, array in compute(self.state).items() if n in self.observation.outputs}
+
+    @property
+    def odd_nans(self) -> int:
+        """How many NaNs have other bits than the declared model gives; of exact results, every NaN is as good."""
+        if not self.declared or self.name == "exact" or self.correct is None:
+            return 0
+        pairs = [(name, ~same(self.observation.outputs[name], right, False)) for name, right in self.correct.items()]
+        masks = self.observation.defined
+        return sum(int(np.count_nonzero(off if masks.get(n) is None else off & masks[n])) for n, off in pairs)
 
     @cached_property
     def limits(self) -> dict[str, Any]:
