@@ -147,11 +147,11 @@ def _some_of(known: list[str]) -> str:
     return f"one of {shown}" + (f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else "")
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
-    """Return the error for a name that is not among `known`, with the nearest ones."""
+def unknown_name(kind: str, name: object, known: Iterable[str], otherwise: str = "") -> UnknownNameError:
+    """Return the error for a name that is not among `known`, with the nearest ones; without any, `otherwise` or all."""
     known = sorted(known)
     near = get_close_matches(name.lower(), known, n=3, cutoff=0.5) if isinstance(name, str) else []
-    need = " or ".join(near) if near else _some_of(known)
+    need = " or ".join(near) or otherwise or _some_of(known)
     return UnknownNameError(expected(kind, repr(name), need))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref.backends import backends
-from dgref.errors import SuiteError, UnknownNameError, expected, shown, unknown_name
+from dgref.errors import SuiteError, UnknownNameError, counted, expected, shown, unknown_name
 from dgref.files import as_path, read_toml
 from dgref.results import Result
 from dgref.suite import Suite, folder, names
@@ -84,11 +84,13 @@ def idle(waivers: Sequence[Waiver], suites: Sequence[Suite], run: Iterable[str])
 
 def _unmatched(pattern: str, about: str, held: Mapping[str, Sequence[str]]) -> UnknownNameError:
     suite = pattern.partition("/")[0]
-    if suite in held:
-        return unknown_name(f"case {about}", pattern, held[suite])
-    if any(fnmatchcase(name, suite) for name in held):
-        return unknown_name(f"case {about}", pattern, [case for cases in held.values() for case in cases])
-    return unknown_name(f"suite {about}", suite, held)
+    meant = [name for name in held if fnmatchcase(name, suite)]
+    if not meant:
+        return unknown_name(f"suite {about}", suite, held)
+    cases = [case for name in meant for case in held[name]]
+    where = meant[0] if len(meant) == 1 else counted(len(meant), "suite")
+    need = f"the name of one of {counted(len(cases), 'case')} of {where}"
+    return unknown_name(f"case {about}", pattern, cases, need)
 
 
 def apply(result: Result, waivers: list[Waiver], today: date | None = None) -> Result:

@@ -42,7 +42,7 @@ function update() {
   const fitting = results.filter(
     (row, at) => (row.ran || !ran.checked) && words.every((word) => texts[at].includes(word)));
   list.replaceChildren(...fitting.slice(0, limit).map(entry));
-  document.getElementById("shown").textContent = `${fitting.length} of ${results.length}`;
+  document.getElementById("shown").textContent = `${fitting.length.toLocaleString("en")} of ${results.length.toLocaleString("en")}`;
   more.hidden = fitting.length <= limit;
 }
 
