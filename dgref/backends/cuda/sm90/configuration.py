@@ -26,6 +26,7 @@ class Shape:
     n: int
     k: int
     groups: int = 1
+    capacity: int = 0  # the most rows that a masked group has; 0: any number
     element: str = "E4M3"  # E4M3 | BF16
     scaling: str = "BLOCK"  # of B: BLOCK (128 x 128) | VECTOR (1 x 128) | VECTOR_32 (1 x 32) | NONE
     weights: str = "AS_A"  # AS_A | E2M1: B is packed, two codes to a byte
@@ -156,11 +157,11 @@ def store_line(shape: Shape, tile: Tile) -> int:
 
 
 def fixed_bytes(shape: Shape, tile: Tile) -> int:
-    """Return the shared memory beside the stages: the staging buffers of every warp, and the arrival counts."""
+    """Return the shared memory beside the stages: staging of every warp, arrival counts, tiles on their way."""
     store = 16 * store_line(shape, tile)
     of_a_tile = tile.slabs * 16 * tile.block_n * OUTPUT_BYTES[shape.output]
     of_a_warp = 2048 if shape.weights == "E2M1" else min(of_a_tile, 8192 // store * store)
-    return 4 * tile.math_groups * of_a_warp + exchanged_bytes(shape, tile) + 16
+    return 4 * tile.math_groups * of_a_warp + exchanged_bytes(shape, tile) + 16 + 128
 
 
 def exchanged_bytes(shape: Shape, tile: Tile) -> int:
@@ -176,9 +177,9 @@ def stage_count(shape: Shape, tile: Tile) -> int:
     return min(MAX_STAGES, (SHARED_LIMIT - fixed_bytes(shape, tile)) // stage_bytes(shape, tile))
 
 
-def units_of(shape: Shape, tile: Tile) -> int:
-    """Return how many tiles one group has, those that a cluster computes together counted as one."""
-    rows = ceil_div(ceil_div(shape.m, tile.block_m), tile.cluster_m)
+def units_of(shape: Shape, tile: Tile, rows: int | None = None) -> int:
+    """Return how many tiles one group of `rows` rows has, those that a cluster computes together counted as one."""
+    rows = ceil_div(ceil_div(rows or shape.m, tile.block_m), tile.cluster_m)
     return rows * ceil_div(ceil_div(shape.n, tile.block_n), tile.cluster_n)
 
 
@@ -219,9 +220,9 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         tile.cluster_m == 1 or shape.major_b == "K" or tile.block_n % 128 == 0,
         # a tile may touch two 128-column blocks of scales, not three
         shape.scaling != "BLOCK" or tile.block_n <= 128 + gcd(tile.block_n, 128),
-        # blocks that share B must belong to one group
-        tile.cluster_m == 1 or shape.schedule in ("DENSE", "K_SIZES", "K_PREFIX_SUM"),
         shape.schedule not in ("LABELLED", "PREFIX_SUM") or shape.alignment % tile.block_m == 0,
+        # no group is likely to have rows for a second warpgroup
+        shape.schedule != "MASKED" or tile.block_m <= 64 or max(likely_rows(shape)) > 64 or shape.weights == "E2M1",
         # a lone warpgroup hides nothing of its promotion: only for few rows, or where the groups' alignment asks for it
         tile.block_m > 64 or shape.m <= 512 or shape.alignment % 128 != 0 or shape.weights == "E2M1",
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
@@ -330,9 +331,8 @@ def band_of(shape: Shape, tile: Tile, blocks: int) -> int:
 def estimate(candidate: Configuration, multiprocessors: int) -> float:
     """Return a launch's estimated clocks."""
     shape, tile, costs = candidate.shape, candidate.tile, costs_of(candidate.shape)
-    turns = turns_of(candidate, multiprocessors)
-    turn = ceil_div(shape.blocks_of_k, candidate.splits) * block_clocks(shape, tile, costs)
-    turn += store_clocks(shape, tile, candidate.splits, costs)
+    turns, blocks = turns_of(candidate, multiprocessors), ceil_div(shape.blocks_of_k, candidate.splits)
+    turn = blocks * mean_block_clocks(shape, tile) + store_clocks(shape, tile, candidate.splits, costs)
     streaming = device_bytes(shape) / costs.device
     return costs.launch + max(turns * turn, streaming) + costs.overlap * min(turns * turn, streaming)
 
@@ -340,9 +340,10 @@ def estimate(candidate: Configuration, multiprocessors: int) -> float:
 def turns_of(candidate: Configuration, multiprocessors: int) -> float:
     """Return how many units of work the busiest multiprocessor is expected to have, one after the other."""
     shape, tile = candidate.shape, candidate.tile
-    units = shape.groups * expected_units(shape, tile) * candidate.splits / tile.cluster_k
+    likely = [units_of(shape, tile, rows) for rows in likely_rows(shape)]
+    units = shape.groups * sum(likely) / len(likely) * candidate.splits / tile.cluster_k
     turns = units / max(1, min(units, multiprocessors // tile.cluster))
-    return max(1.0, turns + 0.25) if rows_vary(shape) else ceil(turns)
+    return max(1.0, turns + 0.25) if len(set(likely)) > 1 else ceil(turns)
 
 
 def moves_scales(candidate: Configuration, scattered: Sequence[int]) -> bool:
@@ -355,13 +356,16 @@ def moves_scales(candidate: Configuration, scattered: Sequence[int]) -> bool:
     return costs.scattered * blocks * sum(scattered) > costs.moving * len(scattered)
 
 
-def rows_vary(shape: Shape) -> bool:
-    """Say whether `m` is a mean over groups whose rows differ."""
-    return shape.schedule == "MASKED" and shape.groups > 1
+def likely_rows(shape: Shape) -> list[int]:
+    """Return how many rows a group may have, as likely as not: where they are masked, `m` is a mean over groups."""
+    if shape.schedule != "MASKED" or shape.groups == 1:
+        return [shape.m]
+    return [max(1, min(shape.m * tenths // 10, shape.capacity or shape.m * 2)) for tenths in range(7, 14)]
 
 
-def expected_units(shape: Shape, tile: Tile) -> float:
-    """Return how many cluster-wide tiles a group is expected to have; the last one of a masked group is half full."""
-    if not rows_vary(shape):
-        return units_of(shape, tile)
-    return max(1.0, shape.m / tile.block_m + 0.5) * ceil_div(ceil_div(shape.n, tile.block_n), tile.cluster_n)
+def mean_block_clocks(shape: Shape, tile: Tile) -> float:
+    """Return the clocks of one block of K, over the tiles of likely groups: the last one has fewer rows."""
+    height = tile.block_m * tile.cluster_m  # the first block of a cluster has the most rows
+    tiles = [min(tile.block_m, rows - top) for rows in likely_rows(shape) for top in range(0, rows, height)]
+    clocks = {live: block_clocks(shape, tile, live, costs_of(shape)) for live in set(tiles)}
+    return sum(clocks[live] for live in tiles) / len(tiles)

@@ -80,19 +80,23 @@ def packed_block_clocks(shape: Shape, tile: Tile, costs: PackedCosts) -> float:
     return costs.block + tile.math_groups * (costs.slab + promoted * tile.block_m)
 
 
-def block_clocks(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
-    """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device."""
+def block_clocks(shape: Shape, tile: Tile, live: int, costs: Costs = H200) -> float:
+    """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device.
+
+    Of the tile's rows only `live` count: slabs of 64 that have none are not multiplied where the GPU knows the rows.
+    """
     if isinstance(costs, PackedCosts):
         return packed_block_clocks(shape, tile, costs)
     copied = (tile.rows_copied / tile.cluster_n + tile.block_n / tile.cluster_m) * 128 / costs.l2
     extra = {"NONE": 0, "BLOCK": 0, "VECTOR": costs.scale, "VECTOR_32": 4 * costs.scale}[shape.scaling]
     waits = 4 if shape.scaling == "VECTOR_32" else 1
     start = costs.together if issues_together(shape, tile) else costs.block
-    idle = costs.between if shape.scaling == "BLOCK" and tile.block_m > 64 else 0
+    rows = -(-live // 64) * 64 if shape.schedule == "MASKED" else tile.block_m
+    idle = costs.between if shape.scaling == "BLOCK" and rows > 64 else 0
     return max(
-        tile.slabs * (start * waits + (costs.column + extra) * tile.block_n),
-        tensor_factor(shape, tile, costs) * tile.block_m * tile.block_n / 32 + idle + costs.power * copied,
-        costs.shared * (tile.rows_copied + tile.block_n + tile.block_m + tile.block_n * tile.block_m / 64),
+        min(tile.slabs, rows // 64) * (start * waits + (costs.column + extra) * tile.block_n),
+        tensor_factor(shape, tile, costs) * rows * tile.block_n / 32 + idle + costs.power * copied,
+        costs.shared * (tile.rows_copied + tile.block_n + rows + tile.block_n * rows / 64),
         copied,
         tile.block_n * 128 / costs.stream,
     )

@@ -133,7 +133,7 @@ def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, re
         raise ShapeError(expected("b", f"{pair.b.groups} groups", f"{groups}, as many as a has"))
     _check_product(pair, d, (groups, rows, pair.b.rows))
     _check_layout(masked_m, groups)
-    shape = _shape(pair, d, "MASKED", m=max(1, min(expected_m, rows)), groups=groups)
+    shape = _shape(pair, d, "MASKED", m=max(1, min(expected_m, rows)), groups=groups, capacity=rows)
     given = pair.given(**destination(d, None), layout=masked_m.data_ptr())
     return prepare(forced or configuration(shape, available(resources)), given, resources, pair.before)
 
@@ -199,12 +199,13 @@ def _group_maps(a: tuple[int, int], b: tuple[int, int], sizes: Sequence[int], ch
     return torch.frombuffer(bytearray(b"".join(maps)), dtype=torch.uint8)
 
 
-def _shape(pair: Pair, d, schedule, m, groups, alignment=128, accumulate=False, k=None) -> Shape:
+def _shape(pair: Pair, d, schedule, m, groups, alignment=128, accumulate=False, k=None, capacity=0) -> Shape:
     return Shape(
         m=m,
         n=pair.b.rows,
         k=k or pair.a.k,
         groups=groups,
+        capacity=capacity,
         element=pair.a.element,
         scaling=pair.scaling,
         weights="E2M1" if pair.b.element == "E2M1" else "AS_A",

@@ -123,7 +123,8 @@ def shape_of(text: str, options: dict[str, Any]) -> tuple[Shape, int]:
         need = "no groups where the schedule is DENSE, else some, and extents of 1 or more"
         raise InputError(expected("shape", repr(text), need))
     contiguous = options["schedule"] == "LABELLED"
-    return Shape(count * m if contiguous else m, n, k, 1 if contiguous else count, **options), count
+    capacity = m if options["schedule"] == "MASKED" else 0
+    return Shape(count * m if contiguous else m, n, k, 1 if contiguous else count, capacity, **options), count
 
 
 def lines(shape: Shape, found: list[Timed]) -> list[str]:

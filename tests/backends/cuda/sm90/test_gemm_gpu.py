@@ -146,12 +146,15 @@ def test_the_middle_of_each_head_is_left_alone(torch):
 def test_contiguous_groups_are_dense_products_and_padding_is_left_or_zeroed(torch, prefix_sum, zero_padding):
     from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous
 
-    counts, n, k = [100, 0, 128, 37, 5], 256, 384
-    starts = [0, 128, 128, 256, 384]
-    a, a_scale, _, _ = fp8_inputs(torch, 512, n, k, "BLOCK")
+    # pairs of tiles: of two groups, of one group, of a group and padding, of padding and nothing
+    counts, m, n, k = [100, 0, 128, 250, 37, 5], 896, 256, 384
+    starts = [0, 128, 128, 256, 512, 640]
+    a, a_scale, _, _ = fp8_inputs(torch, m, n, k, "BLOCK")
     weights = [fp8_inputs(torch, 1, n, k, "BLOCK", seed)[2:] for seed in range(len(counts))]
-    labels = torch.full((512,), -1, dtype=torch.int32, device="cuda")
-    want = torch.full((512, n), 0.0 if zero_padding else 7.0, dtype=torch.bfloat16, device="cuda")
+    labels = torch.full((m,), -1, dtype=torch.int32, device="cuda")
+    want = torch.full((m, n), 0.0 if zero_padding else 7.0, dtype=torch.bfloat16, device="cuda")
+    if prefix_sum:
+        want[768:] = 7.0  # behind the last group's aligned end
     for group, (start, count) in enumerate(zip(starts, counts, strict=True)):
         rows = slice(start, start + count)
         labels[rows] = group
@@ -161,9 +164,9 @@ def test_contiguous_groups_are_dense_products_and_padding_is_left_or_zeroed(torc
     ends = torch.tensor([x + y for x, y in zip(starts, counts, strict=True)], dtype=torch.int32, device="cuda")
     b = torch.stack([weight.view(torch.uint8) for weight, _ in weights])
     b_scale = torch.stack([scale for _, scale in weights])
-    shape = Shape(512, n, k, schedule="PREFIX_SUM" if prefix_sum else "LABELLED")
+    shape = Shape(m, n, k, schedule="PREFIX_SUM" if prefix_sum else "LABELLED")
     for tile in tiles_of(shape):
-        d = torch.full((512, n), 7.0, dtype=torch.bfloat16, device="cuda")
+        d = torch.full((m, n), 7.0, dtype=torch.bfloat16, device="cuda")
         layout, forced = ends if prefix_sum else labels, configure(shape, tile, 1, 132)
         options = {"prefix_sum": prefix_sum, "zero_padding": zero_padding, "forced": forced}
         gemm_grouped_contiguous(a, b, d, layout, a_scale, b_scale, **options)
@@ -228,13 +231,15 @@ def test_masked_rows_are_the_dense_product_and_others_are_untouched(torch):
     counts, m, n, k = [3, 0, 200, 129], 200, 264, 384
     parts = [fp8_inputs(torch, m, n, k, "BLOCK", seed) for seed in range(4)]
     a, a_scale, b, b_scale = (torch.stack([part[i].float() for part in parts]) for i in range(4))
-    d = torch.full((4, m, n), 7.0, dtype=torch.bfloat16, device="cuda")
-    rows = torch.tensor(counts, dtype=torch.int32, device="cuda")
-    eight = lambda x: x.to(torch.float8_e4m3fn)  # noqa: E731
-    gemm_grouped_masked(eight(a), eight(b), d, rows, 64, mn_major(torch, a_scale), b_scale)
+    want = torch.full((4, m, n), 7.0, dtype=torch.bfloat16, device="cuda")
     for group, count in enumerate(counts):
-        assert torch.equal(d[group, :count], fp8(torch, parts[group], "BLOCK", None, "bfloat16")[:count])
-        assert (d[group, count:] == 7.0).all()
+        want[group, :count] = fp8(torch, parts[group], "BLOCK", None, "bfloat16")[:count]
+    rows = torch.tensor(counts, dtype=torch.int32, device="cuda")
+    a, b, a_scale = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn), mn_major(torch, a_scale)
+    for tile in tiles_of(shape := Shape(64, n, k, groups=4, schedule="MASKED")):
+        d = torch.full_like(want, 7.0)
+        gemm_grouped_masked(a, b, d, rows, 64, a_scale, b_scale, forced=configure(shape, tile, 1, 132))
+        assert torch.equal(d, want), tile
 
 
 def test_a_thousand_launches_of_a_split_give_the_same_bits(torch):

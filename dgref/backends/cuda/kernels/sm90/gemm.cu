@@ -1,7 +1,8 @@
 // D = A * B^T (+ C) on SM90: one copying warp, one or two multiplying warpgroups, persistent blocks.
 // Arithmetic, FP8: per 128 of K four wgmma from zero, then total = fma(scale_a * scale_b, sum, total); BF16: one chain.
 // Splits of K are added in ascending order, then C, then one rounding to nearest even.
-#include "sm90/epilogue.cuh"
+#include "sm90/store.cuh"
+#include "sm90/tiles.cuh"
 #include "sm90/weights.cuh"
 
 namespace dgref {
@@ -38,8 +39,8 @@ __device__ __forceinline__ u32 promote_each_step(float (&total)[P::ACCUMULATORS]
   return loaded;  // of the last step: the others were needed before it
 }
 
-// FP8: the tensor core keeps 13 fraction bits, so every 128 of K is promoted to FP32.
-template <class P, int BOUNDARY>
+// FP8: the tensor core keeps 13 fraction bits, so every 128 of K is promoted to FP32. Slabs from LIVE on have no valid row.
+template <class P, int BOUNDARY, int LIVE = P::SLABS>
 __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
                                                   Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
   float sum[P::ACCUMULATORS];
@@ -59,13 +60,13 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       if constexpr (!P::ONE_BLOCK) scale_b[1] = ptx::load_shared(shared_b + 4);
     }
 #pragma unroll
-    for (int slab = 0; slab < P::SLABS; ++slab) {
+    for (int slab = 0; slab < LIVE; ++slab) {
       // Read before the wgmma are issued: they keep shared memory so busy that a load among them waits long.
       float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
       if constexpr (P::SCALING == Scaling::VECTOR_32) {
         const u32 loaded = promote_each_step<P>(total[slab], sum, descriptors.a(stage, slab), descriptors.b(stage), scale_a,
                                                 shared_b + lane % 4 * 8);
-        if (slab + 1 == P::SLABS) ring.release(stage, lane, loaded);
+        if (slab + 1 == LIVE) ring.release(stage, lane, loaded);
         continue;
       }
       ColumnScales<P> columns;
@@ -78,7 +79,7 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
       // The products of scales come after the multiplies: before, they would wait for the loads and hold the wgmma up.
       pin(scale_a[0]), pin(scale_a[1]), pin(scale_b[0]), pin(scale_b[1]);
       if constexpr (P::SCALING == Scaling::VECTOR) columns.pin_all();
-      if (slab + 1 == P::SLABS) {
+      if (slab + 1 == LIVE) {
         const u32 loaded = P::SCALING == Scaling::BLOCK ? touched(scale_b) : columns.touched();
         ring.release(stage, lane, loaded | touched(scale_a));
       }
@@ -187,9 +188,15 @@ __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACC
 template <class P>
 __device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& from, const Problem& problem, u32 rank) {
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
+  TileRing<P> tiles{ring.base};
   Cursor<P::STAGES> cursor;
-  Tile tile;
-  while (scheduler.next(tile)) copy_tile<P>(ring, cursor, from, tile, problem, rank);
+  PlacedTile tile{};
+  while (scheduler.next(tile)) {
+    tiles.send(tile);
+    copy_tile<P>(ring, cursor, from, tile, problem, rank);
+  }
+  tile.group = -1;
+  tiles.send(tile);
   if constexpr (P::CLUSTER > 1) {
     // This block's barriers must outlive the arrivals of its peer.
     for (int i = 0; i < P::STAGES; ++i, cursor.advance()) ptx::barrier_wait(ring.empty(cursor.stage), cursor.phase ^ 1);
@@ -201,21 +208,21 @@ template <class P, bool OF_A>
 __device__ __forceinline__ void copy_all_scales(const Ring<P>& ring, const Scales& from, const Problem& problem, u32 rank) {
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
-  Tile tile;
+  PlacedTile tile{};
   while (scheduler.next(tile)) copy_scales<P, OF_A>(ring, cursor, from, tile, problem, threadIdx.x % 32);
 }
 
 template <class P, Output OUTPUT, bool ACCUMULATE>
 __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
-                                             const Destination& to, const Reduction& reduction,
-                                             u32 rank, u32 index) {
-  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
+                                             const Destination& to, const Reduction& reduction, u32 index) {
+  TileRing<P> tiles{ring.base};
   Cursor<P::STAGES> cursor;
-  Tile tile;
   const u32 group = index / 4 - 1, warp = index % 4, thread = threadIdx.x % 128, lane = thread % 32;
-  const u32 staging = ring.base + P::STAGING_OFFSET + (group * 4 + warp) * P::STAGING_BYTES;
+  const u32 staging = ring.base + P::STAGING_OFFSET + group * P::STAGING_BYTES;
   u32* const counts = reinterpret_cast<u32*>(shared + P::COUNTS_OFFSET);
-  while (scheduler.next(tile)) {
+  while (true) {
+    Tile tile = tiles.receive(lane);
+    if (tile.group < 0) break;
     __syncwarp();
     float total[P::SLABS][P::ACCUMULATORS];
 #pragma unroll
@@ -231,6 +238,8 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
       // The first column of the tile that the second block of scales covers: known at compile time where that is cheap.
       if constexpr (P::TOGETHER > 1) {
         accumulate_in_turns<P>(total[0], ring, cursor, tile, group, thread);
+      } else if (P::SLABS == 2 && P::ROWS_VARY && int(group) * 128 + 64 >= tile.valid) {
+        accumulate_scaled<P, 0, 1>(total, ring, cursor, tile, group, thread);
       } else if constexpr (P::BLOCK_N != 192 || P::SCALING != Scaling::BLOCK) {
         accumulate_scaled<P, 0>(total, ring, cursor, tile, group, thread);
       } else if (tile.column % 128 == 0) {
@@ -251,10 +260,10 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 #pragma unroll
       for (int slab = 0; slab < P::SLABS; ++slab) {
         const int left = tile.column + int(group * P::SLABS + slab) * 64 + int(warp) * 16;
-        store_transposed<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, left, staging, lane);
+        store_transposed<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, left, staging + warp * 2048, lane);
       }
     } else {
-      store_tile<P, OUTPUT, ACCUMULATE>(total, tile, problem, to, group, warp, staging, lane);
+      TileStore<P, OUTPUT, ACCUMULATE>{tile, problem, to, staging, group, warp, lane}(total);
     }
     __syncwarp();
   }
@@ -288,7 +297,10 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     if (bulk_stores) ptx::prefetch_map(&map_d);
     if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
   }
-  if (ptx::elect()) ring.initialise(index, rank, P::FILLS + 32 * warp_a + 32 * warp_b);
+  if (ptx::elect()) {
+    TileRing<P>{ring.base}.initialise(index);
+    ring.initialise(index, rank, P::FILLS + 32 * warp_a + 32 * warp_b);
+  }
   __syncthreads();
   if constexpr (P::CLUSTER * P::CLUSTER_K > 1) ptx::cluster_arrive();
   if constexpr (P::CLUSTER > 1) ptx::cluster_wait();
@@ -308,7 +320,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   } else {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_claim<P::MATH_REGISTERS>();
     const Destination to{&map_d, d, c, row_stride, group_stride, left, middle, right, bulk_stores != 0};
-    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, to, {partials, arrivals}, rank, index);
+    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, to, {partials, arrivals}, index);
   }
 }
 

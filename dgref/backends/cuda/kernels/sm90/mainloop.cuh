@@ -33,6 +33,7 @@ struct Plan {
   static constexpr bool MOVES_REGISTERS = MATH_GROUPS > 1;
   static constexpr int COPY_REGISTERS = is_k_grouped(SCHEDULE) ? 72 : 56;
   static constexpr int MATH_REGISTERS = is_k_grouped(SCHEDULE) ? 216 : 224;
+  static constexpr bool ROWS_VARY = SCHEDULE == Schedule::MASKED || SCHEDULE == Schedule::PREFIX_SUM;
   static constexpr bool SCALED = SCALING != Scaling::NONE;
   // 128 bytes of B: one swizzle atom. Of A that may be several, PARTS, one behind the other.
   static constexpr int BLOCK_K = PACKED ? 256 : (ELEMENT == Element::E4M3 ? 128 : 64);
@@ -58,18 +59,18 @@ struct Plan {
   // Arrivals that fill a stage beside those of warps that copy scales: the bulk copies', the block scales'.
   static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
   static constexpr int SCALE_A_COPIED = SCALED ? PARTS * LOAD_M * 4 : 0, SCALE_B_COPIED = SCALES_B * BLOCK_N * 4;
-  // A warp stores 16 rows of a slab at a time, whole lines of 128 bytes where the columns divide into them.
-  static constexpr int STORE_LINE = BLOCK_N * OUTPUT_BYTES_ % 128 == 0 ? 128 : 64, STORE_BYTES = 16 * STORE_LINE;
+  // A slab is stored in boxes of its 64 rows, whole lines of 128 bytes where the columns divide into them.
+  static constexpr int STORE_LINE = BLOCK_N * OUTPUT_BYTES_ % 128 == 0 ? 128 : 64, STORE_BYTES = 64 * STORE_LINE;
   static constexpr int STORE_COLUMNS = STORE_LINE / OUTPUT_BYTES_, STORES = BLOCK_N / STORE_COLUMNS;  // of one slab
-  static constexpr int STAGING_BUFFERS = min_of(SLABS * STORES, 8192 / STORE_BYTES);                  // of one warp
-  static constexpr int STAGING_BYTES = PACKED ? 2048 : STAGING_BUFFERS * STORE_BYTES;
+  static constexpr int STAGING_BUFFERS = min_of(SLABS * STORES, 32768 / STORE_BYTES);                 // of one warpgroup
+  static constexpr int STAGING_BYTES = PACKED ? 8192 : STAGING_BUFFERS * STORE_BYTES;
   static constexpr int STORES_TOGETHER = largest_divisor(STORES, STAGING_BUFFERS);
   static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
   // What a warp sends to the block of its cluster that adds its rows up; and how many warps may have something to send.
   static constexpr int SENT_BYTES = ACCUMULATORS * 128;
   static constexpr int SENDERS = PACKED ? 4 * MATH_GROUPS : min_of(4 * MATH_GROUPS, ceil_div(LOAD_M, 16));
   static constexpr int EXCHANGE_BYTES = (CLUSTER_K - 1) * ceil_div(SENDERS, CLUSTER_K) * SENT_BYTES;
-  static constexpr int EXCHANGE_OFFSET = STAGING_OFFSET + 4 * MATH_GROUPS * STAGING_BYTES;
+  static constexpr int EXCHANGE_OFFSET = STAGING_OFFSET + MATH_GROUPS * STAGING_BYTES;
   static constexpr int A_OFFSET = EXCHANGE_OFFSET + EXCHANGE_BYTES;
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
@@ -78,7 +79,8 @@ struct Plan {
   static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * 16;
   static constexpr int TABLES_OFFSET = COUNTS_OFFSET + 8;            // of widening
   static constexpr int EXCHANGED_OFFSET = COUNTS_OFFSET;             // the barrier of the exchange: nothing is counted then
-  static constexpr int SHARED_BYTES = COUNTS_OFFSET + 16;
+  static constexpr int TILES_OFFSET = COUNTS_OFFSET + 16;
+  static constexpr int SHARED_BYTES = TILES_OFFSET + 128;
 
   static_assert(ROWS % (64 * MATH_GROUPS) == 0, "a warpgroup multiplies whole slabs of 64 rows");
   static_assert(LOAD_M == BLOCK_M || !PACKED, "columns of wgmma are as many as asked for");
@@ -177,20 +179,24 @@ struct OperandDescriptors {
   __device__ __forceinline__ u32 b(u32 stage) const { return first_b + stage * (P::B_BYTES / 16); }
 };
 
-// Copies one operand's block of K; SHARE blocks of a cluster each fetch a part and send it to all.
+// Copies one operand's block of K. SHARE blocks of a cluster each fetch a part and send it to all, or, where they do not
+// multiply by the same rows, each fetches all of it.
 template <Major MAJOR, int ROWS, int SHARE>
 __device__ __forceinline__ void copy_operand(u32 target, const TensorMap* map, u32 barrier, int row, int k, u32 rank,
-                                             u64 policy) {
-  constexpr int PARTS = MAJOR == Major::K ? 1 : ROWS / 64 / SHARE;
-  constexpr int PART_ROWS = MAJOR == Major::K ? ROWS / SHARE : 64;
+                                             u64 policy, bool shared = true) {
+  constexpr int PART_ROWS = MAJOR == Major::K ? ROWS / SHARE : 64, PARTS = ROWS / SHARE / PART_ROWS;
+  const auto inner = [&](int offset) { return MAJOR == Major::K ? k : row + offset; };
+  const auto outer = [&](int offset) { return MAJOR == Major::K ? row + offset : k; };
+  if (SHARE > 1 && shared) {
 #pragma unroll
-  for (int part = 0; part < PARTS; ++part) {
-    const int offset = (SHARE > 1 ? int(rank) * PARTS + part : part) * PART_ROWS;
-    const int inner = MAJOR == Major::K ? k : row + offset, outer = MAJOR == Major::K ? row + offset : k;
-    if constexpr (SHARE > 1) {
-      ptx::load_tile_multicast(target + offset * 128, map, barrier, inner, outer, (1 << SHARE) - 1, policy);
-    } else {
-      ptx::load_tile(target + offset * 128, map, barrier, inner, outer, policy);
+    for (int part = 0; part < PARTS; ++part) {
+      const int offset = (int(rank) * PARTS + part) * PART_ROWS;
+      ptx::load_tile_multicast(target + offset * 128, map, barrier, inner(offset), outer(offset), (1 << SHARE) - 1, policy);
+    }
+  } else {
+#pragma unroll
+    for (int offset = 0; offset < ROWS; offset += PART_ROWS) {
+      ptx::load_tile(target + offset * 128, map, barrier, inner(offset), outer(offset), policy);
     }
   }
 }
@@ -230,7 +236,7 @@ struct BlockScales {
 // The copying warp's share of one tile.
 template <class P>
 __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Sources& from,
-                                          const Tile& tile, const Problem& problem, u32 rank) {
+                                          const PlacedTile& tile, const Problem& problem, u32 rank) {
   BlockScales<P> scales(from.scale_b, problem, tile);
   const bool mapped_a = P::SCALED && from.scale_a.first == nullptr, mapped_b = P::SCALES_B > 0 && from.scale_b.first == nullptr;
   const u32 bytes = P::A_BYTES + P::B_BYTES + (mapped_a ? P::SCALE_A_COPIED : 0) + (mapped_b ? P::SCALE_B_COPIED : 0);
@@ -261,7 +267,7 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
                                                         a_k + part * 128, rank, ptx::EVICT_NORMAL);
     }
     copy_operand<P::MAJOR_B, P::BLOCK_N, P::CLUSTER_M>(ring.b(stage), map_b, full, b_row, P::PACKED ? b_k / 2 : b_k, rank,
-                                                       policy_b);
+                                                       policy_b, tile.b_shared);
     if (mapped_a) {
       const int row = tile.scale_a_row + block * P::PARTS;
       ptx::load_tile(ring.scale_a(stage), from.map_scale_a, full, tile.scale_a_column, row, ptx::EVICT_NORMAL);
@@ -278,7 +284,7 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
 // operand or its K is zero.
 template <class P, bool OF_A>
 __device__ __forceinline__ void copy_scales(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Scales& from,
-                                            const Tile& tile, const Problem& problem, u32 lane) {
+                                            const PlacedTile& tile, const Problem& problem, u32 lane) {
   constexpr int ROWS = OF_A ? P::LOAD_M : P::BLOCK_N, LINES = OF_A ? P::PARTS : P::SCALES_B;  // of a stage
   const int first_row = OF_A ? tile.scale_a_column : tile.column, rows = OF_A ? tile.valid : problem.n - tile.column;
   const int first_line = is_k_grouped(P::SCHEDULE) ? tile.scale_a_row * (LINES / P::PARTS) : 0;

@@ -1,4 +1,4 @@
-// Which tile comes next: one walk per schedule, shared by the copying warp and the multiplying warpgroups.
+// Which tile comes next: one walk per schedule, taken by the copying warp, which tells the multiplying warpgroups.
 #pragma once
 #include "sm90/ptx.cuh"
 
@@ -31,20 +31,26 @@ struct Problem {
   const int* layout;
 };
 
+// What the multiplying warpgroups are told.
 struct Tile {
-  int group;
+  int group;             // below zero: there is no tile any more
   int row, column;       // of the tile within D of its group
   int rows;              // rows of D that this tile writes
   int valid;             // how many of them hold a result; the others are zeros
+  int k_size;            // elements of K of the group
+  int block_begin, block_end;  // blocks of K of this split, counted within the group
+  int split;
+  int slot;              // index of the tile among all, for the reduction over splits
+};
+
+// What is copied for it besides.
+struct PlacedTile : Tile {
   int a_row, b_row;      // tensor-map coordinates
   int scale_a_column;    // MN coordinate of the tile's scales
   int scale_a_row, scale_b_row;
   int k_origin;          // first element of K of the group
-  int k_size;            // elements of K of the group
-  int block_begin, block_end;  // blocks of K of this split, counted within the group
-  int split;
+  bool b_shared;         // every block of the cluster multiplies by the same rows of B
   bool only_row;         // no other tile of D needs the same columns of B
-  int slot;              // index of the tile among all, for the reduction over splits
 };
 
 template <Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int BLOCK_K, int CLUSTER_M, int CLUSTER_N, int CLUSTER_K>
@@ -60,7 +66,7 @@ class Scheduler {
         tiles_m_(tile_rows(problem.m)),
         size_(problem.k) {}
 
-  __device__ bool next(Tile& tile) {
+  __device__ bool next(PlacedTile& tile) {
     int unit = index_;
     tile.split = rank_k_;
     if (CLUSTER_K == 1 && problem_.splits > 1) unit = index_ / problem_.splits, tile.split = index_ - unit * problem_.splits;
@@ -117,7 +123,7 @@ class Scheduler {
   __device__ int aligned(int value) const { return ceil_div(value, problem_.alignment) * problem_.alignment; }
 
   // Bands of tile rows; within a band, down the rows first. Units only grow: a band is entered once.
-  __device__ void place(Tile& tile, int unit) {
+  __device__ void place(PlacedTile& tile, int unit) {
     if (unit >= band_end_) enter_band(unit);
     const int within = unit - band_begin_, column = band_height_ == 1 ? within : int(__umulhi(within, band_inverse_));
     const int row = band_ * problem_.band + within - column * band_height_;
@@ -126,6 +132,7 @@ class Scheduler {
     tile.only_row = tiles_m_ == 1;
     tile.k_origin = 0;
     tile.k_size = problem_.k;
+    tile.b_shared = true;
     if constexpr (SCHEDULE == Schedule::LABELLED) {
       place_labelled(tile);
     } else {
@@ -142,17 +149,37 @@ class Scheduler {
     if (band_height_ > 1) band_inverse_ = 0xFFFFFFFFu / u32(band_height_) + 1;  // of a height of at most 32: exact below 2^27 units
   }
 
-  __device__ void place_labelled(Tile& tile) const {
-    const int label = tile.row < problem_.m ? __ldg(problem_.layout + tile.row) : -1;
-    tile.group = max(label, 0);
+  // Blocks that share B agree on what they copy: one whose tile is padding alone copies what its peer needs.
+  __device__ void place_labelled(PlacedTile& tile) const {
     tile.rows = min(BLOCK_M, problem_.m - tile.row);
-    tile.valid = label < 0 ? 0 : tile.rows;
-    if (label < 0) tile.k_size = 0;
+    const int label = label_at(tile.row);
+    tile.group = label;
+    if constexpr (CLUSTER_M > 1) {
+      const int peer = label_at(tile.row + (rank_m_ == 0 ? BLOCK_M : -BLOCK_M));
+      tile.group = label < 0 ? peer : label;
+      tile.b_shared = peer < 0 || peer == tile.group;
+    }
+    if (tile.group < 0) tile.k_size = 0;
+    tile.group = max(tile.group, 0);
+    tile.valid = label < 0 ? 0 : labelled_rows(tile);
     set_coordinates(tile, tile.row, tile.group * problem_.n + tile.column);
     tile.scale_b_row = tile.group * ceil_div(problem_.k, SCALE_K);
   }
 
-  __device__ void place_grouped(Tile& tile) const {
+  __device__ int label_at(int row) const { return row < problem_.m ? __ldg(problem_.layout + row) : -1; }
+
+  // Padding comes last, and most tiles have none.
+  __device__ int labelled_rows(const Tile& tile) const {
+    int count = label_at(tile.row + BLOCK_M - 1) < 0 ? 0 : BLOCK_M;
+    if (count == 0) {
+      for (int step = BLOCK_M / 2; step > 0; step /= 2) {
+        if (label_at(tile.row + count + step - 1) >= 0) count += step;
+      }
+    }
+    return count;
+  }
+
+  __device__ void place_grouped(PlacedTile& tile) const {
     tile.group = group_;
     if constexpr (is_k_grouped(SCHEDULE)) {
       tile.rows = tile.valid = min(BLOCK_M, problem_.m - tile.row);
@@ -174,7 +201,7 @@ class Scheduler {
     }
   }
 
-  static __device__ void set_coordinates(Tile& tile, int a_row, int b_row) {
+  static __device__ void set_coordinates(PlacedTile& tile, int a_row, int b_row) {
     tile.a_row = a_row;
     tile.b_row = b_row;
     tile.scale_a_column = a_row;

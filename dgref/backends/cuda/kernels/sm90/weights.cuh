@@ -1,7 +1,7 @@
 // Packed weights as the 64-row operand of wgmma, from registers: each thread widens the codes that its own lane feeds.
 // Rows of the product are then columns of D, and the accumulators hold D transposed.
 #pragma once
-#include "sm90/epilogue.cuh"
+#include "sm90/store.cuh"
 #include "sm90/widen.cuh"
 
 namespace dgref {
@@ -221,10 +221,8 @@ __device__ __forceinline__ void store_transposed(const float (&total)[P::ACCUMUL
     }
     __syncwarp();
     const int row = chunk * 16 + int(lane) / 2;
-    bool zero = row >= tile.valid;
-    if (row >= tile.rows || wanted <= 0) continue;
-    if constexpr (P::SCHEDULE == Schedule::LABELLED) zero |= __ldg(problem.layout + tile.row + row) < 0;
-    if (zero && !problem.zero_padding) continue;
+    const bool zero = row >= tile.valid;
+    if (row >= tile.rows || wanted <= 0 || (zero && !problem.zero_padding)) continue;
     float values[8];
 #pragma unroll
     for (int i = 0; i < 8; i += 2) {
