@@ -9,7 +9,7 @@ from dgref.errors import instance
 from dgref.formats import RECIPES, Scaling
 from dgref.ops import OPS
 from dgref.ops.problem import CaseLike
-from dgref.reference.arithmetic import ARITHMETICS, SCALED_INSIDE, Arithmetic, resolve
+from dgref.reference.arithmetic import ARITHMETICS, OUTSIDE, SCALED_INSIDE, Arithmetic, resolve
 from dgref.reference.tensor_core import NARROW, TENSOR_CORES, TensorCore
 
 _BY_OP = {
@@ -45,7 +45,7 @@ def typical_arithmetic(op: str, operands: Sequence[Operand]) -> Arithmetic:
     if narrow and alike and finest.scale_format in SCALED_INSIDE:
         return ARITHMETICS[SCALED_INSIDE[finest.scale_format]]
     if narrow:
-        return ARITHMETICS["dgref.sm90.fp8_fp4"].but(interval=finest.block[1])
+        return OUTSIDE.but(interval=finest.block[1])
     return ARITHMETICS["deep_gemm.sm90.fp8_1d2d" if finest.block[1] == 128 else "cublaslt.fp8_promote128"]
 
 
@@ -78,7 +78,7 @@ def may_be_narrow(architecture: str | None) -> bool:
 def bound_of(limits: Arithmetic | str) -> str:
     """Return whose bound it is that an output is held to, as a sentence says it."""
     limits = resolve(limits)
-    if limits.status != "assumed":
+    if limits.status != "undeclared":
         return f"the bound of {limits.name or limits.core}"
     bits = limits.tensor_core.fraction_bits
     return (
@@ -92,7 +92,7 @@ def limit_arithmetic(op: str, operands: Sequence[Operand], narrow: bool) -> Arit
     `narrow` says that FP8 products may be added in 13 fraction bits, as Ada and Hopper do; elsewhere every product is
     added in fp32 or better, which a core of 25 fraction bits with truncated fp32 results covers.
     """
-    typical = typical_arithmetic(op, operands).but(status="assumed")
+    typical = typical_arithmetic(op, operands).but(status="undeclared")
     if typical.scales in ("none", "epilogue"):
         typical = typical.but(interval=0)  # nobody promises a promotion that no scale asks for
     if narrow and typical.scales == "core" and typical.lanes is None:
@@ -104,7 +104,7 @@ def limit_arithmetic(op: str, operands: Sequence[Operand], narrow: bool) -> Arit
 def _outside(operands: Sequence[Operand]) -> Arithmetic:
     """Return what adds a block in a narrow accumulator, and its scales afterwards: Ada and Hopper scale no other way.
 
-    Limits of an assumed arithmetic are those of an instruction that scales as well, where one takes such scales.
+    Limits of what is undeclared hold an instruction that scales as well (dgref.reference.bound_plans).
     """
     block = min(scaling.block[1] or _NO_BLOCKS for _, scaling in operands if scaling is not None)
-    return ARITHMETICS["dgref.sm90.fp8_fp4"].but(interval=block, status="assumed")
+    return OUTSIDE.but(interval=block, status="undeclared")

@@ -89,7 +89,7 @@ class Arithmetic:
     partial: str = "float32"  # the format that a split's total is kept in until the splits are added
     output_rounding: Literal["nearest_even", "toward_zero"] = "nearest_even"
     lanes: Lanes | None = None
-    status: Literal["hardware", "published", "assumed", "inferred", "declared"] = "declared"
+    status: Literal["hardware", "published", "assumed", "inferred", "declared", "undeclared"] = "declared"
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -260,6 +260,11 @@ ARITHMETICS: Registry[Arithmetic] = Registry(
         sm90_bf16(),
     ],
 )
+
+# what adds a block of K, and scales it afterwards by the product of both operands' scales
+OUTSIDE = ARITHMETICS["dgref.sm90.fp8_fp4"]
+# what multiplies and adds elements that were given their scales before: the widest core that takes all of 16 bits
+DEQUANTISED = Arithmetic("dequantised", "sm100.tcgen05.bfloat16", scales="core", status="undeclared")
 
 # what adds where the instruction itself takes block scales of a format
 SCALED_INSIDE = {"float8_e8m0fnu": "deep_gemm.sm100.fp8_fp4", "float8_e4m3fn": "cublaslt.sm100.nvfp4"}

@@ -6,8 +6,7 @@ of the bound itself is covered by the final inflation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,18 @@ from dgref.reference import bound_engine as engine
 from dgref.reference import limits as limits_of
 from dgref.reference.arithmetic import Arithmetic, resolve
 from dgref.reference.bound_instructions import whole_instructions
-from dgref.reference.bound_operand import Order, Plan, Side, finite, input_rounding
+from dgref.reference.bound_operand import Order, Plan, Side, dequantising, finite, input_rounding
+from dgref.reference.bound_plans import one_at_a_time
 from dgref.reference.bound_sum import HALF_ULP, TINY, Sum, largest_of
 from dgref.reference.checks import own_index, selection
+from dgref.reference.engine import threads_for
 from dgref.reference.exact import contract_exact
 from dgref.reference.exact_operand import as_tensor
 from dgref.reference.limits import INFLATION, LIMITS
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 
 ROW_TILE, COLUMN_TILE = 512, 2048
+_COST = 4  # of a product beside one that is only added
 _FP32 = "sm100.tcgen05.bfloat16"  # truncates more than any sum in fp32 rounds
 
 
@@ -36,21 +38,23 @@ def derived_bound(a: ScaledTensor, b: ScaledTensor, arithmetic: str | Arithmetic
 
     Arguments are those of `derived_limits`. Inf where an overflow cannot be excluded, NaN where exact is NaN.
     """
-    return limits_of.distances(*_bounded(a, b, arithmetic, *args, **options))
+    return limits_of.distances(*_of_one(a, b, arithmetic, *args, **options))
 
 
 def derived_limits(a: ScaledTensor, b: ScaledTensor, arithmetic: str | Arithmetic, *args: Any, **options: Any) -> Any:
     """Return what an implementation may give in place of `contract_exact`, as LIMITS.
 
-    Arguments are (a, b, arithmetic, c, out, alpha, rows, columns, core, order). The implementation has the chains,
-    promotions, splits and scale products of `arithmetic`, and the accumulator of its tensor core or of `core`. Within
-    a chain it takes K in `order`: "ascending", or in whole "instructions" of consecutive K, in any order and any number
-    of further chains, or in "any" order.
+    Arguments are (a, b, arithmetic, c, out, alpha, rows, columns, core, order, dequantised): see `Plan`.
     """
-    return _bounded(a, b, arithmetic, *args, **options)[1]
+    return _of_one(a, b, arithmetic, *args, **options)[1]
 
 
-def _bounded(
+def limits_of_any(a: ScaledTensor, b: ScaledTensor, plans: Sequence[Plan], *args: Any) -> np.ndarray:
+    """Return the limits of an implementation that has one of several plans; further arguments as `derived_limits`."""
+    return _bounded(a, b, plans, *args)[1]
+
+
+def _of_one(
     a: ScaledTensor,
     b: ScaledTensor,
     arithmetic: str | Arithmetic,
@@ -61,23 +65,52 @@ def _bounded(
     columns: np.ndarray | slice | None = None,
     core: TensorCore | None = None,
     order: Order = "ascending",
+    dequantised: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the exact results and their limits."""
-    arithmetic = resolve(arithmetic)
-    plan = Plan(arithmetic, core or arithmetic.tensor_core, order)
+    plan = Plan(resolve(arithmetic), core or resolve(arithmetic).tensor_core, order, dequantised)
+    return _bounded(a, b, [plan], c, out, alpha, rows, columns)
+
+
+def _bounded(
+    a: ScaledTensor,
+    b: ScaledTensor,
+    plans: Sequence[Plan],
+    c: np.ndarray | None,
+    out: str,
+    alpha: float,
+    rows: np.ndarray | slice | None,
+    columns: np.ndarray | slice | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exact results and the limits of any of the plans."""
     a, b = as_tensor(a, "a"), as_tensor(b, "b")
-    exact = contract_exact(a, b, c, alpha, out, rows, columns)
-    result = np.empty(exact.shape, LIMITS)
     m, n = selection(rows, a.shape[-2], "rows"), selection(columns, b.shape[-2], "columns")
-    addend = None if c is None else np.broadcast_to(to_numpy(c), (*exact.shape[:-2], a.shape[-2], b.shape[-2]))
-    for batch in np.ndindex(*exact.shape[:-2]):
-        left = Side(a, m, own_index(batch, a.shape[:-2]), plan, input_rounding(a, arithmetic.round_a, plan.core))
-        right = Side(b, n, own_index(batch, b.shape[:-2]), plan, input_rounding(b, arithmetic.round_b, plan.core))
-        for tile in _tiles(m.size, n.size):
-            part = None if addend is None else addend[batch][np.ix_(m[tile[0]], n[tile[1]])].astype(np.float64)
-            sides = left.take(tile[0]), right.take(tile[1])
-            result[batch][tile] = _rounded(*sides, plan, part, alpha, exact[batch][tile], out)
+    with threads_for(_COST * a.shape[-1] * m.size * n.size):
+        exact = contract_exact(a, b, c, alpha, out, rows, columns)
+        result = np.empty(exact.shape, LIMITS)
+        addend = None if c is None else np.broadcast_to(to_numpy(c), (*exact.shape[:-2], a.shape[-2], b.shape[-2]))
+        for batch in np.ndindex(*exact.shape[:-2]):
+            part = None if addend is None else addend[batch][np.ix_(m, n)].astype(np.float64)
+            for number, plan in enumerate(plans):
+                left = Side(a, m, own_index(batch, a.shape[:-2]), plan, _rounding(a, plan.arithmetic.round_a, plan))
+                right = Side(b, n, own_index(batch, b.shape[:-2]), plan, _rounding(b, plan.arithmetic.round_b, plan))
+                own = _matrix(left, right, plan, part, alpha, exact[batch], out)
+                result[batch] = limits_of.either(result[batch], own) if number else own
     return exact, result
+
+
+def _matrix(
+    a: Side, b: Side, plan: Plan, c: np.ndarray | None, alpha: float, exact: np.ndarray, out: str
+) -> np.ndarray:
+    """Return the limits of one matrix of results, tile by tile."""
+    limits = np.empty(exact.shape, LIMITS)
+    for tile in _tiles(*exact.shape):
+        part = None if c is None else c[tile]
+        limits[tile] = _rounded(a.take(tile[0]), b.take(tile[1]), plan, part, alpha, exact[tile], out)
+    return limits
+
+
+def _rounding(tensor: ScaledTensor, chosen: str | None, plan: Plan) -> float:
+    return dequantising(tensor) if plan.dequantised else input_rounding(tensor, chosen, plan.core)
 
 
 def _rounded(
@@ -146,9 +179,12 @@ def _chain(a: Side, b: Side, plan: Plan, start: int, stop: int, seed: np.ndarray
     begin = np.zeros(error.shape) if seed is None else finite(seed)
     sizes, exact = np.abs(begin) + np.abs(x) @ np.abs(y).T, begin + x @ y.T
     above, below = (np.maximum((sizes + sign * exact) / 2, 0) for sign in (1, -1))
+    if plan.order == "rounded":
+        error += HALF_ULP * (np.abs(x) @ np.abs(y).T) + (stop - start) * TINY  # of products
     infinite = a.overflowing()[:, None] | b.overflowing()
     above[infinite] = below[infinite] = np.inf
-    shift, error = _ORDERS[plan.order](*operands, begin, error, plan, sizes * INFLATION)
+    reach = sizes if plan.order != "rounded" else np.maximum(above, below)
+    shift, error = _ORDERS[plan.order](*operands, begin, error, plan, reach * INFLATION)
     sum = Sum(exact + shift, error, above + np.abs(shift), below + np.abs(shift), infinite)
     sum.settle()
     return sum
@@ -169,6 +205,15 @@ def _any_order(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Pla
     return 0.0, error
 
 
+def _rounded_in_any_order(
+    a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray
+) -> tuple:
+    """Sums of two terms at a time, each rounded to fp32: none exceeds the terms of one sign."""
+    tops = a[1].max(axis=1, initial=0), b[1].max(axis=1, initial=0)
+    engine.align_in_any_order(error, sizes, a[0].shape[1], *tops, 0, 0.0, 24, 0.0, True)  # half an ulp each
+    return 0.0, error
+
+
 def _whole_instructions(a: list, b: list, begin: np.ndarray, error: np.ndarray, plan: Plan, sizes: np.ndarray) -> tuple:
     """Whole instructions of every published kind, in any order and any chains, or fp32 sums: the ends of all."""
     wide = Plan(plan.arithmetic, one_at_a_time(TENSOR_CORES[_FP32]), "any")
@@ -181,7 +226,12 @@ def _whole_instructions(a: list, b: list, begin: np.ndarray, error: np.ndarray, 
     return (low + high) / 2, (high - low) / 2 + error
 
 
-_ORDERS = {"ascending": _ascending, "instructions": _whole_instructions, "any": _any_order}
+_ORDERS = {
+    "ascending": _ascending,
+    "instructions": _whole_instructions,
+    "any": _any_order,
+    "rounded": _rounded_in_any_order,
+}
 
 
 def _instructions(a: list, b: list, step: int) -> Iterator[tuple[slice, tuple[np.ndarray, np.ndarray]]]:
@@ -190,16 +240,6 @@ def _instructions(a: list, b: list, step: int) -> Iterator[tuple[slice, tuple[np
     for low in range(0, extent, step):
         k = slice(low, min(low + step, extent))
         yield k, (a[1][:, k].max(axis=1), b[1][:, k].max(axis=1))
-
-
-def one_at_a_time(core: TensorCore) -> TensorCore:
-    """Return a core that aligns one product at a time: in any order, what it loses covers every other step."""
-    return replace(core, step=1) if core.group == 1 else core
-
-
-def halved(core: TensorCore) -> TensorCore:
-    """Return a core that takes half an instruction at a time: in any order, what it loses covers whole ones."""
-    return replace(core, step=core.k // 2)
 
 
 def _input_error(x: np.ndarray, y: np.ndarray, x_rounding: float, y_rounding: float) -> np.ndarray:

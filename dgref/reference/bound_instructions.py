@@ -12,7 +12,6 @@ from numba import njit, prange
 from dgref.reference import bound_steps as block
 from dgref.reference.bound_engine import binade
 from dgref.reference.bound_steps import BLOCK, KIND, KINDS, QUAD, QUADS, SIZE, STEPS
-from dgref.reference.engine import threads_for
 
 _VECTOR, _TILE = 8, 40  # columns at once: whole vectors, and so few that what is known of a block stays in the cache
 
@@ -30,8 +29,7 @@ def whole_instructions(a, b, begin, unit, floor, meeting):
     right = [_padded(array.astype(dtype), width) for array in b]
     right = [np.ascontiguousarray(array.reshape(-1, width, array.shape[1]).swapaxes(1, 2)) for array in right]
     seeds = np.pad(begin, ((0, 0), (0, -columns % width)))
-    with threads_for(KINDS * seeds.size * left[0].shape[1]):
-        low, high = _ends_of_all(*left, *right, seeds, unit, floor, meeting)
+    low, high = _ends_of_all(*left, *right, seeds, unit, floor, meeting)
     return low[:, :columns], high[:, :columns]
 
 

@@ -17,16 +17,26 @@ from dgref.reference.arithmetic import Arithmetic
 from dgref.reference.exact_operand import decode64
 from dgref.reference.tensor_core import OUTPUT_MANTISSA, TensorCore
 
-Order = Literal["ascending", "instructions", "any"]
+Order = Literal["ascending", "instructions", "any", "rounded"]
+
+
+SHORT_SCALES = ("float8_e8m0fnu", "float8_e4m3fn")  # of so few bits that 16 hold an FP8 or FP4 element times one
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the recurrence needs to know of an arithmetic."""
+    """What the recurrence needs to know of an implementation.
+
+    It has the chains, promotions, splits and scale products of `arithmetic`, and the accumulator of `core`. Within a
+    chain it takes K in `order`: "ascending", or in whole "instructions" of consecutive K, in any order and any number
+    of further chains, or in "any" order; or without a tensor core, products and sums "rounded" to nearest in fp32, in
+    any order. If `dequantised`, elements are multiplied by their scale and the global factor in fp32 beforehand.
+    """
 
     arithmetic: Arithmetic
     core: TensorCore
     order: Order
+    dequantised: bool = False
 
     def __post_init__(self) -> None:
         core = self.core
@@ -84,6 +94,11 @@ class Side:
         anchors = engine.anchors(values, FORMATS[self.tensor.format].emin)
         if self.rounding:
             anchors *= 2.0  # rounding an operand may carry into the next binade
+        if self.plan.dequantised:
+            values, anchors = (
+                values * finite(self._own_factor()),
+                anchors * engine.binade(abs(finite(self._own_factor()))),
+            )
         if self.plan.arithmetic.scales != "core" or self.tensor.scale is None:
             return values, anchors
         scales = finite(self._grid())
@@ -105,16 +120,20 @@ class Side:
     def unmixed(self) -> np.ndarray:
         """Return which rows hold neither NaN nor Inf."""
         payload = decode64(self.tensor.format, to_numpy(self.tensor.data)[self.batch][self.rows])
-        rows = np.isfinite(payload).all(axis=1) & np.isfinite(self.factor())
+        rows = np.isfinite(payload).all(axis=1) & np.isfinite(self._own_factor())
         return rows if self.tensor.scale is None else rows & np.isfinite(self._grid()).all(axis=1)
 
     def overflowing(self) -> np.ndarray:
-        """Return which rows hold a value that rounding into the core's format may make Inf."""
-        if not self.rounding:
+        """Return which rows hold a value that bringing it into the core's format may make Inf."""
+        if not (self.rounding or self.plan.dequantised):
             return np.zeros(self.rows.size, bool)
         return (np.abs(self.seen[0]) > FORMATS["tfloat32"].max).any(axis=1)
 
     def factor(self) -> float:
+        """Return the global factor that multiplies the finished sum."""
+        return 1.0 if self.plan.dequantised else self._own_factor()
+
+    def _own_factor(self) -> float:
         """Return the global factor of the matrix."""
         factor = self.tensor.global_factor()
         return 1.0 if factor is None else float(np.broadcast_to(factor, self.tensor.shape[:-2])[self.batch])
@@ -122,6 +141,15 @@ class Side:
     def _grid(self) -> np.ndarray:
         height = self.tensor.scaling.extents(self.tensor.shape)[0]
         return to_numpy(self.tensor.scale_values())[self.batch][self.rows // height].astype(np.float64)
+
+
+def dequantising(tensor: ScaledTensor) -> float:
+    """Return the relative error of multiplying elements by their scale and by the global factor in fp32."""
+    if tensor.global_factor() is None:
+        roundings = int(tensor.scale is not None and tensor.scaling.scale_format not in SHORT_SCALES)
+    else:  # it may multiply the scale first; a divisor may be inverted
+        roundings = 1 + (tensor.scale is not None) + (tensor.scaling.global_scale == "divide")
+    return roundings * 2.0**-24 * (1 + 2.0**-20)
 
 
 def input_rounding(tensor: ScaledTensor, chosen: str | None, core: TensorCore) -> float:

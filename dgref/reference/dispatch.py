@@ -111,34 +111,16 @@ def _limits(
     columns: Any,
     by_size: bool = False,
 ) -> np.ndarray:
-    """Return the limits of the model's accumulator in every order that is in use.
-
-    A sum in fp32 may be taken in any order. A narrower accumulator exists in tensor cores only, whose instructions may
-    come in any order and any chains. What is assumed and not declared may scale inside an instruction.
-    """
-    from dgref.reference.bound import derived_limits, halved, one_at_a_time
-    from dgref.reference.limits import around, either
-    from dgref.reference.tensor_core import NARROW
+    """Return the limits of the model in every order that is in use; where it is undeclared, of every other way too."""
+    from dgref.reference.bound import limits_of_any
+    from dgref.reference.bound_plans import plans_of
+    from dgref.reference.limits import around
 
     if 0 in (*a.shape, *b.shape):
         none = np.zeros(_result_shape(a, b, rows, columns)) if c is None else _chosen(c, rows, columns)
         return around(rounded(none, out), 0.0)
-    narrow = model.tensor_core.fraction_bits < NARROW
-    core = (halved if narrow else one_at_a_time)(model.tensor_core)
-    order = "instructions" if narrow and not by_size else "any"
-    found = derived_limits(a, b, model, c, out, alpha, rows, columns, core=core, order=order)
-    inside = _scaling_inside(a, b) if model.status == "assumed" and model.scales != "core" else None
-    return found if inside is None else either(found, _limits(a, b, c, inside, out, alpha, rows, columns, by_size))
-
-
-def _scaling_inside(a: Any, b: Any) -> Any:
-    """Return the arithmetic of the instruction that takes both operands' block scales; None where there is none."""
-    from dgref.reference.arithmetic import ARITHMETICS, SCALED_INSIDE
-
-    scalings = [getattr(operand, "scaling", None) for operand in (a, b)]
-    formats = {scaling.scale_format if scaling else "" for scaling in scalings}
-    name = SCALED_INSIDE.get(formats.pop()) if len(formats) == 1 else None
-    return ARITHMETICS[name] if name else None
+    plans = plans_of(a, b, model, c, alpha, by_size)
+    return limits_of_any(a, b, plans, c, out, alpha, rows, columns)
 
 
 def _by_fractions(a: ScaledTensor, b: ScaledTensor, c: Any, alpha: float, out: str) -> np.ndarray:

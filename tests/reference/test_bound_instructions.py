@@ -24,7 +24,7 @@ from dgref.reference.dispatch import using
 from dgref.reference.limits import within
 
 FP8 = "float8_e4m3fn"
-NARROW = ARITHMETICS["cublaslt.fp8_fast"].but(scales="none", status="assumed")
+NARROW = ARITHMETICS["cublaslt.fp8_fast"].but(scales="none", status="undeclared")
 CODES = [code for code in range(256) if code & 0x7C != 0x7C]  # finite ones of both formats of 8 bits
 PROFILES = {
     "even": lambda k: np.ones(k),
