@@ -263,7 +263,8 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
         store_transposed<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, left, staging + warp * 2048, lane);
       }
     } else {
-      TileStore<P, OUTPUT, ACCUMULATE>{tile, problem, to, staging, group, warp, lane}(total);
+      // The lane is hidden, so that no address made of it is kept over the tiles, where registers are short.
+      TileStore<P, OUTPUT, ACCUMULATE>{tile, problem, to, staging, group, warp, ptx::kept(lane)}(total);
     }
     __syncwarp();
   }
