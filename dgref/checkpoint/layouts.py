@@ -26,9 +26,16 @@ def layout_of(metadata: dict[str, str]) -> str:
     return metadata.get(METADATA, LINEAR)
 
 
+def _view(scale: Entry) -> type[np.generic]:
+    """Return the dtype that scales are read as: codes of one byte are bytes."""
+    return _VIEWS.get(scale.dtype, np.uint8)
+
+
 def block_in_layout(shape: tuple[int, ...], scale: Entry, row: Convention, layout: str) -> Block | None:
     """Return the block whose grid, in a layout, has the size of the scales."""
     if layout not in LAYOUTS or LAYOUTS[layout].parameters or len(shape) < 2:
+        return None
+    if LAYOUTS[layout].elements.produces not in ("the same dtype", _view(scale).__name__):
         return None
     for block in row.blocks:
         grid = row.scale_shape(shape, block)
@@ -41,7 +48,7 @@ def scale_grid(weight: Weight, reader: Reader) -> np.ndarray:
     """Return a weight's scales as stored, in logical order: codes of one byte, or floats of two or four."""
     entry, grid = weight.scale, weight.convention.scale_shape(weight.shape, weight.block)
     raw = reader.read(entry)
-    stored = raw.view(_VIEWS.get(entry.dtype, np.uint8))
+    stored = raw.view(_view(entry))
     if weight.layout == LINEAR:
         return stored.reshape(grid)
     layout = LAYOUTS[weight.layout]

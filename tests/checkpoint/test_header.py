@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dgref.checkpoint import convert, inspect, read_header
@@ -168,6 +168,7 @@ _DTYPES = ["U8", "I8", "F8_E4M3", "F8_E8M0", "F32", "BF16", "F16", "F64", "I64",
     layout=st.sampled_from([None, None, "swizzle_128x4", "packed_ue8m0", "packed_ue8m0_psum", "nonsense"]),
     seed=st.integers(0, 99),
 )
+@example(tensors={"w.weight_scale": ("U8", [0]), "w.weight": ("U8", [0, 0])}, layout="packed_ue8m0", seed=0)
 def test_valid_headers_with_senseless_tensors_never_crash(tmp_path, tensors, layout, seed):
     from dgref.checkpoint.header import BITS
 
