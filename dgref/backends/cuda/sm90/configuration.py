@@ -16,6 +16,7 @@ WIDENED_LIMIT = 1 << 30  # bytes of workspace
 SPLITS = (1, 2, 3, 4, 6, 8)
 KEPT_IN_L2 = 36 << 20  # bytes that survive in L2 while D is written through it
 OUTPUT_BYTES = {"BF16": 2, "F32": 4}
+COUNT_BYTES, TILE_BYTES = 16, 128  # of shared memory: arrivals of splits, or their barrier; tiles on their way
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def fixed_bytes(shape: Shape, tile: Tile) -> int:
     store = 16 * store_line(shape, tile)
     of_a_tile = tile.slabs * 16 * tile.block_n * OUTPUT_BYTES[shape.output]
     of_a_warp = 2048 if shape.weights == "E2M1" else min(of_a_tile, 8192 // store * store)
-    return 4 * tile.math_groups * of_a_warp + exchanged_bytes(shape, tile) + 16 + 128
+    return 4 * tile.math_groups * of_a_warp + exchanged_bytes(shape, tile) + COUNT_BYTES + TILE_BYTES
 
 
 def exchanged_bytes(shape: Shape, tile: Tile) -> int:
@@ -273,13 +274,15 @@ def candidates(shape: Shape, multiprocessors: int) -> dict[Configuration, float]
 def splits_of(shape: Shape, tile: Tile, multiprocessors: int) -> tuple[int, ...]:
     """Return the splits of K that a tile is tried with: one, where the blocks of a cluster hold them.
 
-    Such clusters must all run at a time: a graphics processing cluster of 14 to 18 multiprocessors holds three or four
-    of four blocks, and those that are left over would wait for a whole turn.
+    Such clusters must all run at a time, or some would wait for a whole turn. An H200 holds 66 of two blocks, but 30 of
+    four (cuOccupancyMaxActiveClusters), not 33; three quarters are counted on.
     """
     choices = split_choices(shape)
     if tile.cluster_k == 1:
         return choices
-    at_once = multiprocessors // tile.cluster * (3 if tile.cluster_k > 2 else 4) // 4
+    at_once = multiprocessors // tile.cluster
+    if tile.cluster_k > 2:
+        at_once = at_once * 3 // 4
     fits = shape.groups * units_of(shape, tile) <= at_once
     return (tile.cluster_k,) if fits and tile.cluster_k in choices else ()
 

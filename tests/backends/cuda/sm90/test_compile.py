@@ -11,7 +11,15 @@ import pytest
 
 from dgref.backends.cuda.disassembly import disassemble
 from dgref.backends.cuda.jit import compile_only, load_or_compile, request_for
-from dgref.backends.cuda.sm90.configuration import Configuration, Shape, Tile, configuration, configure, tiles_of
+from dgref.backends.cuda.sm90.configuration import (
+    Configuration,
+    Shape,
+    Tile,
+    configuration,
+    configure,
+    fixed_bytes,
+    tiles_of,
+)
 from dgref.backends.cuda.sm90.rearrange import RUNS
 from tests.backends.cuda.test_disassembly import has_cuobjdump
 
@@ -131,3 +139,19 @@ def test_the_host_reserves_the_shared_memory_that_the_kernel_lays_out():
     staging = tile.block_m * tile.block_n * 2
     stage = (tile.block_m + tile.block_n) * 128 + tile.block_m * 4 + 16 + 16
     assert found.shared_bytes == staging + stages * stage + 16 + 128
+
+
+@pytest.mark.parametrize(
+    ("m", "tile", "exchanged"),  # lines of 16 rows by all columns, of the warps that a block owns, for each other block
+    [
+        (16, Tile(64, 32, 1, cluster_k=2, load_m=16), 16 * 32 * 4),
+        (64, Tile(64, 96, 1, cluster_k=4), 3 * 16 * 96 * 4),
+        (128, Tile(128, 64, 2, cluster_k=2), 4 * 16 * 64 * 4),
+    ],
+)
+def test_blocks_that_share_splits_have_room_for_what_the_others_send(m, tile, exchanged):
+    split = configure(Shape(m, 2112, 7168), tile, tile.cluster_k, 132)
+    alone = configure(Shape(m, 2112, 7168), replace(tile, cluster_k=1), 1, 132)
+    stage = (alone.shared_bytes - fixed_bytes(alone.shape, alone.tile)) // alone.stages
+    assert split.shared_bytes == fixed_bytes(alone.shape, alone.tile) + exchanged + split.stages * stage
+    assert spilled(split) == 0
