@@ -35,10 +35,10 @@ def gemm_grouped_contiguous(
 ) -> None:
     """Write a[m, k] * b[g, n, k]^T into d[m, n], where each block of `alignment` rows belongs to one group g.
 
-    `layout` holds a label per row (-1: padding) or, with `prefix_sum`, the end of each group. Rows of padding are
-    left alone, or set to zero with `zero_padding`. FP8 where scales are given (b's of `b_block`), else BF16; with
-    `packed`, b holds E2M1 codes, as in `fp8_gemm`. With `check`, the host reads the layout first, and an error names
-    what breaks its contract.
+    `layout` holds a label per row (-1: padding, after a block's last used row: the kernel looks no further) or, with
+    `prefix_sum`, the end of each group. Rows of padding are left alone, or set to zero with `zero_padding`. FP8 where
+    scales are given (b's of `b_block`), else BF16; with `packed`, b holds E2M1 codes, as in `fp8_gemm`. With `check`,
+    the host reads the layout first, and an error names what breaks its contract.
     """
     if check or group_contract.always():
         group_contract.check_rows(layout, a.shape[0], b.shape[0], prefix_sum, alignment)
