@@ -111,8 +111,21 @@ class Configuration:
             "major_b": f"dgref::Major::{shape.major_b}",
             "weights": f"dgref::Weights::{shape.weights}",
             "output": f"dgref::Output::{shape.output}",
-            "accumulate": shape.accumulate,
+            "addend": f"dgref::Addend::{self.addend}",
         }
+
+    @property
+    def addend(self) -> str:
+        """Return how C is added where the copy engine can reach it: whoever adds up splits must read it."""
+        if not self.shape.accumulate:
+            return "NONE"
+        vectors = self.shape.scaling == "VECTOR" and self.shape.weights == "AS_A"
+        return "IN_RING" if self.splits == 1 and vectors else "BY_POINTER"
+
+    @property
+    def wide(self) -> bool:
+        """Say whether sums and scales leave no registers to warps that copy scales, `Plan::WIDE` in mainloop.cuh."""
+        return self.shape.scaling == "VECTOR" and self.shape.weights == "AS_A" and self.tile.block_m > 128
 
     @property
     def threads(self) -> int:
@@ -193,12 +206,12 @@ def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
     widest = {
         "NONE": {64: 256, 128: 256, 256: 128},
         "BLOCK": {64: 128, 128: 192, 256: 128},
-        "VECTOR": {64: 128, 128: 128, 256: 0},
-        "VECTOR_32": {64: 128, 128: 128, 256: 0},
+        "VECTOR": {64: 128, 128: 128, 192: 96, 256: 128},
+        "VECTOR_32": {64: 128, 128: 128},
     }[shape.scaling]
-    for block_m, math_groups in ((64, 1), (128, 2), (256, 2)):
+    for block_m, math_groups in ((64, 1), (128, 2), (192, 3), (256, 2)):
         for block_n in (32, 64, 96, 128, 160, 192, 256):
-            if block_n <= widest[block_m]:
+            if block_n <= widest.get(block_m, 0):
                 yield block_m, block_n, math_groups
 
 
@@ -228,7 +241,7 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         tile.block_m > 64 or shape.m <= 512 or shape.alignment % 128 != 0 or shape.weights == "E2M1",
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
         shape.weights == "AS_A" or tile.cluster_m * tile.cluster_n == 1,
-        tile.cluster_k == 1 or (shape.schedule == "DENSE" and tile.block_m == 64 * tile.math_groups),
+        tile.cluster_k == 1 or (shape.schedule == "DENSE" and tile.block_m == 64 * tile.math_groups <= 128),
         stage_count(shape, tile) >= 3,
     )
     return all(rules)

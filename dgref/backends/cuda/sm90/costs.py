@@ -21,7 +21,8 @@ class Costs:
     chain: float = 1.13  # BF16: times the tensor cores' own rate, with several warpgroups at work
     blocks: float = 1.16  # FP8 with scales of 128 x 128, likewise
     between: float = 36  # of a block of K of that: what promotion leaves idle, whatever the tile
-    vectors: float = 1.7  # with scales of 1 x 128
+    vectors: float = 1.16  # with scales of 1 x 128
+    vectors_between: float = 290  # of a block of K of that: what promotion of each slab leaves idle
     vectors_32: float = 4.2  # with scales of 1 x 32, promoted four times as often
     select: float = 1.19  # times that where every column selects its scale
     shared: float = 1.08  # times 128 bytes per clock of shared memory
@@ -93,9 +94,13 @@ def block_clocks(shape: Shape, tile: Tile, live: int, costs: Costs = H200) -> fl
     start = costs.together if issues_together(shape, tile) else costs.block
     rows = -(-live // 64) * 64 if shape.schedule == "MASKED" else tile.block_m
     idle = costs.between if shape.scaling == "BLOCK" and rows > 64 else 0
+    slabs = min(tile.slabs, rows // 64)
+    idle = costs.vectors_between * slabs if shape.scaling == "VECTOR" else idle
+    # where a warpgroup promotes one slab after another, blocks of a cluster wait for each other and gain nothing
+    power = 0 if shape.scaling == "VECTOR" and tile.slabs > 1 else costs.power
     return max(
-        min(tile.slabs, rows // 64) * (start * waits + (costs.column + extra) * tile.block_n),
-        tensor_factor(shape, tile, costs) * rows * tile.block_n / 32 + idle + costs.power * copied,
+        slabs * (start * waits + (costs.column + extra) * tile.block_n),
+        tensor_factor(shape, tile, costs) * rows * tile.block_n / 32 + idle + power * copied,
         costs.shared * (tile.rows_copied + tile.block_n + rows + tile.block_n * rows / 64),
         copied,
         tile.block_n * 128 / costs.stream,

@@ -112,11 +112,12 @@ def destination(d: Any, c: Any, bulk: bool = True) -> dict[str, Any]:
     if c is not None and (c.dtype, c.shape, c.stride()) != (d.dtype, d.shape, d.stride()):
         raise LayoutError(expected("c", (c.dtype, tuple(c.shape)), f"the dtype, shape and strides of d, {d.dtype}"))
     group_stride = d.stride(0) if d.dim() == 3 else 0
-    pointer = c.data_ptr() if c is not None else 0
+    map_c = read.output_map(c) if c is not None and bulk else None
     return {
         "d": d.data_ptr(),
-        "c": pointer,
+        "c": 0 if c is None else c.data_ptr(),
         "row_stride": d.stride(-2),
         "group_stride": group_stride,
-        "map_d": read.output_map(d) if bulk else None,
+        "map_d": read.output_map(d) if bulk and (c is None or map_c) else None,
+        "map_c": map_c,
     }

@@ -58,7 +58,8 @@ class Operands:
     c: Address | int
     row_stride: int
     group_stride: int
-    map_d: Callable[[int], TensorMap] | None = None  # of a row's bytes in one store; None: bulk stores are ruled out
+    map_d: Callable[[int, int], TensorMap] | None = None  # of a row's bytes in one box, and of its rows; None: no bulk
+    map_c: Callable[[int, int], TensorMap] | None = None
     scale_a: Callable[[int, int], TensorMap] | Scales = NO_SCALES  # a map of one box's rows, and of its 128s of K
     scale_b: Callable[[int, int], TensorMap] | Scales = NO_SCALES
     layout: Address | int = 0  # labels, ends or counts of the groups
@@ -69,11 +70,15 @@ class Operands:
 
 
 @lru_cache(maxsize=1024)
-def kernel_of(configuration: Configuration) -> Kernel:
-    """Compile or load the instantiation of a configuration; the first time is where its choice is printed."""
+def kernel_of(configuration: Configuration, by_pointer: bool = False) -> Kernel:
+    """Compile or load the instantiation of a configuration; the first time is where its choice is printed.
+
+    `by_pointer` is for a C that the copy engine cannot reach.
+    """
+    addend = {"addend": "dgref::Addend::BY_POINTER"} if by_pointer else {}
     if environment.flag("PRINT_CONFIGS"):
         print(f"dgref: {configuration}", file=sys.stderr)
-    return compile_kernel("sm90/gemm.cu", "dgref::gemm", configuration.constants)
+    return compile_kernel("sm90/gemm.cu", "dgref::gemm", configuration.constants | addend)
 
 
 def prepare(
@@ -85,7 +90,7 @@ def prepare(
     tile, (device, stream) = configuration.tile, current_place()
     workspace.make_ready(device)
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
-    plan = kernel_of(configuration).prepare(
+    plan = kernel_of(configuration, configuration.shape.accumulate and not operands.map_c).prepare(
         (configuration.blocks,),
         (configuration.threads,),
         _arguments(configuration, operands, device, stream),
@@ -110,7 +115,8 @@ def _arguments(configuration: Configuration, operands: Operands, device: int, st
         operands.b.tensor_map(tile.block_n // tile.cluster_m, shape.block_k),
         map_a,
         map_b,
-        operands.map_d(store_line(shape, tile)) if operands.map_d else NO_MAP,
+        operands.map_d(store_line(shape, tile), 64) if operands.map_d else NO_MAP,
+        operands.map_c(128, tile.rows_copied) if operands.map_c else NO_MAP,
         operands.group_maps,
         scale_a,
         scale_b,

@@ -144,8 +144,8 @@ def output_format(name: str, tensor: Any) -> str:
     return OUTPUTS[str(tensor.dtype)]
 
 
-def output_map(d: Any) -> Callable[[int], TensorMap] | None:
-    """Return D's map in boxes of 64 rows by so many bytes, or None where the copy engine cannot write D."""
+def output_map(d: Any) -> Callable[[int, int], TensorMap] | None:
+    """Return D's (or C's) map in boxes of so many bytes by rows, or None where the copy engine cannot reach it."""
     width = d.element_size()
     stride = d.stride(-2) * width
     groups = d.shape[0] if d.dim() == 3 else 1
@@ -154,4 +154,4 @@ def output_map(d: Any) -> Callable[[int], TensorMap] | None:
         return None
     dtype = "bfloat16" if width == 2 else "float32"
     shape = (d.shape[-1], groups * d.shape[-2])
-    return lambda line: TensorMap.tiled(d, dtype, shape, (stride,), (line // width, 64), line)
+    return lambda line, rows: TensorMap.tiled(d, dtype, shape, (stride,), (line // width, rows), line)

@@ -55,7 +55,7 @@ def rearranged(found: Configuration, operands: Any) -> tuple[Any, list[Plan]]:
         b, before = widened("b", operands.b)
         operands = replace(operands, b=b)
     scattered = {name: count for name, count in _scale_counts(found).items() if _movable(getattr(operands, name))}
-    if moves_scales(found, tuple(scattered.values())):
+    if found.wide or moves_scales(found, tuple(scattered.values())):
         for name in scattered:
             moved, plan = mn_major(name, getattr(operands, name).grid)
             operands, before = replace(operands, **{name: moved}), [*before, plan]

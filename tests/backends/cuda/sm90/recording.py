@@ -106,7 +106,8 @@ def record(patch: pytest.MonkeyPatch) -> Driver:
     for module in (jit, launch, rearrange):
         patch.setattr(module, "current_place", lambda: (CPU, 7))
     patch.setattr(launch, "multiprocessors", lambda device: 132)
-    patch.setattr(launch, "kernel_of", lambda configuration: NotedKernel(driver, "gemm"))
+    gemm = lambda configuration, by_pointer: NotedKernel(driver, "gemm_by_pointer" if by_pointer else "gemm")  # noqa: E731
+    patch.setattr(launch, "kernel_of", gemm)
     patch.setattr(scale_layouts, "_kernel", lambda entry, arguments: NotedKernel(driver, entry))
     patch.setattr(rearrange, "compile_kernel", lambda source, entry, constants: NotedKernel(driver, entry))
     patch.setattr(launch._kept, "plans", {})

@@ -282,3 +282,11 @@ def test_groups_of_k_with_maps_in_gpu_memory_are_planned_for_their_addresses(dri
     for tensors in (first, other, first, (first[0], other[1])):
         call(*tensors)
     assert len(launch._kept.plans) == 3
+
+
+@pytest.mark.parametrize(("offset", "kernel", "bulk_stores"), [(0, "gemm", 1), (1, "gemm_by_pointer", 0)])
+def test_a_c_that_the_copy_engine_cannot_reach_is_read_element_by_element(driver, offset, kernel, bulk_stores):
+    c = torch.zeros(M * N + 4)[offset : offset + M * N].view(M, N)
+    fp8_gemm(fp8(M, K), ready(M, K // 128), fp8(N, K), block(N, K), empty(M, N, dtype=F32), c)
+    name, _, _, *arguments = driver.launches[-1]
+    assert (name, int.from_bytes(arguments[-1], "little")) == (kernel, bulk_stores)

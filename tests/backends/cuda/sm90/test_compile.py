@@ -28,6 +28,12 @@ WIDE = [  # the most registers of each kind
     configure(Shape(4096, 4096, 4096), Tile(128, 192, 2, cluster_m=2), 1, 132),
     configure(Shape(4096, 4096, 4096, accumulate=True, output="F32"), Tile(128, 160, 2), 1, 132),
     configure(Shape(4096, 4096, 4096, scaling="VECTOR", accumulate=True, output="F32"), Tile(128, 128, 2), 1, 132),
+    configure(Shape(4096, 4096, 4096, scaling="VECTOR", accumulate=True, output="F32"), Tile(256, 128, 2, 2), 1, 132),
+    configure(Shape(4096, 4096, 4096, scaling="VECTOR", accumulate=True, output="F32"), Tile(256, 128, 2, 2), 2, 132),
+    configure(Shape(4096, 4096, 4096, scaling="VECTOR", accumulate=True, output="F32"), Tile(192, 96, 3), 1, 132),
+    configure(
+        Shape(512, 512, 512, scaling="VECTOR", groups=4, schedule="MASKED"), Tile(256, 128, 2, cluster_n=2), 1, 132
+    ),
     configure(
         Shape(512, 512, 512, element="BF16", scaling="NONE", accumulate=True, major_a="MN", major_b="MN"),
         Tile(128, 256, 2),
@@ -45,7 +51,7 @@ def spilled(found: Configuration) -> int:
     return load_or_compile(request_for("sm90/gemm.cu", "dgref::gemm", found.constants)).spill_bytes
 
 
-@pytest.mark.parametrize("found", WIDE, ids=lambda found: f"{found.shape.schedule}-{found.tile}")
+@pytest.mark.parametrize("found", WIDE, ids=lambda found: f"{found.shape.schedule}-{found.tile}-{found.splits}")
 def test_the_widest_tiles_keep_everything_in_registers(found):
     assert spilled(found) == 0
 

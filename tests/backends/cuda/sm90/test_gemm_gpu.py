@@ -96,6 +96,26 @@ def test_accumulation_is_one_fp32_addition(torch):
     assert torch.equal(d, c + product)
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("out", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scaling", ["BLOCK", "VECTOR"])
+def test_every_configuration_adds_c_once_wherever_it_lies(torch, scaling, out, offset):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    m, n, k = 200, 264, 1152
+    inputs = fp8_inputs(torch, m, n, k, scaling)
+    shape = Shape(m, n, k, scaling=scaling, output={"float32": "F32", "bfloat16": "BF16"}[out], accumulate=True)
+    c = torch.randn(m * n + 8, device="cuda").to(getattr(torch, out))[offset : offset + m * n].view(m, n)
+    for splits in (1, 2):
+        plain = configure(Shape(m, n, k, scaling=scaling, output="F32"), PLAIN, splits, 132)
+        want = (c.float() + fp8(torch, inputs, scaling, plain)).to(c.dtype)
+        for tile in tiles_of(shape):
+            d = torch.full_like(want, float("nan"))
+            block = (128, 128) if scaling == "BLOCK" else (1, 128)
+            fp8_gemm(*inputs, d, c, b_block=block, forced=configure(shape, tile, splits, 132))
+            assert torch.equal(d, want), (tile, splits)
+
+
 @pytest.mark.parametrize("major", ["nn", "tn", "tt"])
 def test_mn_major_fp8_gives_the_bits_of_k_major(torch, major):
     m, n, k = 112, 160, 304

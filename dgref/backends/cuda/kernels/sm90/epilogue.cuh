@@ -5,6 +5,8 @@
 namespace dgref {
 
 enum class Output { BF16, F32 };
+// C is read by those who add it; or it comes down the ring behind a tile's blocks of K.
+enum class Addend { NONE, BY_POINTER, IN_RING };
 
 // Where D and C lie, and which columns of the product are moved aside for the middle of each head.
 struct Destination {
@@ -109,6 +111,36 @@ __device__ bool reduce_cluster(float (&total)[P::SLABS][P::ACCUMULATORS], const 
     total[0][4 * i] = sum.x, total[0][4 * i + 1] = sum.y, total[0][4 * i + 2] = sum.z, total[0][4 * i + 3] = sum.w;
   }
   return true;
+}
+
+// Adds the C that follows a tile's blocks of K down the ring; nothing is asked of the rows and columns beyond D.
+template <class P, Output OUTPUT>
+__device__ __forceinline__ void add_c_blocks(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
+                                             Cursor<P::STAGES>& cursor, u32 group, u32 thread) {
+  const u32 own = ptx::kept(thread), lane = own % 32, first_row = group * P::SLABS * 64 + own / 32 * 16 + lane / 4;
+#pragma unroll
+  for (int block = 0; block < P::C_BLOCKS; ++block, cursor.advance()) {
+    ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+    u32 loaded = 0;
+#pragma unroll
+    for (int slab = 0; slab < P::SLABS; ++slab) {
+      const u32 line = ring.a(cursor.stage) + (first_row + slab * 64) * 128;
+#pragma unroll
+      for (int i = block * P::C_COLUMNS / 2; i < min_of((block + 1) * P::C_COLUMNS / 2, P::ACCUMULATORS); i += 2) {
+        const int part = i / 4 - block * P::C_COLUMNS / 8, below = i / 2 % 2 * 8 * 128;
+        float2 c;
+        if constexpr (OUTPUT == Output::F32) {
+          c = ptx::load_shared_2(line + below + ((part * 2 + lane % 4 / 2) ^ lane / 4) * 16 + lane % 2 * 8);
+        } else {
+          const u32 pair = ptx::load_shared_word(line + below + (part ^ lane / 4) * 16 + lane % 4 * 4);
+          c = {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
+        }
+        loaded |= __float_as_uint(c.x);
+        total[slab][i] = __fadd_rn(c.x, total[slab][i]), total[slab][i + 1] = __fadd_rn(c.y, total[slab][i + 1]);
+      }
+    }
+    ring.release(cursor.stage, lane, loaded);
+  }
 }
 
 }  // namespace dgref

@@ -9,9 +9,9 @@ namespace dgref {
 
 // Reads no block of a tile that has no valid row for this warpgroup, and lets the copies go on.
 template <class P>
-__device__ __forceinline__ void skip_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Tile& tile, u32 lane) {
+__device__ __forceinline__ void skip_blocks(const Ring<P>& ring, Cursor<P::STAGES>& cursor, int blocks, u32 lane) {
 #pragma unroll 1
-  for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+  for (int block = 0; block < blocks; ++block, cursor.advance()) {
     ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
     ring.release(cursor.stage, lane);
   }
@@ -55,6 +55,8 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
     cursor.advance();
     const u32 shared_a = ring.scale_a(stage) + first_row * 4, shared_b = ring.scale_b(stage);
     float scale_b[2] = {};
+    ColumnScales<P> columns;
+    if constexpr (P::SCALING == Scaling::VECTOR) columns.load(shared_b + lane % 4 * 8);
     if constexpr (P::SCALING == Scaling::BLOCK) {
       scale_b[0] = ptx::load_shared(shared_b);
       if constexpr (!P::ONE_BLOCK) scale_b[1] = ptx::load_shared(shared_b + 4);
@@ -69,8 +71,6 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
         if (slab + 1 == LIVE) ring.release(stage, lane, loaded);
         continue;
       }
-      ColumnScales<P> columns;
-      if constexpr (P::SCALING == Scaling::VECTOR) columns.load(shared_b + lane % 4 * 8);
       pin_all(sum);
       wgmma_fence();
       multiply_slab<P>(sum, descriptors.a(stage, slab), descriptors.b(stage), false);
@@ -185,8 +185,9 @@ __device__ __forceinline__ void accumulate_chain(float (&total)[P::SLABS][P::ACC
   if (tile.block_begin < tile.block_end) ring.release(previous, lane);
 }
 
-template <class P>
-__device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& from, const Problem& problem, u32 rank) {
+template <class P, Addend ADDEND>
+__device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& from, const TensorMap& map_c,
+                                         const Problem& problem, u32 rank) {
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
   TileRing<P> tiles{ring.base};
   Cursor<P::STAGES> cursor;
@@ -194,6 +195,7 @@ __device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& fro
   while (scheduler.next(tile)) {
     tiles.send(tile);
     copy_tile<P>(ring, cursor, from, tile, problem, rank);
+    if constexpr (ADDEND == Addend::IN_RING) copy_c<P>(ring, cursor, map_c, tile, problem);
   }
   tile.group = -1;
   tiles.send(tile);
@@ -204,15 +206,18 @@ __device__ __forceinline__ void copy_all(const Ring<P>& ring, const Sources& fro
   ptx::allow_next_grid();
 }
 
-template <class P, bool OF_A>
+template <class P, bool OF_A, Addend ADDEND>
 __device__ __forceinline__ void copy_all_scales(const Ring<P>& ring, const Scales& from, const Problem& problem, u32 rank) {
   Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
   Cursor<P::STAGES> cursor;
   PlacedTile tile{};
-  while (scheduler.next(tile)) copy_scales<P, OF_A>(ring, cursor, from, tile, problem, threadIdx.x % 32);
+  while (scheduler.next(tile)) {
+    copy_scales<P, OF_A>(ring, cursor, from, tile, problem, threadIdx.x % 32);
+    if constexpr (ADDEND == Addend::IN_RING) pass_c<P>(ring, cursor);
+  }
 }
 
-template <class P, Output OUTPUT, bool ACCUMULATE>
+template <class P, Output OUTPUT, Addend ADDEND>
 __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
                                              const Destination& to, const Reduction& reduction, u32 index) {
   TileRing<P> tiles{ring.base};
@@ -231,7 +236,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
       for (int i = 0; i < P::ACCUMULATORS; ++i) total[slab][i] = 0.0f;
     }
     if (P::PACKED ? tile.valid <= 0 : int(group) * P::SLABS * 64 >= tile.valid) {
-      skip_tile<P>(ring, cursor, tile, lane);
+      skip_blocks<P>(ring, cursor, tile.block_end - tile.block_begin, lane);
     } else if constexpr (P::PACKED) {
       accumulate_weights<P>(total, ring, cursor, tile, group, thread);
     } else if constexpr (P::SCALED) {
@@ -250,6 +255,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
     } else {
       accumulate_chain<P>(total, ring, cursor, tile, group, thread);
     }
+    if constexpr (ADDEND == Addend::IN_RING) add_c_blocks<P, OUTPUT>(total, ring, cursor, group, thread);
     // No branch around the stores: the compiler would take the warp to be split and drop its uniform registers.
     if constexpr (P::CLUSTER_K > 1) {
       if (!reduce_cluster<P>(total, ring, tile, group * 4 + warp, lane)) tile.rows = 0;
@@ -260,11 +266,11 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 #pragma unroll
       for (int slab = 0; slab < P::SLABS; ++slab) {
         const int left = tile.column + int(group * P::SLABS + slab) * 64 + int(warp) * 16;
-        store_transposed<P, OUTPUT, ACCUMULATE>(total[slab], tile, problem, to, left, staging + warp * 2048, lane);
+        store_transposed<P, OUTPUT, ADDEND != Addend::NONE>(total[slab], tile, problem, to, left, staging + warp * 2048, lane);
       }
     } else {
       // The lane is hidden, so that no address made of it is kept over the tiles, where registers are short.
-      TileStore<P, OUTPUT, ACCUMULATE>{tile, problem, to, staging, group, warp, ptx::kept(lane)}(total);
+      TileStore<P, OUTPUT, ADDEND == Addend::BY_POINTER>{tile, problem, to, staging, group, warp, ptx::kept(lane)}(total);
     }
     __syncwarp();
   }
@@ -273,12 +279,13 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 
 template <Element ELEMENT, Scaling SCALING, Schedule SCHEDULE, int BLOCK_M, int BLOCK_N, int STAGES, int MATH_GROUPS,
           int CLUSTER_M, int CLUSTER_N, int CLUSTER_K, int LOAD_M, Major MAJOR_A, Major MAJOR_B, Weights WEIGHTS, Output OUTPUT,
-          bool ACCUMULATE>
+          Addend ADDEND>
 __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
          const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_scale_b,
-         const __grid_constant__ TensorMap map_d, const TensorMap* group_maps, const __grid_constant__ Scales scale_a,
-         const __grid_constant__ Scales scale_b, void* d, const void* c, i64 row_stride, i64 group_stride,
+         const __grid_constant__ TensorMap map_d, const __grid_constant__ TensorMap map_c,
+         const TensorMap* group_maps, const __grid_constant__ Scales scale_a, const __grid_constant__ Scales scale_b, void* d,
+         const void* c, i64 row_stride, i64 group_stride,
          const int* layout, float4* partials, u32* arrivals, int m, int n, int k, int groups, int splits, int band,
          int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
   using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, CLUSTER_K, LOAD_M,
@@ -289,13 +296,14 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   const u32 rank = P::CLUSTER * P::CLUSTER_K > 1 ? ptx::cluster_rank() : 0;
   // The shuffle tells the compiler that a warp agrees on its role: addresses and descriptors then live in uniform registers.
   const u32 index = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0), role = index / 4;
-  const bool warp_a = P::SCALED && scale_a.first != nullptr, warp_b = P::SCALES_B > 0 && scale_b.first != nullptr;
+  const bool warp_a = P::SCALED && !P::WIDE && scale_a.first != nullptr, warp_b = P::SCALES_B > 0 && !P::WIDE && scale_b.first != nullptr;
   if (threadIdx.x == 0) {
     ptx::prefetch_map(&map_a);
     ptx::prefetch_map(&map_b);
     if (P::SCALED && !warp_a) ptx::prefetch_map(&map_scale_a);
     if (P::SCALES_B > 0 && !warp_b) ptx::prefetch_map(&map_scale_b);
     if (bulk_stores) ptx::prefetch_map(&map_d);
+    if constexpr (ADDEND == Addend::IN_RING) ptx::prefetch_map(&map_c);
     if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
   }
   if (ptx::elect()) {
@@ -310,18 +318,18 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     if constexpr (P::MOVES_REGISTERS) ptx::registers_release<P::COPY_REGISTERS>();
     if (index == 0 && ptx::elect()) {
       const Sources from{&map_a, &map_b, &map_scale_a, &map_scale_b, group_maps, scale_a, scale_b};
-      copy_all<P>(ring, from, problem, rank);
+      copy_all<P, ADDEND>(ring, from, map_c, problem, rank);
     }
-    if constexpr (P::SCALED) {
-      if (index == 1 && warp_a) copy_all_scales<P, true>(ring, scale_a, problem, rank);
+    if constexpr (P::SCALED && !P::WIDE) {
+      if (index == 1 && warp_a) copy_all_scales<P, true, ADDEND>(ring, scale_a, problem, rank);
     }
-    if constexpr (P::SCALES_B > 0) {
-      if (index == 2 && warp_b) copy_all_scales<P, false>(ring, scale_b, problem, rank);
+    if constexpr (P::SCALES_B > 0 && !P::WIDE) {
+      if (index == 2 && warp_b) copy_all_scales<P, false, ADDEND>(ring, scale_b, problem, rank);
     }
   } else {
     if constexpr (P::MOVES_REGISTERS) ptx::registers_claim<P::MATH_REGISTERS>();
     const Destination to{&map_d, d, c, row_stride, group_stride, left, middle, right, bulk_stores != 0};
-    multiply_all<P, OUTPUT, ACCUMULATE>(ring, shared, problem, to, {partials, arrivals}, index);
+    multiply_all<P, OUTPUT, ADDEND>(ring, shared, problem, to, {partials, arrivals}, index);
   }
 }
 

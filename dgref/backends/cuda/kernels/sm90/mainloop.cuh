@@ -29,10 +29,8 @@ struct Plan {
   static constexpr int LOAD_M = LOAD_M_;  // rows of A that are copied; the rows above it hold leftovers and are not stored
   static constexpr Major MAJOR_A = MAJOR_A_, MAJOR_B = MAJOR_B_;
   static constexpr bool PACKED = WEIGHTS_ == Weights::E2M1;
-  // Registers of a thread by role: together at most 65536, the rest of what a launch hands out evenly.
+  // Registers of a thread by role: together 504, a thread of each warpgroup.
   static constexpr bool MOVES_REGISTERS = MATH_GROUPS > 1;
-  static constexpr int COPY_REGISTERS = is_k_grouped(SCHEDULE) ? 72 : 56;
-  static constexpr int MATH_REGISTERS = is_k_grouped(SCHEDULE) ? 216 : 224;
   static constexpr bool ROWS_VARY = SCHEDULE == Schedule::MASKED || SCHEDULE == Schedule::PREFIX_SUM;
   static constexpr bool SCALED = SCALING != Scaling::NONE;
   // 128 bytes of B: one swizzle atom. Of A that may be several, PARTS, one behind the other.
@@ -42,10 +40,14 @@ struct Plan {
   static constexpr int ROWS = PACKED ? BLOCK_N : BLOCK_M;              // of a tile, along the 64 rows of wgmma
   static constexpr int SLABS = ROWS / (64 * MATH_GROUPS);              // 64-row slabs of one warpgroup
   static constexpr int ACCUMULATORS = (PACKED ? BLOCK_M : BLOCK_N) / 2;
+  // Sums and scales of columns take nearly all registers: the copying warp lives in uniform ones, and no others copy.
+  static constexpr bool WIDE = SCALING == Scaling::VECTOR && !PACKED && BLOCK_M > 128;
+  static constexpr int COPY_REGISTERS = WIDE ? 24 : (is_k_grouped(SCHEDULE) ? 72 : 56);
+  static constexpr int MATH_REGISTERS = (504 - COPY_REGISTERS) / MATH_GROUPS;
 
   // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
   static constexpr bool SELECTS = SCALING == Scaling::BLOCK && 128 % BLOCK_N != 0 && BLOCK_N != 192;
-  static constexpr int UNROLL = SELECTS || SCALING == Scaling::VECTOR_32 ? 1 : (SCALING == Scaling::BLOCK ? 8 : 4);
+  static constexpr int UNROLL = SELECTS || SCALING == Scaling::VECTOR_32 ? 1 : (SCALING == Scaling::BLOCK ? 8 : (SLABS > 1 ? 1 : 4));
   // Blocks of K that a warpgroup with nobody to work while it promotes, or whose loop is not unrolled, issues at once.
   static constexpr bool IN_TURNS = SCALING == Scaling::BLOCK && (MATH_GROUPS == 1 || (SELECTS && BLOCK_M == 128 && BLOCK_N < 128));
   static constexpr int TOGETHER = !IN_TURNS ? 1 : (BLOCK_N <= 64 ? 4 : 2);
@@ -59,6 +61,8 @@ struct Plan {
   // Arrivals that fill a stage beside those of warps that copy scales: the bulk copies', the block scales'.
   static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
   static constexpr int SCALE_A_COPIED = SCALED ? PARTS * LOAD_M * 4 : 0, SCALE_B_COPIED = SCALES_B * BLOCK_N * 4;
+  // C passes through the stages after the last block of K: 128 bytes of each row at a time, where a block of A would lie.
+  static constexpr int C_COLUMNS = 128 / OUTPUT_BYTES_, C_BLOCKS = ceil_div(BLOCK_N, C_COLUMNS);
   // A slab is stored in boxes of its 64 rows, whole lines of 128 bytes where the columns divide into them.
   static constexpr int STORE_LINE = BLOCK_N * OUTPUT_BYTES_ % 128 == 0 ? 128 : 64, STORE_BYTES = 64 * STORE_LINE;
   static constexpr int STORE_COLUMNS = STORE_LINE / OUTPUT_BYTES_, STORES = BLOCK_N / STORE_COLUMNS;  // of one slab
@@ -305,6 +309,31 @@ __device__ __forceinline__ void copy_scales(const Ring<P>& ring, Cursor<P::STAGE
       }
     }
     ptx::barrier_arrive_after_copies(ring.full(stage));
+  }
+}
+
+// Lets C pass by, with the arrivals of a warp that copies scales.
+template <class P>
+__device__ __forceinline__ void pass_c(const Ring<P>& ring, Cursor<P::STAGES>& cursor) {
+#pragma unroll 1
+  for (int block = 0; block < P::C_BLOCKS; ++block, cursor.advance()) {
+    ptx::barrier_wait(ring.empty(cursor.stage), cursor.phase ^ 1);
+    ptx::barrier_arrive(ring.full(cursor.stage));
+  }
+}
+
+// Sends a tile's C down the ring, as the multiplying warpgroups will take it.
+template <class P>
+__device__ __forceinline__ void copy_c(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const TensorMap& map, const Tile& tile,
+                                       const Problem& problem) {
+  const int row = tile.group * problem.m + tile.row;
+#pragma unroll 1
+  for (int block = 0; block < P::C_BLOCKS; ++block, cursor.advance()) {
+    const u32 full = ring.full(cursor.stage);
+    ptx::barrier_wait(ring.empty(cursor.stage), cursor.phase ^ 1);
+    ptx::barrier_expect(full, P::LOAD_M * 128);
+    if constexpr (P::FILLS > 1) ptx::barrier_arrive(full);
+    ptx::load_tile(ring.a(cursor.stage), &map, full, tile.column + block * P::C_COLUMNS, row, ptx::EVICT_NORMAL);
   }
 }
 
