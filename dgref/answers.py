@@ -16,6 +16,8 @@ import numpy as np
 from dgref.errors import counted
 from dgref.formats import FORMATS, ScaledTensor
 from dgref.ops import Op, Part
+from dgref.reference.arithmetic import resolve
+from dgref.reference.folding import folded
 from dgref.suite import Case
 
 LARGE = 1 << 32  # multiply-adds that take the CPU some five seconds
@@ -119,15 +121,16 @@ def check_whole(attempt: Any) -> int | None:
         return None
     from dgref.backends.cuda import placement, verifier
 
-    if verifier.unsupported(attempt.claim, attempt.case.shape["k"]) or attempt.case.out == "float16":
+    if attempt.case.out == "float16" or attempt.outputs["d"].shape[-1] != attempt.case.shape["n"]:
+        return None  # not known, or heads that are spread out: not a plain product
+    a, b, claim = folded(attempt.inputs["a"], attempt.inputs["b"], resolve(attempt.claim))
+    if verifier.unsupported(claim, a.shape[-1]):
         return None
-    if attempt.outputs["d"].shape[-1] != attempt.case.shape["n"]:  # heads are spread out: not a plain product
-        return None
-    a, b, c = (attempt.inputs.get(name) for name in "abc")
-    scales = {f"scale_{name}": _chain_scales(tensor, attempt.claim) for name, tensor in (("a", a), ("b", b))}
+    c = attempt.inputs.get("c")
+    scales = {f"scale_{name}": _chain_scales(tensor, claim) for name, tensor in (("a", a), ("b", b))}
     start = None if c is None else placement.on_device(placement.native(c))
     left, right = placement.payload(_as_fp8(a)), placement.payload(_as_fp8(b))
-    made = verifier.verify_gemm(left, right, attempt.claim, c=start, out=attempt.case.out, **scales)
+    made = verifier.verify_gemm(left, right, claim, c=start, out=attempt.case.out, **scales)
     found = placement.on_device(attempt.outputs["d"])
     width = torch.int16 if found.element_size() == 2 else torch.int32
     return int((made.view(width) != found.view(width)).sum())

@@ -65,6 +65,8 @@ def describe(arithmetic: Arithmetic) -> str:
     parts += [
         f"{side} rounded to {name}" for side, name in (("a", arithmetic.round_a), ("b", arithmetic.round_b)) if name
     ]
+    if arithmetic.fold_b:
+        parts.append(f"scales of b folded into {arithmetic.fold_b}")
     if arithmetic.lanes:
         parts.append(f"{arithmetic.lanes.lanes} lanes, {arithmetic.lanes.step} from {arithmetic.lanes.start}")
     return ", ".join(parts)

@@ -25,7 +25,7 @@ class Family:
 
 
 _SETTING = "a setting"
-_FLOATS = "FP8 kernel, b in FP8 or FP4; FP32 scales of 1x128 by 128x128 (FP8), 1x128 or 1x32"
+_FLOATS = "FP8 kernel, b in FP8 or FP4; FP32 scales of 1x128 by 128x128 (FP8), 1x128 or 1x32; words for FP4"
 FAMILIES = (
     Family(
         "fp8_fp4_gemm_nt fp8_fp4_gemm_nn fp8_fp4_gemm_tn fp8_fp4_gemm_tt "

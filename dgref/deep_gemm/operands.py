@@ -155,7 +155,11 @@ def product_kind(*operands: ScaledTensor) -> str:
     """Return the kind of product whose arithmetic these operands are added under."""
     if all(operand.scale is None for operand in operands):
         return "bf16" if operands[0].format == BF16 else "bare_fp8"
-    return "fp8" if all(operand.scaling.block[1] % 128 == 0 for operand in operands) else "fine"
+    if all(operand.scaling.block[1] % 128 == 0 for operand in operands):
+        return "fp8"
+    first, last = operands[0].scaling, operands[-1]
+    powers = last.format == FP4 and last.scaling.scale_format == UE8M0
+    return "folded" if powers and first.block[1] % 128 == 0 and first.scale_format != UE8M0 else "fine"
 
 
 def output_format(name: str, d: torch.Tensor) -> str:

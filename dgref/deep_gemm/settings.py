@@ -11,10 +11,12 @@ from dgref.deep_gemm.arguments import explained
 from dgref.errors import InputError, UnsupportedError, expected, unknown_name, whole_number, whole_numbers
 from dgref.reference.arithmetic import Arithmetic, resolve
 
-# What a product of each kind is on each architecture; `fine` has scales for fewer than 128 elements of K.
+# What a product of each kind is on each architecture; `fine` has scales for fewer than 128 elements of K, `folded` has
+# packed FP4 with UE8M0 scales of that kind, as words, beside FP32 scales per 128.
 _BLACKWELL = {
     "fp8": "deep_gemm.sm100.fp8_1d1d",
     "fine": "deep_gemm.sm100.fp8_fp4",
+    "folded": "deep_gemm.sm100.fp8_fp4",
     "bf16": "deep_gemm.sm100.bf16",
     "hc_prenorm": "deep_gemm.sm100.hc_prenorm",
     "mqa_logits": "deep_gemm.sm100.mqa_logits",
@@ -24,6 +26,7 @@ _BLACKWELL = {
 _HOPPER = {
     "fp8": "deep_gemm.sm90.fp8_1d2d",
     "fine": "dgref.sm90.fp8_fp4",  # DeepGEMM has no such kernel for Hopper
+    "folded": "dgref.sm90.fp8_mxfp4",
     "bf16": "deep_gemm.sm90.bf16",
     "bare_fp8": "cublaslt.fp8_promote128",  # without scales DeepGEMM calls cuBLASLt, and not its fast accumulation
     "hc_prenorm": "deep_gemm.sm90.hc_prenorm",

@@ -71,7 +71,9 @@ class Arithmetic:
     how a chain enters the total: `add` (after a rounded multiplication), or `fma` of scale, chain and total.
     `c` says whether C seeds the first chain (`core`) or is added in fp32 at the end (`after`).
     `output_rounding` is how the finished sum becomes the output format.
-    `round_a` and `round_b` name a format that the operand is rounded to beforehand, to nearest even.
+    `round_a` and `round_b` name a format that the operand is rounded to beforehand, to nearest even. `fold_b` names
+    one whose normal numbers hold b's codes times a part of their scales: where the scales of an interval let them, the
+    first is left for the chain; elsewhere each scale has a chain of its own (dgref.reference.folding).
     """
 
     name: str
@@ -86,6 +88,7 @@ class Arithmetic:
     c: Start = "after"
     round_a: str | None = None
     round_b: str | None = None
+    fold_b: str | None = None
     partial: str = "float32"  # the format that a split's total is kept in until the splits are added
     output_rounding: Literal["nearest_even", "toward_zero"] = "nearest_even"
     lanes: Lanes | None = None
@@ -95,8 +98,8 @@ class Arithmetic:
     def __post_init__(self) -> None:
         subject = f"arithmetic {self.name}:"
         TENSOR_CORES[self.core]
-        for format in (self.partial, self.round_a or self.partial, self.round_b or self.partial):
-            FORMATS[format]
+        for format in (self.partial, self.round_a, self.round_b, self.fold_b):
+            FORMATS[format or self.partial]
         _check_choices(self, subject)
         for field, low in (("interval", 0), ("splits", 1), ("split_unit", 1)):
             object.__setattr__(self, field, whole_number(f"{subject} {field}", getattr(self, field), low))
@@ -197,14 +200,17 @@ def resolve(arithmetic: str | Arithmetic) -> Arithmetic:
 
 
 def sm90_fp8(
-    boundaries: tuple[int, ...] = (), core: str = "sm90.wgmma.float8_e4m3fn", interval: int = 128
+    boundaries: tuple[int, ...] = (),
+    core: str = "sm90.wgmma.float8_e4m3fn",
+    interval: int = 128,
+    fold_b: str | None = None,
 ) -> Arithmetic:
     """Return what dgref's own Hopper FP8 kernels declare, for given split boundaries along K.
 
     Each 128 of K is four wgmma from zero and one fma(sa * sb, chain, total); splits are added in ascending order,
     then C, then the output is rounded.
     """
-    scaled = {"promotion": "fma", "scales": "product"}
+    scaled = {"promotion": "fma", "scales": "product", "fold_b": fold_b}
     return Arithmetic("dgref.sm90.fp8_1d2d", core, interval, boundaries=boundaries, **scaled)
 
 
@@ -257,6 +263,7 @@ ARITHMETICS: Registry[Arithmetic] = Registry(
         sm90_fp8(),
         sm90_fp8().but(name="dgref.sm90.fp8_1d1d"),
         sm90_fp8(interval=32).but(name="dgref.sm90.fp8_fp4"),
+        sm90_fp8(fold_b=_FP8).but(name="dgref.sm90.fp8_mxfp4"),
         sm90_bf16(),
     ],
 )

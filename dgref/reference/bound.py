@@ -7,6 +7,7 @@ of the bound itself is covered by the final inflation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from dgref.reference.checks import own_index, selection
 from dgref.reference.engine import threads_for
 from dgref.reference.exact import contract_exact
 from dgref.reference.exact_operand import as_tensor
+from dgref.reference.folding import folded
 from dgref.reference.limits import INFLATION, LIMITS
+from dgref.reference.operands import take_rows
 from dgref.reference.tensor_core import TENSOR_CORES, TensorCore
 
 ROW_TILE, COLUMN_TILE = 512, 2048
@@ -88,14 +91,24 @@ def _bounded(
         exact = contract_exact(a, b, c, alpha, out, rows, columns)
         result = np.empty(exact.shape, LIMITS)
         addend = None if c is None else np.broadcast_to(to_numpy(c), (*exact.shape[:-2], a.shape[-2], b.shape[-2]))
+        seen = [_folded(a, b, n, plan) for plan in plans]
         for batch in np.ndindex(*exact.shape[:-2]):
             part = None if addend is None else addend[batch][np.ix_(m, n)].astype(np.float64)
-            for number, plan in enumerate(plans):
-                left = Side(a, m, own_index(batch, a.shape[:-2]), plan, _rounding(a, plan.arithmetic.round_a, plan))
-                right = Side(b, n, own_index(batch, b.shape[:-2]), plan, _rounding(b, plan.arithmetic.round_b, plan))
+            for number, (x, y, chosen, plan) in enumerate(seen):
+                left = Side(x, m, own_index(batch, x.shape[:-2]), plan, _rounding(x, plan.arithmetic.round_a, plan))
+                index = own_index(batch, y.shape[:-2])
+                right = Side(y, chosen, index, plan, _rounding(y, plan.arithmetic.round_b, plan))
                 own = _matrix(left, right, plan, part, alpha, exact[batch], out)
                 result[batch] = limits_of.either(result[batch], own) if number else own
     return exact, result
+
+
+def _folded(a: ScaledTensor, b: ScaledTensor, n: np.ndarray, plan: Plan) -> tuple[Any, Any, np.ndarray, Plan]:
+    """Return the operands that a plan multiplies, which of the second one's rows are chosen, and the plan for them."""
+    if plan.arithmetic.fold_b is None:
+        return a, b, n, plan
+    a, b, arithmetic = folded(a, take_rows(b, n), plan.arithmetic)
+    return a, b, np.arange(n.size), replace(plan, arithmetic=arithmetic)
 
 
 def _matrix(

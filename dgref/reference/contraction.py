@@ -15,6 +15,8 @@ from dgref.reference import engine as fast_engine
 from dgref.reference.arithmetic import Arithmetic, resolve
 from dgref.reference.checks import own_index, selection
 from dgref.reference.engine_operand import Operand, as_scaled, seeded
+from dgref.reference.folding import folded
+from dgref.reference.operands import take_rows
 from dgref.reference.tensor_core import CANONICAL_NAN, TensorCore
 
 Chain = Callable[[TensorCore, Operand, Operand, tuple[int, int], "np.ndarray | None"], np.ndarray]
@@ -39,10 +41,16 @@ def contract(
     """
     arithmetic = resolve(arithmetic)
     a, b = _rounded(as_scaled(a), arithmetic.round_a), _rounded(as_scaled(b), arithmetic.round_b)
+    if arithmetic.fold_b is not None:
+        _check_shapes(a, b)
+        n = selection(columns, b.shape[-2], "columns")
+        c = None if c is None else _addend(c, a.shape[-2], b.shape[-2])[..., n]
+        a, b, arithmetic = folded(a, take_rows(b, n), arithmetic)
+        columns = None
     batch, run = _check_shapes(a, b), _engine(engine)
-    if rows is None and c is None and _folds(a, b):
-        folded = contract(_fold(a), b, arithmetic, columns=columns, engine=engine)
-        return folded.reshape(*a.shape[:-1], folded.shape[-1])
+    if rows is None and c is None and _joins(a, b):
+        joined = contract(_joined(a), b, arithmetic, columns=columns, engine=engine)
+        return joined.reshape(*a.shape[:-1], joined.shape[-1])
     m, n = selection(rows, a.shape[-2], "rows"), selection(columns, b.shape[-2], "columns")
     c = None if c is None else _addend(c, a.shape[-2], b.shape[-2])
     result = np.zeros((*batch, m.size, n.size), np.float32)
@@ -228,13 +236,13 @@ def _check_shapes(a: ScaledTensor, b: ScaledTensor) -> tuple[int, ...]:
         ) from None
 
 
-def _folds(a: ScaledTensor, b: ScaledTensor) -> bool:
+def _joins(a: ScaledTensor, b: ScaledTensor) -> bool:
     """Whether leading axes of a are only more rows of one matrix, because b has none and no scale spans rows."""
     per_row = a.scale is None or a.scaling.block[0] == 1
     return len(a.shape) > 2 and len(b.shape) == 2 and per_row and a.global_scale is None
 
 
-def _fold(a: ScaledTensor) -> ScaledTensor:
+def _joined(a: ScaledTensor) -> ScaledTensor:
     data = to_numpy(a.data, "a")
     scale = None if a.scale is None else to_numpy(a.scale, "a.scale")
     flat = None if scale is None else scale.reshape(-1, scale.shape[-1])

@@ -12,7 +12,7 @@ from dgref.compare import fingerprint_space
 from dgref.compare.fingerprint import infer_arithmetic
 from dgref.compare.inference import named, plain
 from dgref.errors import InputError, ShapeError, UnsupportedError
-from dgref.formats import quantize
+from dgref.formats import RECIPES, quantize
 from dgref.formats.element import FORMATS
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
@@ -160,6 +160,18 @@ def test_block_scaled_instructions_are_recovered(recipe, name, monkeypatch):
     found = infer_arithmetic("gemm", {"a": a, "b": b}, contract(a, b, name))
     assert found.arithmetic is not None
     assert found.arithmetic.name == name
+
+
+@pytest.mark.parametrize("boundaries", [(), (256, 512)])
+def test_scales_that_are_folded_into_codes_are_recovered(boundaries):
+    rng = np.random.default_rng(21)
+    a, _ = operands(scaled=True).values()
+    exponents = rng.integers(121, 128, (40, 24)).astype(np.uint8)
+    exponents[3, 9] = 140  # one row of one block does not fold
+    codes = rng.integers(0, 16, (40, 768), dtype=np.uint8)
+    b = ScaledTensor(codes, "float4_e2m1fn", exponents, RECIPES["mxfp4"].scaling)
+    folding = ARITHMETICS["dgref.sm90.fp8_mxfp4"].but(boundaries=boundaries)
+    check_recovered(folding, {"a": a, "b": b})
 
 
 def test_c_inside_the_first_chain_is_recovered():

@@ -47,8 +47,9 @@ def native(tensor: ScaledTensor) -> np.ndarray:
     return as_native(tensor.data, tensor.format)
 
 
-def vector_scale(scale: np.ndarray) -> torch.Tensor:
-    """Return FP32 scales [..., rows, blocks] as a view of their MN-major, TMA-aligned buffer."""
+def vector_scale(scale: np.ndarray, layout: str = "mn_major_tma") -> torch.Tensor:
+    """Return scales [..., rows, blocks] as a view of their MN-major, TMA-aligned buffer: FP32, or words of UE8M0."""
     rows = scale.shape[-2]
-    buffer = LAYOUTS["mn_major_tma"].pack(np.ascontiguousarray(scale, np.float32))
+    dtype = np.float32 if layout == "mn_major_tma" else scale.dtype
+    buffer = LAYOUTS[layout].pack(np.ascontiguousarray(scale, dtype))
     return on_device(buffer)[..., :rows].transpose(-1, -2)

@@ -46,6 +46,7 @@ def unsupported(arithmetic: str | Arithmetic, k: int) -> str | None:
         "c": (row.c, ("after",)),
         "partial": (row.partial, ("float32",)),
         "output_rounding": (row.output_rounding, ("nearest_even",)),
+        "fold_b": (row.fold_b, (None,)),
         "round_a": (row.round_a, (None, row.tensor_core.format)),
         "round_b": (row.round_b, (None, row.tensor_core.format)),
     }

@@ -17,6 +17,7 @@ def arithmetic_of(configuration: Configuration) -> dict[str, Any]:
     """Return the order and the roundings of a launch.
 
     FP8: each `promotion` of K is one chain of wgmma from zero; total = fma(round(scale_a * scale_b), chain, total).
+    Packed weights whose scales are powers of two, per 32: dgref.reference.folding.
     BF16: one chain of wgmma over all of a split. The splits' totals are added in FP32 in ascending order, then C is
     added in FP32, then the sum is rounded once.
     """
@@ -26,6 +27,7 @@ def arithmetic_of(configuration: Configuration) -> dict[str, Any]:
         "instruction": "sm90.wgmma.float8_e4m3fn" if fp8 else "sm90.wgmma.bfloat16",
         "instruction_k": 32 if fp8 else 16,
         "promotion": (32 if shape.scaling == "VECTOR_32" else 128) if fp8 else None,
+        "folded": "scales of b per 32 into E4M3" if "POWERS_32" in (shape.scaling, shape.folded) else None,
         "promote": "fma(round(scale_a * scale_b), chain, total)" if fp8 else None,
         "splits": configuration.splits,
         "split_boundaries": split_boundaries(shape.k, configuration.splits, shape.block_k),

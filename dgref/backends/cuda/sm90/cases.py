@@ -16,7 +16,7 @@ from dgref.backends.cuda.sm90 import gemm, grouped
 from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
 from dgref.backends.cuda.sm90.configuration import Shape, configuration
 from dgref.backends.cuda.sm90.launch import available
-from dgref.backends.cuda.sm90.pair import SCALINGS
+from dgref.backends.cuda.sm90.pair import SCALINGS, WORDS
 from dgref.formats import RECIPES, ScaledTensor, as_native
 from dgref.guards import guarded_outputs
 from dgref.ops import OPS
@@ -33,10 +33,12 @@ class _Operands:
     element: str
     b_block: tuple[int, int] | None = None
     packed: bool = False
+    powers: bool = False  # scales of packed codes are UE8M0, and stay so
 
     @property
     def scaling(self) -> str:
-        return SCALINGS[self.b_block] if self.b_block else "NONE"
+        found = SCALINGS[self.b_block] if self.b_block else "NONE"
+        return WORDS[found] if self.powers else found
 
     @property
     def options(self) -> dict[str, Any]:
@@ -63,8 +65,8 @@ def _operands(case: Case) -> _Operands | str:
         or b.scaling.has_global
         or "float8_e4m3fn" in (a.scaling.scale_format, b.scaling.scale_format)
     ):
-        return "sm90 kernels read FP32 scales, and powers of two as FP32"
-    return _Operands("E4M3", b.scaling.block, packed)
+        return "sm90 kernels read scales of FP32 or UE8M0"
+    return _Operands("E4M3", b.scaling.block, packed, packed and b.scaling.scale_format == "float8_e8m0fnu")
 
 
 def _shape(case: Case, batch_invariant: bool) -> Shape:
@@ -110,7 +112,8 @@ def _gemm_arithmetic(case: Case, batch_invariant: bool) -> Arithmetic:
 def _declared(operands: _Operands, boundaries: tuple[int, ...] = ()) -> Arithmetic:
     if operands.element == "BF16":
         return sm90_bf16(boundaries)
-    return sm90_fp8(boundaries, interval=32 if operands.scaling == "VECTOR_32" else 128)
+    fold = "float8_e4m3fn" if operands.scaling == "POWERS_32" else None
+    return sm90_fp8(boundaries, interval=32 if operands.scaling == "VECTOR_32" else 128, fold_b=fold)
 
 
 def _gemm_prepare(case: Case, inputs: Inputs, batch_invariant: bool) -> Kernel:
@@ -133,6 +136,8 @@ def _placed(case: Case, inputs: Inputs) -> tuple[Any, Any, tuple[Any, Any]]:
     left, right = (payload(tensor, case.operands[name].major) for name, tensor in (("a", a), ("b", b)))
     if a.scale is None:
         return left, right, (None, None)
+    if _operands(case).powers:
+        return left, right, (vector_scale(a.scale_values()), vector_scale(b.scale, "packed_ue8m0"))
     scale = np.ascontiguousarray(b.scale_values(), np.float32)
     block = b.scaling.block == (128, 128)
     return left, right, (vector_scale(a.scale_values()), on_device(scale) if block else vector_scale(scale))

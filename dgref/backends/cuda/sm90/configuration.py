@@ -30,7 +30,9 @@ class Shape:
     capacity: int = 0  # the most rows that a masked group has; 0: any number
     element: str = "E4M3"  # E4M3 | BF16
     scaling: str = "BLOCK"  # of B: BLOCK (128 x 128) | VECTOR (1 x 128) | VECTOR_32 (1 x 32) | NONE
+    # where B is packed, also words of four UE8M0: POWERS (1 x 128) | POWERS_32 (1 x 32)
     weights: str = "AS_A"  # AS_A | E2M1: B is packed, two codes to a byte
+    folded: str = ""  # packed weights that are widened first, with scales of this kind folded into blocks: as above
     schedule: str = "DENSE"
     major_a: str = "K"
     major_b: str = "K"
@@ -157,12 +159,15 @@ def stage_bytes(shape: Shape, tile: Tile) -> int:
     parts, rows = shape.parts, tile.rows_copied
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(parts * rows * 4, 128) * 128
     scale_b = 16 if shape.scaling == "BLOCK" else 4 * scales_deep(shape) * tile.block_n
-    return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
+    folding = parts * tile.block_n * 36 + parts * tile.block_n // 8 + 8 if shape.scaling == "POWERS_32" else 0
+    return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + folding + 16  # 16: two barriers
 
 
 def scales_deep(shape: Shape) -> int:
-    """Return how many scales of a column of B a stage holds; those of 128 x 128 blocks belong to no column."""
-    return {"NONE": 0, "BLOCK": 0, "VECTOR": 1, "VECTOR_32": 4}[shape.scaling] * shape.parts
+    """Return how many scales, or words, of a column of B a stage holds; those of 128 x 128 blocks belong to none."""
+    if shape.scaling == "POWERS":
+        return 1  # a word is for two stages
+    return {"NONE": 0, "BLOCK": 0, "VECTOR": 1, "VECTOR_32": 4, "POWERS_32": 1}[shape.scaling] * shape.parts
 
 
 def store_line(shape: Shape, tile: Tile) -> int:
@@ -200,7 +205,8 @@ def units_of(shape: Shape, tile: Tile, rows: int | None = None) -> int:
 def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
     """Yield (block_m, block_n, math_groups) that fit the registers: found by compiling each for spills."""
     if shape.weights == "E2M1":  # 64 weights to a warpgroup, and all of the block's rows of A
-        widest_m = 64 if (shape.scaling, shape.schedule) == ("VECTOR_32", "PREFIX_SUM") else 128
+        many = (shape.scaling, shape.schedule) == ("VECTOR_32", "PREFIX_SUM") or shape.scaling == "POWERS_32"
+        widest_m = 64 if many else 128
         yield from ((m, 64 * groups, groups) for m in (16, 32, 64, 128) if m <= widest_m for groups in (1, 2))
         return
     widest = {
@@ -305,10 +311,28 @@ def ways(shape: Shape) -> list[Shape]:
 
     Not where only the GPU knows how many groups there are, nor where the splits of K, and so the bits, could differ.
     """
-    wide = replace(shape, weights="AS_A")
+    wide = widened_shape(shape)
     same_splits = not shape.batch_invariant or split_choices(shape) == split_choices(wide) == (1,)
     known = shape.schedule in ("DENSE", "MASKED") and shape.groups * shape.n * shape.k <= WIDENED_LIMIT
     return [shape, wide] if shape.weights == "E2M1" and known and same_splits else [shape]
+
+
+def widened_shape(shape: Shape) -> Shape:
+    """Return the product of widened weights; where their scales fold, which the GPU finds out, it has blocks of them.
+
+    The GPU then says how many rows of each group are multiplied in this way, and how many by `unfolded`.
+    """
+    if shape.scaling not in ("POWERS", "POWERS_32"):
+        return replace(shape, weights="AS_A")
+    folded = {"scaling": "BLOCK", "folded": shape.scaling, "schedule": "MASKED"}
+    return replace(shape, weights="AS_A", **folded)
+
+
+def unfolded(shape: Shape, multiprocessors: int) -> Configuration:
+    """Return what multiplies the groups of a folded shape whose scales do not fold: their codes as they are."""
+    packed = replace(shape, weights="E2M1", scaling=shape.folded, folded="")
+    every = [configure(packed, tile, 1, multiprocessors) for tile in tiles_of(packed)]
+    return min(every, key=lambda found: estimate(found, multiprocessors))
 
 
 def configure(shape: Shape, tile: Tile, splits: int, multiprocessors: int) -> Configuration:

@@ -49,6 +49,7 @@ class PackedCosts(Costs):
     launch: float = 10_300
     block: float = 450
     slab: float = 115  # of 64 weights, widened
+    folded: float = 100  # likewise, with scales of 1 x 32 folded into the codes
     promoted: float = 6.1  # of a slab, for each row of A
     promoted_32: float = 13.6  # likewise, with scales of 1 x 32
     device: float = 1391
@@ -71,14 +72,19 @@ def costs_of(shape: Shape) -> Costs:
 
 
 def widening_clocks(shape: Shape, costs: PackedCosts = H200_PACKED) -> float:
-    """Return the clocks of a launch that widens all weights: each is read as half a byte and written as one."""
-    return costs.before + 1.5 * shape.groups * shape.n * shape.k / costs.device
+    """Return the clocks of a launch that widens all weights: each is read as half a byte and written as one.
+
+    Where scales are folded, another launch follows for groups whose scales do not fold.
+    """
+    launches = 1 if shape.scaling in ("VECTOR", "VECTOR_32") else 2
+    return launches * costs.before + 1.5 * shape.groups * shape.n * shape.k / costs.device
 
 
 def packed_block_clocks(shape: Shape, tile: Tile, costs: PackedCosts) -> float:
     """Return the clocks of a block of K whose weights are widened in registers by the warpgroups that multiply them."""
     promoted = costs.promoted_32 if shape.scaling == "VECTOR_32" else costs.promoted
-    return costs.block + tile.math_groups * (costs.slab + promoted * tile.block_m)
+    slab = costs.slab + (costs.folded if shape.scaling == "POWERS_32" else 0)
+    return costs.block + tile.math_groups * (slab + promoted * tile.block_m)
 
 
 def block_clocks(shape: Shape, tile: Tile, live: int, costs: Costs = H200) -> float:
@@ -142,7 +148,7 @@ def reduction_clocks(tile: Tile, splits: int, partial: int, costs: Costs) -> flo
 
 
 def device_bytes(shape: Shape) -> float:
-    """Return the bytes of operands that must cross the memory bus; scales per 32 are a quarter of packed weights."""
+    """Return the bytes of operands that must cross the memory bus; FP32 scales per 32 are a quarter of FP4 weights."""
     packed = 0.625 if shape.scaling == "VECTOR_32" else 0.53
     columns = shape.n * (packed if shape.weights == "E2M1" else 1)
     return shape.groups * (shape.m + columns) * shape.k * (1 if shape.element == "E4M3" else 2)

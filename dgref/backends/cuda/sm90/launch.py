@@ -18,9 +18,9 @@ from dgref.backends.cuda.driver import ensure_context, multiprocessors
 from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_place, on_device
 from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
-from dgref.backends.cuda.sm90.configuration import Configuration, scales_deep, store_line
+from dgref.backends.cuda.sm90.configuration import Configuration, scales_deep, store_line, unfolded
 from dgref.backends.cuda.sm90.operands import NO_SCALES, Matrix, Scales
-from dgref.backends.cuda.sm90.rearrange import rearranged
+from dgref.backends.cuda.sm90.rearrange import folded, rearranged
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 
@@ -62,6 +62,7 @@ class Operands:
     map_c: Callable[[int, int], TensorMap] | None = None
     scale_a: Callable[[int, int], TensorMap] | Scales = NO_SCALES  # a map of one box's rows, and of its 128s of K
     scale_b: Callable[[int, int], TensorMap] | Scales = NO_SCALES
+    foldable: tuple[Scales, Scales] | None = None  # of A and of packed B, where the latter may be folded into codes
     layout: Address | int = 0  # labels, ends or counts of the groups
     group_maps: Any = 0  # a tensor of maps, where the groups of K lie in matrices of their own
     groups: int | None = None  # None: as many as B has
@@ -85,10 +86,20 @@ def prepare(
     configuration: Configuration, operands: Operands, resources: Resources = WHOLE_CARD, before: Sequence[Plan] = ()
 ) -> Plan | Steps:
     """Return a launch on the current device and stream with everything in place, after those that it needs."""
+    workspace.make_ready(current_place()[0])
     operands, more = rearranged(configuration, operands)
     before = (*before, *more)
+    if configuration.shape.folded:
+        operands, others, folding = folded(operands, {"POWERS": 128, "POWERS_32": 32}[configuration.shape.folded])
+        rest = unfolded(configuration.shape, available(resources))
+        before = (*before, folding, _plan(rest, others, resources))
+    plan = _plan(configuration, operands, resources)
+    return Steps(workspace.turn(*current_place()), *before, plan) if before else plan
+
+
+def _plan(configuration: Configuration, operands: Operands, resources: Resources) -> Plan:
+    """Return the launch of one product."""
     tile, (device, stream) = configuration.tile, current_place()
-    workspace.make_ready(device)
     cluster = (tile.cluster, 1, 1) if tile.cluster > 1 else None
     plan = kernel_of(configuration, configuration.shape.accumulate and not operands.map_c).prepare(
         (configuration.blocks,),
@@ -99,7 +110,7 @@ def prepare(
         programmatic=resources.programmatic,
     )
     plan.configuration = configuration
-    return Steps(workspace.turn(device, stream), *before, plan) if before else plan
+    return plan
 
 
 def _arguments(configuration: Configuration, operands: Operands, device: int, stream: int) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dgref.backends.cuda.binding import Address, Struct
@@ -75,9 +75,9 @@ def matrix(name: str, tensor: Any, element: str) -> Matrix:
     return Matrix(tensor.data_ptr(), groups, rows, k, major, stride, element)
 
 
-def _check_scale(name: str, scale: Any) -> None:
-    if str(scale.dtype) != "torch.float32":
-        raise FormatError(expected(name, scale.dtype, "torch.float32"))
+def _check_scale(name: str, scale: Any, dtype: str = "torch.float32") -> None:
+    if str(scale.dtype) != dtype:
+        raise FormatError(expected(name, scale.dtype, dtype))
     if scale.dim() not in (2, 3):
         raise ShapeError(expected(name, tuple(scale.shape), "a matrix or a stack of matrices"))
 
@@ -108,17 +108,38 @@ def vector_scales(name: str, scale: Any, matrix_: Matrix, lines: int) -> Scales 
     It reads scales that are MN-major and TMA-aligned, in boxes of so many rows by so many scales of each.
     """
     _check_scale(name, scale)
+    found = _mapped(name, scale, matrix_, lines)
+    return found or replace(strided(scale), grid=scale if scale.is_contiguous() else None)
+
+
+def word_scales(name: str, scale: Any, matrix_: Matrix, k: int) -> Callable[[int, int], TensorMap]:
+    """Read [..., rows, words] of four UE8M0 scales that cover `k` elements, which must lie as the copy engine reads."""
+    _check_scale(name, scale, "torch.int32")
+    found = _mapped(name, scale, matrix_, -(-matrix_.k // k) * matrix_.groups)
+    if found is None:
+        need = "MN-major, 16-byte lines (get_mn_major_tma_aligned_packed_ue8m0_tensor makes them so)"
+        raise LayoutError(expected(name, f"strides {tuple(scale.stride())}", need))
+    return found
+
+
+def _mapped(name: str, scale: Any, matrix_: Matrix, lines: int) -> Callable[[int, int], TensorMap] | None:
+    """Return the map of scales of rows, if the copy engine can read them."""
     rows, each = scale.shape[-2:]
     if rows != matrix_.rows or each * matrix_.groups != lines or scale.numel() != lines * rows:
         raise ShapeError(expected(name, tuple(scale.shape), f"{matrix_.rows} rows and {lines} scales of each in all"))
     across, along = scale.stride()[-2:]
     if lines == 1:
         along = (rows + 3) // 4 * 4
-    group = scale.stride(0) if scale.dim() == 3 and scale.shape[0] > 1 else 0
+    group = strided(scale).group
     if (across == 1 or rows == 1) and along % 4 == 0 and scale.data_ptr() % 16 == 0 and group in (0, along * each):
-        strides = (along * 4,)
-        return lambda box, deep: TensorMap.tiled(scale, "float32", (rows, lines), strides, (box, deep), 0)
-    return Scales(scale.data_ptr(), across, along, group, scale if scale.is_contiguous() else None)
+        return lambda box, deep: TensorMap.tiled(scale, "float32", (rows, lines), (along * 4,), (box, deep), 0)
+    return None
+
+
+def strided(scale: Any) -> Scales:
+    """Return where scales [..., rows, K-scales] lie."""
+    group = scale.stride(0) if scale.dim() == 3 and scale.shape[0] > 1 else 0
+    return Scales(scale.data_ptr(), *scale.stride()[-2:], group)
 
 
 def block_scales(name: str, scale: Any, matrix_: Matrix) -> Scales:

@@ -13,6 +13,7 @@ from dgref.backends.cuda.sm90.rearrange import k_major
 from dgref.errors import FormatError, InputError, ShapeError, expected
 
 SCALINGS = {(128, 128): "BLOCK", (1, 128): "VECTOR", (1, 32): "VECTOR_32"}
+WORDS = {"VECTOR": "POWERS", "VECTOR_32": "POWERS_32"}  # where packed weights have UE8M0 scales, four to a word
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ def pair_of(
     right, before_b = k_major("b", read.matrix("b", b, "E2M1" if packed else left.element))
     if not scaled:
         return Pair(left, right, "NONE", {}, ())
-    scales = scales_of(left, right, a_scale, b_scale, SCALINGS[b_block], lines)
-    return Pair(left, right, SCALINGS[b_block], scales, (*before_a, *before_b))
+    scaling = SCALINGS[b_block]
+    if packed and str(b_scale.dtype) == "torch.int32":
+        scaling = WORDS.get(scaling, scaling)
+    scales = scales_of(left, right, a_scale, b_scale, scaling, lines)
+    return Pair(left, right, scaling, scales, (*before_a, *before_b))
 
 
 def scales_of(
@@ -61,7 +65,10 @@ def scales_of(
 ) -> dict[str, Any]:
     """Return how the kernel reads the scales of both operands."""
     left = read.vector_scales("a_scale", a_scale, a, lines or -(-a.k // 128) * a.groups)
-    return {"scale_a": left, "scale_b": _weight_scales(b_scale, b, scaling, lines)}
+    found = {"scale_a": left, "scale_b": _weight_scales(b_scale, b, scaling, lines)}
+    if scaling in WORDS.values():
+        found["foldable"] = (read.strided(a_scale), read.strided(b_scale))
+    return found
 
 
 def _weight_scales(b_scale: Any, b: Matrix, scaling: str, lines: int | None) -> Any:
@@ -69,6 +76,8 @@ def _weight_scales(b_scale: Any, b: Matrix, scaling: str, lines: int | None) -> 
         if b.element == "E2M1":
             raise FormatError(expected("b_block", (128, 128), "(1, 32) or (1, 128) where b is packed"))
         return read.block_scales("b_scale", b_scale, b)
+    if scaling in WORDS.values():
+        return read.word_scales("b_scale", b_scale, b, {"POWERS": 512, "POWERS_32": 128}[scaling])
     granule = 32 if scaling == "VECTOR_32" else 128
     if granule == 32 and b.groups > 1 and b.k % 128:
         raise ShapeError(expected("b", f"K = {b.k}", "a multiple of 128 where groups have scales per 32"))

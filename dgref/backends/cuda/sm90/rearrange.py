@@ -51,7 +51,7 @@ def widened(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
 def rearranged(found: Configuration, operands: Any) -> tuple[Any, list[Plan]]:
     """Return the operands of a launch as its configuration wants them, and the launches that make them so."""
     before = []
-    if operands.b.element == "E2M1" and found.shape.weights == "AS_A":
+    if operands.b.element == "E2M1" and found.shape.weights == "AS_A" and not found.shape.folded:
         b, before = widened("b", operands.b)
         operands = replace(operands, b=b)
     scattered = {name: count for name, count in _scale_counts(found).items() if _movable(getattr(operands, name))}
@@ -60,6 +60,42 @@ def rearranged(found: Configuration, operands: Any) -> tuple[Any, list[Plan]]:
             moved, plan = mn_major(name, getattr(operands, name).grid)
             operands, before = replace(operands, **{name: moved}), [*before, plan]
     return operands, before
+
+
+def folded(operands: Any, granule: int) -> tuple[Any, Any, Plan]:
+    """Return the operands of the product that has the scales of packed weights folded into their codes, those of the
+    product for the groups in which they do not fold, and the launch that fills what both read.
+    """
+    matrix, (scale_a, scale_b) = operands.b, operands.foldable
+    grid = (-(-matrix.rows // 128), -(-matrix.k // 128))
+    target = _workspace("b", matrix.groups * matrix.rows * matrix.k)
+    blocks = _workspace("b_scale", 4 * matrix.groups * grid[0] * grid[1])
+    counts = _workspace("rows", 8 * matrix.groups)
+    some, others = counts[: 4 * matrix.groups], counts[4 * matrix.groups : 8 * matrix.groups]
+    plan = compile_kernel("sm90/fold.cu", "dgref::fold", {"granule": granule}).prepare(
+        (-(-grid[1] // 2), grid[0], matrix.groups),
+        (256,),
+        [
+            matrix.pointer,
+            target,
+            scale_b.pointer,
+            blocks,
+            scale_a.struct(),
+            operands.layout,
+            some,
+            others,
+            workspace.arrivals(*current_place(), 2 * matrix.groups, "folds"),
+            matrix.stride,
+            matrix.k,
+            scale_b.block,
+            operands.a.rows,
+            matrix.rows,
+            matrix.k,
+        ],
+    )
+    wide = replace(matrix, pointer=target.data_ptr(), element="E4M3", stride=matrix.k)
+    scales = Scales(blocks.data_ptr(), grid[1], 1, grid[0] * grid[1])
+    return replace(operands, b=wide, scale_b=scales, layout=some), replace(operands, layout=others), plan
 
 
 def _scale_counts(found: Configuration) -> dict[str, int]:

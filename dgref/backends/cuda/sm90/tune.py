@@ -20,7 +20,7 @@ from dgref.backends.cuda.jit import current_device
 from dgref.backends.cuda.sm90.configuration import Configuration, Shape, candidates
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_masked
-from dgref.backends.cuda.sm90.pair import SCALINGS
+from dgref.backends.cuda.sm90.pair import SCALINGS, WORDS
 from dgref.errors import InputError, expected
 from dgref.files import write_atomically
 from dgref.timing import median_microseconds
@@ -100,14 +100,21 @@ def _scaling(shape: Shape, stack: tuple[int, ...], weights: tuple[int, ...], dev
 
     if shape.scaling == "NONE":
         return (), {}
-    rows, columns = block = next(block for block, name in SCALINGS.items() if name == shape.scaling)
+    rows, columns = block = next(block for block, name in SCALINGS.items() if shape.scaling in (name, WORDS.get(name)))
 
-    def vectors(*grid: int) -> Any:
-        return torch.rand(*grid[:-2], grid[-1], -(-grid[-2] // 4) * 4, device=device)[..., : grid[-2]].transpose(-1, -2)
+    def words(*grid: int) -> Any:
+        near_one = torch.randint(124, 128, (*grid, 4), dtype=torch.uint8, device=device)
+        return near_one.view(torch.int32).squeeze(-1)
 
-    grid = (*weights, -(-shape.n // rows), -(-shape.k // columns))
-    scale_b = torch.rand(grid, device=device) if rows > 1 else vectors(*grid)
+    def vectors(*grid: int, fill: Callable[..., Any] = lambda *grid: torch.rand(grid, device=device)) -> Any:
+        return fill(*grid[:-2], grid[-1], -(-grid[-2] // 4) * 4)[..., : grid[-2]].transpose(-1, -2)
+
     scale_a = vectors(*stack, shape.m, -(-shape.k // 128))
+    grid = (*weights, -(-shape.n // rows), -(-shape.k // columns))
+    if shape.scaling in WORDS.values():
+        scale_b = vectors(*grid[:-1], -(-grid[-1] // 4), fill=words)
+    else:
+        scale_b = torch.rand(grid, device=device) if rows > 1 else vectors(*grid)
     return (scale_a, scale_b), {"b_block": block, "packed": shape.weights == "E2M1"}
 
 
@@ -140,7 +147,9 @@ def lines(shape: Shape, found: list[Timed]) -> list[str]:
 @click.command(help=__doc__)
 @click.argument("shapes", nargs=-1, required=True)
 @click.option("--element", type=click.Choice(["E4M3", "BF16"]), default="E4M3")
-@click.option("--scaling", type=click.Choice([*SCALINGS.values(), "NONE"]), help="of B; BLOCK where it is FP8")
+@click.option(
+    "--scaling", type=click.Choice([*SCALINGS.values(), *WORDS.values(), "NONE"]), help="of B; BLOCK where it is FP8"
+)
 @click.option("--weights", type=click.Choice(["AS_A", "E2M1"]), default="AS_A")
 @click.option("--schedule", type=click.Choice(["DENSE", "LABELLED", "MASKED"]), default="DENSE")
 @click.option("--output", type=click.Choice(["BF16", "F32"]), default="BF16")

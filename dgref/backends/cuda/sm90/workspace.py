@@ -36,9 +36,9 @@ def rewritten(device: int, stream: int, operand: str, count: int) -> Any:
     return _buffer((operand, device, stream), count)
 
 
-def arrivals(device: int, stream: int, count: int) -> Any:
-    """Return at least `count` counters of 4 bytes, all zero; the kernel leaves them zero again."""
-    key, size = ("arrivals", device, stream), 4 * count
+def arrivals(device: int, stream: int, count: int, at: str = "splits") -> Any:
+    """Return at least `count` counters of 4 bytes, all zero; the kernels that arrive leave them zero again."""
+    key, size = (at, device, stream), 4 * count
     with _GROWING:
         held = _BUFFERS.get(key)
         if held is None or held.numel() < size:

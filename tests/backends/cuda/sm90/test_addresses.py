@@ -39,6 +39,11 @@ def plain(*shape: int) -> torch.Tensor:
     return empty(*shape, dtype=F32)
 
 
+def words(rows: int, lines: int) -> torch.Tensor:
+    """Return scales of four powers of two to a word, MN-major."""
+    return empty(lines, rows, dtype=I32).t()
+
+
 def fp8(*shape: int) -> torch.Tensor:
     return empty(*shape, dtype=E4M3)
 
@@ -108,6 +113,11 @@ CALLS: dict[str, tuple[Callable, Callable[[], tuple]]] = {
     "fp4, widened": (
         packed(128),
         lambda: (fp8(4096, K), ready(4096, 4), codes(4096), ready(4096, 4), empty(4096, 4096), None),
+    ),
+    "fp4, words": (packed(32), lambda: (fp8(M, K), ready(M, 4), codes(N), words(N, 4), empty(M, N), None)),
+    "fp4, folded": (
+        packed(32),
+        lambda: (fp8(4096, K), plain(4096, 4), codes(4096), words(4096, 4), empty(4096, 4096), None),
     ),
     "labels, per 32, scales moved": (
         per_32(gemm_grouped_contiguous),

@@ -44,6 +44,8 @@ WIDE = [  # the most registers of each kind
     configure(Shape(512, 512, 512, schedule="LABELLED"), Tile(128, 192, 2, cluster_n=2), 1, 132),
     configure(Shape(512, 512, 512, scaling="VECTOR_32", weights="E2M1"), Tile(64, 128, 2), 1, 132),
     configure(Shape(512, 512, 512, scaling="VECTOR", weights="E2M1"), Tile(128, 128, 2), 1, 132),
+    configure(Shape(512, 512, 512, scaling="POWERS", weights="E2M1"), Tile(128, 128, 2), 1, 132),
+    configure(Shape(512, 512, 512, scaling="POWERS_32", weights="E2M1"), Tile(64, 128, 2), 1, 132),
 ]
 
 
@@ -82,8 +84,8 @@ def test_overwritten_rows_are_found():
 
 
 @pytest.mark.skipif(not has_cuobjdump(), reason="no cuobjdump on this machine")
-@pytest.mark.parametrize("scaling", ["VECTOR", "VECTOR_32"])
-@pytest.mark.parametrize("rows", [16, 128])
+@pytest.mark.parametrize("scaling", ["VECTOR", "VECTOR_32", "POWERS_32"])
+@pytest.mark.parametrize("rows", [16, 64])
 def test_no_register_that_wgmma_reads_is_written_before_it_is_done(rows, scaling):
     found = configure(Shape(rows, 2112, 2048, scaling=scaling, weights="E2M1"), Tile(rows, 128, 2), 1, 132)
     code = disassemble(load_or_compile(request_for("sm90/gemm.cu", "dgref::gemm", found.constants)).cubin)
@@ -106,7 +108,7 @@ def kinds() -> Iterator[Shape]:
         pairs = [{"element": "BF16", "scaling": "NONE", "major_a": a, "major_b": b} for a, b in majors]
         scalings = ("VECTOR",) if schedule in GROUPS_OF_K else ("BLOCK", "VECTOR", "VECTOR_32")
         pairs += [{"scaling": scaling} for scaling in scalings]
-        packed = () if schedule in GROUPS_OF_K else ("VECTOR", "VECTOR_32")
+        packed = () if schedule in GROUPS_OF_K else ("VECTOR", "VECTOR_32", "POWERS", "POWERS_32")
         pairs += [{"scaling": scaling, "weights": "E2M1"} for scaling in packed]
         for pair, m, alignment in product(pairs, (1, 32, 512, 4096), (128, 64)):
             yield Shape(m, 2112, 2048, groups=groups, alignment=alignment, **same, **pair)
@@ -138,6 +140,11 @@ def test_the_widening_kernel_compiles():
     assert compile_only("sm90/widen.cu", "dgref::widen_rows", {"runs": RUNS}).spill_bytes == 0
 
 
+@pytest.mark.parametrize("granule", [32, 128])
+def test_the_folding_kernel_compiles(granule):
+    assert compile_only("sm90/fold.cu", "dgref::fold", {"granule": granule}).spill_bytes == 0
+
+
 def test_the_host_reserves_the_shared_memory_that_the_kernel_lays_out():
     # Plan::SHARED_BYTES in mainloop.cuh, written out: staging, stages, scales, barriers, counts, tiles
     found = configuration(Shape(4096, 7168, 16384), 132)
@@ -145,6 +152,11 @@ def test_the_host_reserves_the_shared_memory_that_the_kernel_lays_out():
     staging = tile.block_m * tile.block_n * 2
     stage = (tile.block_m + tile.block_n) * 128 + tile.block_m * 4 + 16 + 16
     assert found.shared_bytes == staging + stages * stage + 16 + 128
+    # weights with folding scales: tables, scales and votes of every row and 128 of K, and a third barrier
+    found = configure(Shape(16, 7168, 16384, scaling="POWERS_32", weights="E2M1"), Tile(16, 128, 2), 1, 132)
+    folding = 2 * 128 * (32 + 4) + 2 * 4 * 4
+    stage = (2 * 16 + 128) * 128 + 2 * 16 * 4 + 2 * 128 * 4 + folding + 24
+    assert found.shared_bytes == 8 * 2048 + found.stages * stage + 16 + 128
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from dgref.backends.cuda.sm90.configuration import (
     split_choices,
     split_count,
     tiles_of,
+    unfolded,
     ways,
 )
 from tests.backends.cuda.sm90.walk import Work, walk
@@ -147,6 +149,26 @@ def test_many_rows_have_their_packed_weights_widened_before():
 @given(n=st.integers(1, 9000), k=st.integers(1, 600).map(lambda blocks: blocks * 32))
 def test_packed_weights_have_one_split_for_all_m_where_it_must_not_depend_on_it(n, k):
     kind = {"scaling": "VECTOR", "weights": "E2M1", "batch_invariant": True}
+    found = [arithmetic_of(configuration(Shape(m, n, k, **kind), 132)) for m in (1, 100, 8000)]
+    assert len({item["split_boundaries"] for item in found}) == 1
+
+
+@pytest.mark.parametrize("scaling", ["POWERS", "POWERS_32"])
+def test_many_rows_have_scales_that_are_powers_of_two_folded_into_blocks(scaling):
+    kind = {"scaling": scaling, "weights": "E2M1"}
+    chosen = {m: configuration(Shape(m, 7168, 16384, **kind), 132) for m in (1, 4096)}
+    assert [found.shape.folded for found in chosen.values()] == ["", scaling]
+    many = chosen[4096]
+    assert (many.shape.scaling, many.shape.schedule, many.splits) == ("BLOCK", "MASKED", 1)
+    rest = unfolded(many.shape, 132)
+    assert (rest.shape, rest.splits) == (replace(Shape(4096, 7168, 16384, **kind), schedule="MASKED"), 1)
+    assert arithmetic_of(many) == arithmetic_of(rest)  # which of the two runs changes no bit
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 9000), k=st.integers(1, 600).map(lambda blocks: blocks * 32))
+def test_folded_weights_have_one_split_for_all_m_where_it_must_not_depend_on_it(n, k):
+    kind = {"scaling": "POWERS_32", "weights": "E2M1", "batch_invariant": True}
     found = [arithmetic_of(configuration(Shape(m, n, k, **kind), 132)) for m in (1, 100, 8000)]
     assert len({item["split_boundaries"] for item in found}) == 1
 

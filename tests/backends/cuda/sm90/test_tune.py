@@ -40,6 +40,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
         ("48x384x512", {"element": "BF16", "scaling": "NONE"}),
         ("48x384x512", {"element": "BF16", "scaling": "NONE", "accumulate": True}),
         ("16x384x512", {"scaling": "VECTOR_32", "weights": "E2M1"}),
+        ("16x384x512", {"scaling": "POWERS_32", "weights": "E2M1"}),
+        ("3x64x384x512", {"schedule": "MASKED", "scaling": "POWERS", "weights": "E2M1"}),
         ("2x128x384x512", {"schedule": "LABELLED"}),
         ("3x64x384x512", {"schedule": "MASKED"}),
         ("3x64x384x512", {"schedule": "MASKED", "element": "BF16", "scaling": "NONE"}),

@@ -296,7 +296,8 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
   const u32 rank = P::CLUSTER * P::CLUSTER_K > 1 ? ptx::cluster_rank() : 0;
   // The shuffle tells the compiler that a warp agrees on its role: addresses and descriptors then live in uniform registers.
   const u32 index = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0), role = index / 4;
-  const bool warp_a = P::SCALED && !P::WIDE && scale_a.first != nullptr, warp_b = P::SCALES_B > 0 && !P::WIDE && scale_b.first != nullptr;
+  const bool warp_a = P::SCALED && !P::WIDE && scale_a.first != nullptr;
+  const bool warp_b = P::SCALES_B > 0 && !P::WIDE && !P::POWERS && scale_b.first != nullptr;
   if (threadIdx.x == 0) {
     ptx::prefetch_map(&map_a);
     ptx::prefetch_map(&map_b);
@@ -323,7 +324,9 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     if constexpr (P::SCALED && !P::WIDE) {
       if (index == 1 && warp_a) copy_all_scales<P, true, ADDEND>(ring, scale_a, problem, rank);
     }
-    if constexpr (P::SCALES_B > 0 && !P::WIDE) {
+    if constexpr (P::FOLDS) {
+      if (index >= 2) fold_all<P>(ring, problem, rank, index - 2);
+    } else if constexpr (P::SCALES_B > 0 && !P::WIDE) {
       if (index == 2 && warp_b) copy_all_scales<P, false, ADDEND>(ring, scale_b, problem, rank);
     }
   } else {

@@ -5,8 +5,9 @@
 
 namespace dgref {
 
-// Of B: none at all, per 128 x 128, per 1 x 128, per 1 x 32. Scales of A are per 1 x 128.
-enum class Scaling { NONE, BLOCK, VECTOR, VECTOR_32 };
+// Of B: none at all, per 128 x 128, per 1 x 128, per 1 x 32; the last two also as UE8M0, four to a word. Scales of A are
+// per 1 x 128.
+enum class Scaling { NONE, BLOCK, VECTOR, VECTOR_32, POWERS, POWERS_32 };
 // B has A's format; or it holds packed 4-bit codes, and is then the operand of 64 rows: see weights.cuh.
 enum class Weights { AS_A, E2M1 };
 enum class Major { K, MN };
@@ -54,10 +55,21 @@ struct Plan {
 
   static constexpr int A_BYTES = PARTS * LOAD_M * 128, B_BYTES = BLOCK_N * 128;
   static constexpr int SCALE_A_BYTES = SCALED ? (PARTS * LOAD_M * 4 + 127) / 128 * 128 : 0;
-  // Of a column, in a stage.
-  static constexpr int SCALES_B = PARTS * (SCALING == Scaling::VECTOR_32 ? 4 : (SCALING == Scaling::VECTOR ? 1 : 0));
+  static constexpr bool POWERS = SCALING == Scaling::POWERS || SCALING == Scaling::POWERS_32;
+  // Of a column, in a stage: numbers or words of four.
+  static constexpr int SCALES_B = SCALING == Scaling::VECTOR_32                                     ? 4 * PARTS
+                                  : SCALING == Scaling::VECTOR || SCALING == Scaling::POWERS_32 ? PARTS
+                                  : SCALING == Scaling::POWERS                                      ? 1
+                                                                                                    : 0;
+  static constexpr int SCALE_B_K = SCALING == Scaling::VECTOR_32 ? 32 : (SCALING == Scaling::POWERS ? 512 : 128);  // of one
   static constexpr int SCALE_B_BYTES = SCALING == Scaling::BLOCK ? 16 : SCALES_B * BLOCK_N * 4;
   static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
+  // Where scales fold, warps beside the copying one make ready how each row's codes are widened: tables of 32 bytes, the
+  // scale that is left, and for every 32 rows whether all fold.
+  static constexpr bool FOLDS = SCALING == Scaling::POWERS_32;
+  static constexpr int FOLDING_WARPS = FOLDS ? 2 : 0;
+  static constexpr int FOLD_TABLE_BYTES = FOLDS ? PARTS * BLOCK_N * 32 : 0, FOLD_SCALE_BYTES = FOLD_TABLE_BYTES / 8;
+  static constexpr int FOLD_BYTES = FOLD_TABLE_BYTES + FOLD_SCALE_BYTES + FOLD_SCALE_BYTES / 32;
   // Arrivals that fill a stage beside those of warps that copy scales: the bulk copies', the block scales'.
   static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
   static constexpr int SCALE_A_COPIED = SCALED ? PARTS * LOAD_M * 4 : 0, SCALE_B_COPIED = SCALES_B * BLOCK_N * 4;
@@ -79,8 +91,9 @@ struct Plan {
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
-  static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
-  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * 16;
+  static constexpr int FOLD_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
+  static constexpr int BARRIER_OFFSET = FOLD_OFFSET + STAGES * FOLD_BYTES;
+  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * (FOLDS ? 24 : 16);
   static constexpr int TABLES_OFFSET = COUNTS_OFFSET + 8;            // of widening
   static constexpr int EXCHANGED_OFFSET = COUNTS_OFFSET;             // the barrier of the exchange: nothing is counted then
   static constexpr int TILES_OFFSET = COUNTS_OFFSET + 16;
@@ -93,6 +106,7 @@ struct Plan {
   static_assert(LOAD_M % 8 == 0, "a swizzle atom is eight rows");
   static_assert(PACKED || A_BYTES >= 8192 || STAGES * B_BYTES + A_BYTES >= 8192, "a slab stays in bounds");
   static_assert(!is_k_grouped(SCHEDULE) || MAJOR_A == MAJOR_B, "groups of K lie the same way in both operands");
+  static_assert(PACKED || !POWERS, "scales that are powers of two fold into codes that leave room for them");
   static_assert(!PACKED || (CLUSTER == 1 && ELEMENT == Element::E4M3 && SCALES_B > 0), "packed weights have vector scales");
   static_assert(CLUSTER <= 2, "multicast between two blocks");
   static_assert(STAGES >= TOGETHER, "what is issued together is in shared memory together");
@@ -123,10 +137,14 @@ struct Ring {
 
   __device__ u32 full(u32 stage) const { return base + P::BARRIER_OFFSET + stage * 8; }
   __device__ u32 empty(u32 stage) const { return base + P::BARRIER_OFFSET + (P::STAGES + stage) * 8; }
+  __device__ u32 folded(u32 stage) const { return base + P::BARRIER_OFFSET + (2 * P::STAGES + stage) * 8; }
   __device__ u32 a(u32 stage) const { return base + P::A_OFFSET + stage * P::A_BYTES; }
   __device__ u32 b(u32 stage) const { return base + P::B_OFFSET + stage * P::B_BYTES; }
   __device__ u32 scale_a(u32 stage) const { return base + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES; }
   __device__ u32 scale_b(u32 stage) const { return base + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES; }
+  __device__ u32 fold_tables(u32 stage) const { return base + P::FOLD_OFFSET + stage * P::FOLD_BYTES; }
+  __device__ u32 fold_scales(u32 stage) const { return fold_tables(stage) + P::FOLD_TABLE_BYTES; }
+  __device__ u32 fold_votes(u32 stage) const { return fold_scales(stage) + P::FOLD_SCALE_BYTES; }
 
   // By one thread of each warp: one after another, two barriers for a stage cost 100 clocks.
   __device__ void initialise(u32 warp, u32 rank, int fills) const {
@@ -136,7 +154,9 @@ struct Ring {
       const u32 stage = first + warp;
       if (stage >= P::STAGES) break;
       ptx::barrier_init(full(stage), fills);
-      ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);  // one arrival of each warp that reads
+      // one arrival of each warp that reads
+      ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER + P::FOLDING_WARPS);
+      if constexpr (P::FOLDS) ptx::barrier_init(folded(stage), P::FOLDING_WARPS);
     }
     if (P::CLUSTER_K > 1 && warp == WARPS - 1) {
       const u32 owned = (P::SENDERS + P::CLUSTER_K - 1 - rank) / P::CLUSTER_K;
@@ -242,7 +262,7 @@ template <class P>
 __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>& cursor, const Sources& from,
                                           const PlacedTile& tile, const Problem& problem, u32 rank) {
   BlockScales<P> scales(from.scale_b, problem, tile);
-  const bool mapped_a = P::SCALED && from.scale_a.first == nullptr, mapped_b = P::SCALES_B > 0 && from.scale_b.first == nullptr;
+  const bool mapped_a = P::SCALED && from.scale_a.first == nullptr, mapped_b = P::SCALES_B > 0 && (P::POWERS || from.scale_b.first == nullptr);
   const u32 bytes = P::A_BYTES + P::B_BYTES + (mapped_a ? P::SCALE_A_COPIED : 0) + (mapped_b ? P::SCALE_B_COPIED : 0);
   const TensorMap *map_a = from.a, *map_b = from.b;
   int first_k = P::MAJOR_A == Major::K ? tile.k_origin : 0;
@@ -278,7 +298,9 @@ __device__ __forceinline__ void copy_tile(const Ring<P>& ring, Cursor<P::STAGES>
     }
     if constexpr (P::SCALING == Scaling::BLOCK) scales.copy(ring.scale_b(stage), full);
     if (mapped_b) {
-      const int row = tile.scale_b_row * (P::SCALES_B / P::PARTS) + block * P::SCALES_B;
+      constexpr int PER_128 = P::SCALE_B_K < SCALE_K ? SCALE_K / P::SCALE_B_K : 1;
+      const int first = P::SCALING == Scaling::POWERS ? tile.group * ceil_div(problem.k, P::SCALE_B_K) : tile.scale_b_row * PER_128;
+      const int row = first + block * P::BLOCK_K / P::SCALE_B_K;
       ptx::load_tile(ring.scale_b(stage), from.map_scale_b, full, tile.column, row, ptx::EVICT_NORMAL);
     }
   }

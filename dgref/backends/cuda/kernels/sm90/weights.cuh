@@ -43,10 +43,15 @@ struct CodePlaces {
 };
 
 // One thread's weights of one slab and 128 of K, as wgmma reads them.
+template <class P>
 struct Fragments {
   u32 words[4][4];
+  bool all_fold = true;  // of the slab's 64 rows
 
-  __device__ __forceinline__ void load(u32 packed, int part, const CodePlaces& places, const Widening& widen) {
+  // `row` is the first of the warp's 16.
+  __device__ __forceinline__ void load(const Ring<P>& ring, u32 stage, int part, u32 row, u32 lane, const CodePlaces& places,
+                                       const Widening& widen) {
+    const u32 packed = ring.b(stage);
     u32 codes[4][4];
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -54,10 +59,28 @@ struct Fragments {
 #pragma unroll
       for (int i = 0; i < 4; ++i) codes[step][i] = ptx::load_shared_2_bytes(place + i % 2 * 1024 + i / 2 * 8);
     }
+    if constexpr (P::FOLDS) {
+      const u32 tables = ring.fold_tables(stage) + (part * 2 * P::BLOCK_N + row + lane / 4) * 16;
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
+      for (int pair = 0; pair < 2; ++pair) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) words[step][i] = widen(codes[step][i]);
+        for (int half = 0; half < 2; ++half) {
+          const uint4 two = ptx::load_shared_4_words(tables + (pair * P::BLOCK_N + half * 8) * 16);
+#pragma unroll
+          for (int i = half; i < 4; i += 2) {
+            words[pair * 2][i] = widen.look_up(codes[pair * 2][i], two.x, two.y);
+            words[pair * 2 + 1][i] = widen.look_up(codes[pair * 2 + 1][i], two.z, two.w);
+          }
+        }
+      }
+      const float2 votes = ptx::load_shared_2(ring.fold_votes(stage) + (part * P::BLOCK_N + row / 64 * 64) / 32 * 4);
+      all_fold = __all_sync(0xFFFFFFFF, (__float_as_uint(votes.x) & __float_as_uint(votes.y)) != 0);
+    } else {
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) words[step][i] = widen(codes[step][i]);
+      }
     }
   }
 
@@ -72,16 +95,23 @@ struct Fragments {
 // The scales that one thread's accumulators meet in 128 of K: two of every eight columns, and two rows.
 template <class P>
 struct WeightScales {
-  static constexpr int CHAINS = P::SCALES_B / P::PARTS;
+  static constexpr int CHAINS = P::SCALING == Scaling::VECTOR_32 ? 4 : 1;
   float2 columns[P::ACCUMULATORS / 4];
   float rows[CHAINS][2];
 
-  __device__ __forceinline__ void load_rows(const Ring<P>& ring, u32 stage, int part, u32 row, u32 lane) {
-    const u32 scale_b = ring.scale_b(stage) + (part * CHAINS * P::BLOCK_N + row + lane / 4) * 4;
+  // `block` counts the stages of a group's K.
+  __device__ __forceinline__ void load_rows(const Ring<P>& ring, u32 stage, int block, int part, u32 row, u32 lane) {
+    constexpr int LINES = P::SCALES_B / P::PARTS;  // none of its own where a word spans the stage
+    const u32 scale_b = (P::FOLDS ? ring.fold_scales(stage) : ring.scale_b(stage)) + (part * LINES * P::BLOCK_N + row + lane / 4) * 4;
 #pragma unroll
     for (int i = 0; i < CHAINS; ++i) {
-      rows[i][0] = ptx::load_shared(scale_b + i * P::BLOCK_N * 4);
-      rows[i][1] = ptx::load_shared(scale_b + i * P::BLOCK_N * 4 + 32);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        rows[i][half] = ptx::load_shared(scale_b + i * P::BLOCK_N * 4 + half * 32);
+        if constexpr (P::SCALING == Scaling::POWERS) {
+          rows[i][half] = Exponents(__float_as_uint(rows[i][half]) >> (block * P::PARTS + part) % 4 * 8).scale(0);
+        }
+      }
     }
   }
 
@@ -99,14 +129,22 @@ struct WeightScales {
   }
 };
 
-// total = fma(scale_a * scale_b, chain, total), element by element.
+// total = fma(scale_a * scale_b, chain, total) for two columns and those of a thread's two rows that are wanted.
+__device__ __forceinline__ void promote_four(float* total, const float* sum, const float2& columns, const float (&rows)[2],
+                                             bool first, bool second) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float promoted = __fmaf_rn(__fmul_rn(i % 2 ? columns.y : columns.x, rows[i / 2]), sum[i], total[i]);
+    total[i] = (i / 2 ? second : first) ? promoted : total[i];
+  }
+}
+
 template <class P>
 __device__ __forceinline__ void promote_weights(float (&total)[P::ACCUMULATORS], const float (&sum)[P::ACCUMULATORS],
-                                                const WeightScales<P>& scales, int chain) {
+                                                const WeightScales<P>& scales, int chain, bool first, bool second) {
 #pragma unroll
-  for (int i = 0; i < P::ACCUMULATORS; ++i) {
-    const float2 pair = scales.columns[i / 4];
-    total[i] = __fmaf_rn(__fmul_rn(i % 2 ? pair.y : pair.x, scales.rows[chain][i / 2 % 2]), sum[i], total[i]);
+  for (int i = 0; i < P::ACCUMULATORS; i += 4) {
+    promote_four(&total[i], &sum[i], scales.columns[i / 4], scales.rows[chain], first, second);
   }
 }
 
@@ -135,19 +173,58 @@ struct WeightSlab {
         places(row, lane),
         widen(Widening::published(ring.base + P::TABLES_OFFSET)) {}
 
-  __device__ __forceinline__ void load(Fragments& weights, u32 stage, int part) const {
-    weights.load(ring.b(stage), part, places, widen);
+  __device__ __forceinline__ void wait(const Cursor<P::STAGES>& cursor) const {
+    ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+    if constexpr (P::FOLDS) ptx::barrier_wait(ring.folded(cursor.stage), cursor.phase);
+  }
+
+  __device__ __forceinline__ void load(Fragments<P>& weights, u32 stage, int part) const {
+    weights.load(ring, stage, part, row, lane, places, widen);
+  }
+
+  // Rows whose scales do not fold: of each 32 of K a chain of its own, promoted by its own scale. `left` is what there is
+  // of K from here on; `fold` says of a thread's two rows whether they do.
+  __device__ __forceinline__ void multiply_apart(float (&total)[P::ACCUMULATORS], float (&sum)[P::ACCUMULATORS],
+                                                 Fragments<P>& weights, u32 stage, int part, int left, u32 place,
+                                                 bool (&fold)[2]) const {
+    const u32 scale_a = ring.scale_a(stage) + part * P::LOAD_M * 4 + lane % 4 * 8;
+    const u32 scale_b = ring.scale_b(stage) + (part * P::BLOCK_N + row + lane / 4) * 4;
+    const Exponents first(ptx::load_shared_word(scale_b), left), second(ptx::load_shared_word(scale_b + 32), left);
+    fold[0] = first.fold(), fold[1] = second.fold();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      pin_all(sum);
+      wgmma_fence();
+      WgmmaRows<P::BLOCK_M>::issue(sum, weights.words[step], place + step * 2, false);
+      wgmma_commit();
+      pin_all(sum);
+      wgmma_wait<0>();
+      pin_all(sum);
+      weights.keep();
+      const float rows[2] = {first.scale(step), second.scale(step)};
+#pragma unroll
+      for (int i = 0; i < P::ACCUMULATORS; i += 4) {
+        const float2 columns = ptx::load_shared_2(scale_a + i * 8);  // anew each time: registers are scarce, and this rare
+        promote_four(&total[i], &sum[i], columns, rows, !fold[0], !fold[1]);
+      }
+    }
   }
 
   // Per 128 of K one chain of four wgmma, or per 32 of K a chain of each. `prepare` runs beside the last of them.
   template <class Prepare>
-  __device__ __forceinline__ void multiply(float (&total)[P::ACCUMULATORS], Fragments& weights, u32 stage, int part,
-                                           Prepare prepare) const {
+  __device__ __forceinline__ void multiply(float (&total)[P::ACCUMULATORS], Fragments<P>& weights, u32 stage, int block,
+                                           int part, const Tile& tile, Prepare prepare) const {
     float sum[TOGETHER][P::ACCUMULATORS];
     WeightScales<P> scales;
-    scales.load_rows(ring, stage, part, row, lane);
+    scales.load_rows(ring, stage, block, part, row, lane);
     if constexpr (EARLY) scales.load_columns(ring, stage, part, lane);
     const u32 place = tokens + stage * (P::A_BYTES / 16) + part * (P::LOAD_M * 128 / 16);
+    const bool all_fold = weights.all_fold;
+    bool fold[2] = {true, true};
+    if (!all_fold) {
+      const int left = tile.k_size - block * P::BLOCK_K - part * SCALE_K;
+      multiply_apart(total, sum[0], weights, stage, part, left, place, fold);
+    }
 #pragma unroll
     for (int chain = 0; chain < CHAINS; chain += TOGETHER) {
       pin_chains(sum);
@@ -165,8 +242,12 @@ struct WeightSlab {
       weights.keep();
       if (!EARLY && chain == 0) scales.load_columns(ring, stage, part, lane);
       if (part + 1 == P::PARTS && chain + TOGETHER == CHAINS) ring.release(stage, lane, scales.touched());
+      if (all_fold) {
 #pragma unroll
-      for (int i = 0; i < TOGETHER; ++i) promote_weights<P>(total, sum[i], scales, chain + i);
+        for (int i = 0; i < TOGETHER; ++i) promote_weights<P>(total, sum[i], scales, chain + i, true, true);
+      } else {
+        promote_weights<P>(total, sum[0], scales, 0, fold[0], fold[1]);
+      }
     }
     if constexpr (!EARLY) prepare();
   }
@@ -179,24 +260,61 @@ __device__ __forceinline__ void accumulate_weights(float (&total)[P::SLABS][P::A
   static_assert(P::SLABS == 1 && P::PARTS == 2, "a warpgroup holds one slab of weights, a stage two blocks of scales");
   if (tile.block_begin == tile.block_end) return;
   const WeightSlab<P> slab(ring, group, thread);
-  Fragments first, second;
-  ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+  Fragments<P> first, second;
+  slab.wait(cursor);
   slab.load(first, cursor.stage, 0);
 #pragma unroll 1
   for (int block = tile.block_begin; block < tile.block_end; ++block) {
     const u32 stage = cursor.stage;
     cursor.advance();
-    slab.multiply(total[0], first, stage, 0, [&] { slab.load(second, stage, 1); });
+    slab.multiply(total[0], first, stage, block, 0, tile, [&] { slab.load(second, stage, 1); });
     // Beyond the end of K a stage may hold the scales of another group.
     if (block * P::BLOCK_K + SCALE_K >= tile.k_size) {
       ring.release(stage, thread % 32, touched(total[0]));
       break;
     }
-    slab.multiply(total[0], second, stage, 1, [&] {
+    slab.multiply(total[0], second, stage, block, 1, tile, [&] {
       if (block + 1 == tile.block_end) return;
-      ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+      slab.wait(cursor);
       slab.load(first, cursor.stage, 0);
     });
+  }
+}
+
+// The folding warps' share: of every stage, how the codes of each row take up the distances of its scales from the first.
+template <class P>
+__device__ __forceinline__ void fold_all(const Ring<P>& ring, const Problem& problem, u32 rank, u32 warp) {
+  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
+  Cursor<P::STAGES> cursor;
+  PlacedTile tile{};
+  const u32 lane = threadIdx.x % 32;
+  while (scheduler.next(tile)) {
+#pragma unroll 1
+    for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+      const u32 stage = cursor.stage;
+      u32 loaded = 0;
+      ptx::barrier_wait(ring.full(stage), cursor.phase);
+#pragma unroll 1
+      for (u32 unit = warp; unit < P::PARTS * P::BLOCK_N / 32; unit += P::FOLDING_WARPS) {
+        const u32 part = unit / (P::BLOCK_N / 32), row = unit % (P::BLOCK_N / 32) * 32 + lane, at = part * P::BLOCK_N + row;
+        const u32 word = ptx::load_shared_word(ring.scale_b(stage) + at * 4);
+        const Exponents exponents(word, max(tile.k_size - block * P::BLOCK_K - int(part) * SCALE_K, 1));
+        const bool folds = exponents.fold(), all_fold = __all_sync(0xFFFFFFFF, folds);
+        const Octaves octaves = exponents.octaves(folds);
+        const u32 tables = ring.fold_tables(stage) + (part * 2 * P::BLOCK_N + row) * 16;
+#pragma unroll
+        for (int pair = 0; pair < 2; ++pair) {
+          const Octaves::Tables low = octaves.tables(pair * 2), high = octaves.tables(pair * 2 + 1);
+          ptx::store_shared_4_words(tables + pair * P::BLOCK_N * 16, {low.low, low.high, high.low, high.high});
+        }
+        ptx::store_shared(ring.fold_scales(stage) + at * 4, __float_as_uint(exponents.scale(0)));
+        if (lane == 0) ptx::store_shared(ring.fold_votes(stage) + unit * 4, all_fold);
+        loaded |= word;
+      }
+      __syncwarp();
+      if (lane == 0) ptx::barrier_arrive(ring.folded(stage));
+      ring.release(stage, lane, loaded);
+    }
   }
 }
 

@@ -21,12 +21,68 @@ struct Widening {
   }
 
   // Bits of `codes` above the sixteenth are ignored.
-  __device__ __forceinline__ u32 operator()(u32 codes) const {
+  __device__ __forceinline__ u32 operator()(u32 codes) const { return look_up(codes, magnitudes, HIGH); }
+
+  __device__ __forceinline__ u32 look_up(u32 codes, u32 low, u32 high) const {
     u32 negative, positive, bytes;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(negative) : "r"(magnitudes), "r"(HIGH), "r"(codes & 0x7777u));
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(negative) : "r"(low), "r"(high), "r"(codes & 0x7777u));
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(positive) : "r"(signs), "r"(SIGNS), "r"(codes));
     asm("mad.lo.u32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(positive), "r"(0xFFFFFFFEu), "r"(negative));
     return bytes;
+  }
+};
+
+// By how many octaves each 32 of K is moved, a byte each, of a row and 128 of K: 0 to 11, the fifth being none. A code
+// times 2^-5 to 2^6 is a normal number of E4M3.
+struct Octaves {
+  static constexpr u32 NONE = 0x05050505u, MOST = 11;
+  static constexpr u32 LOW = Widening::LOW - 0x28282800u, HIGH = Widening::HIGH - 0x28282828u;  // moved by the least
+  u32 moved;
+
+  // Four codes of the 32 of K that `step` numbers.
+  struct Tables {
+    u32 low, high;
+  };
+  __device__ __forceinline__ Tables tables(int step) const {
+    return {LOW + (__byte_perm(moved, 0, step * 0x1110 + 4) << 3), HIGH + (__byte_perm(moved, 0, step * 0x1111) << 3)};
+  }
+};
+
+// The UE8M0 exponents of a row and 128 of K, a byte each. Where the last three lie within 5 octaves below and 6 above the
+// first, the codes can take the differences, and the first is left as the scale of all.
+struct Exponents {
+  u32 word;
+
+  // Beyond the end of K, of which `left` elements are left here, there are no scales: the first stands for them.
+  __device__ __forceinline__ Exponents(u32 word, int left = 128) : word(word) {
+    if (left >= 128) return;
+    const u32 kept = (1u << (left + 31) / 32 * 8) - 1;
+    this->word = (word & kept) | (first() * 0x01010101u & ~kept);
+  }
+
+  // Of 128 of K that have one exponent, byte `index` of a word.
+  static __device__ __forceinline__ Exponents alike(u32 word, int index) {
+    return Exponents(__byte_perm(word, 0, index * 0x1111));
+  }
+
+  __device__ __forceinline__ u32 first() const { return word & 0xFF; }
+
+  // A difference that is too large shows in its byte: nothing was borrowed from below the first of them.
+  __device__ __forceinline__ u32 from_first() const { return word + Octaves::NONE - first() * 0x01010101u; }
+  __device__ __forceinline__ bool fold() const {
+    const u32 moved = from_first();
+    const u32 too_far = ((moved & 0x7F7F7F7Fu) + (127 - Octaves::MOST) * 0x01010101u) | moved;
+    const u32 undefined = ((word & 0x7F7F7F7Fu) + 0x01010101u) & word;  // 255 means NaN
+    return ((too_far | undefined) & 0x80808080u) == 0;
+  }
+  __device__ __forceinline__ Octaves octaves(bool folds) const { return {folds ? from_first() : Octaves::NONE}; }
+
+  // So near to 1 that products with scales of A that are near to 1 are normal numbers, from here to any scale of a block.
+  static __device__ __forceinline__ bool moderate(u32 exponent) { return exponent - 77 <= 100; }
+
+  __device__ __forceinline__ float scale(int step) const {
+    const u32 exponent = __byte_perm(word, 0, 0x4440 + step), bits = max(exponent << 23, 0x00400000u);  // 2^-127 is none
+    return __uint_as_float(exponent == 255 ? 0x7FFFFFFFu : bits);
   }
 };
 
