@@ -40,6 +40,7 @@ class Shape:
     accumulate: bool = False
     alignment: int = 128  # of group starts along M, where rows of several groups share A
     batch_invariant: bool = False
+    pointed: bool = False  # scales of rows lie so that only loads one by one reach them, which wide tiles do not do
 
     @property
     def block_k(self) -> int:
@@ -126,8 +127,7 @@ class Configuration:
 
     @property
     def wide(self) -> bool:
-        """Say whether sums and scales leave no registers to warps that copy scales, `Plan::WIDE` in mainloop.cuh."""
-        return self.shape.scaling == "VECTOR" and self.shape.weights == "AS_A" and self.tile.block_m > 128
+        return is_wide(self.shape, self.tile)
 
     @property
     def threads(self) -> int:
@@ -152,6 +152,11 @@ class Configuration:
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def is_wide(shape: Shape, tile: Tile) -> bool:
+    """Say whether sums and scales leave no registers to warps that copy scales, `Plan::WIDE` in mainloop.cuh."""
+    return shape.scaling == "VECTOR" and shape.weights == "AS_A" and tile.block_m > 128
 
 
 def stage_bytes(shape: Shape, tile: Tile) -> int:
@@ -248,6 +253,7 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
         shape.weights == "AS_A" or tile.cluster_m * tile.cluster_n == 1,
         tile.cluster_k == 1 or (shape.schedule == "DENSE" and tile.block_m == 64 * tile.math_groups <= 128),
+        not (shape.pointed and is_wide(shape, tile)),
         stage_count(shape, tile) >= 3,
     )
     return all(rules)

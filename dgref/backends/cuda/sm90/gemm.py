@@ -104,6 +104,7 @@ def _shape(pair: Pair, d: Any, c: Any, batch_invariant: bool, head_splits: Any) 
         output=read.output_format("d", d),
         accumulate=c is not None,
         batch_invariant=batch_invariant,
+        pointed=pair.pointed,
     )
 
 

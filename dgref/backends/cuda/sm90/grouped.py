@@ -215,6 +215,7 @@ def _shape(pair: Pair, d, schedule, m, groups, alignment=128, accumulate=False, 
         output=read.output_format("d", d),
         accumulate=accumulate,
         alignment=alignment,
+        pointed=pair.pointed,
     )
 
 

@@ -102,6 +102,11 @@ class Scales:
 NO_SCALES = Scales(0, 0, 0, 0)
 
 
+def is_pointed(scales: Scales | Callable[[int, int], TensorMap]) -> bool:
+    """Say whether scales of rows can only be read one by one, as they lie."""
+    return isinstance(scales, Scales) and scales.grid is None
+
+
 def vector_scales(name: str, scale: Any, matrix_: Matrix, lines: int) -> Scales | Callable[[int, int], TensorMap]:
     """Read [..., rows, K-scales] FP32 scales, `lines` for each row in all groups: by a map where the copy engine can.
 

@@ -26,6 +26,11 @@ class Pair:
     scales: dict[str, Any]
     before: tuple[Plan, ...]
 
+    @property
+    def pointed(self) -> bool:
+        """Say whether scales of rows lie where no map reads them and nothing moves them."""
+        return self.scaling == "VECTOR" and any(read.is_pointed(self.scales[name]) for name in ("scale_a", "scale_b"))
+
     def given(self, **others: Any) -> Operands:
         """Return everything that a launch is given."""
         return Operands(a=self.a, b=self.b, **self.scales, **others)

@@ -12,8 +12,9 @@ from dgref.backends.cuda.jit import compile_kernel, current_place
 from dgref.backends.cuda.launch import Plan
 from dgref.backends.cuda.sm90 import workspace
 from dgref.backends.cuda.sm90.configuration import Configuration, moves_scales, scales_deep
-from dgref.backends.cuda.sm90.operands import Matrix, Scales
+from dgref.backends.cuda.sm90.operands import Matrix, Scales, is_pointed
 from dgref.backends.cuda.tensor_map import TensorMap
+from dgref.errors import UnsupportedError, expected
 
 SIDE = 64
 RUNS = 2
@@ -54,6 +55,9 @@ def rearranged(found: Configuration, operands: Any) -> tuple[Any, list[Plan]]:
     if operands.b.element == "E2M1" and found.shape.weights == "AS_A" and not found.shape.folded:
         b, before = widened("b", operands.b)
         operands = replace(operands, b=b)
+    if found.wide and any(map(is_pointed, (operands.scale_a, operands.scale_b))):
+        need = "one of at most 128 rows, for scales with gaps between them"
+        raise UnsupportedError(expected("tile", found.tile, need))
     scattered = {name: count for name, count in _scale_counts(found).items() if _movable(getattr(operands, name))}
     if found.wide or moves_scales(found, tuple(scattered.values())):
         for name in scattered:

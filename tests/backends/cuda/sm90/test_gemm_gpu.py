@@ -109,7 +109,7 @@ def test_every_configuration_adds_c_once_wherever_it_lies(torch, scaling, out, o
     for splits in (1, 2):
         plain = configure(Shape(m, n, k, scaling=scaling, output="F32"), PLAIN, splits, 132)
         want = (c.float() + fp8(torch, inputs, scaling, plain)).to(c.dtype)
-        for tile in tiles_of(shape):
+        for tile in (tile for tile in tiles_of(shape) if tile.cluster_k in (1, splits)):
             d = torch.full_like(want, float("nan"))
             block = (128, 128) if scaling == "BLOCK" else (1, 128)
             fp8_gemm(*inputs, d, c, b_block=block, forced=configure(shape, tile, splits, 132))

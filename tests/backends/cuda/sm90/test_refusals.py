@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dgref.backends.cuda.sm90.configuration import Shape, Tile, configuration, configure
 from dgref.backends.cuda.sm90.gemm import fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
 from dgref.errors import LayoutError, ShapeError, UnsupportedError
@@ -54,7 +55,10 @@ def of_k(**changes: Any) -> Callable:
 
 FLAT = {"a": made(K * M, dtype=E4M3), "b": made(K * N, dtype=E4M3), "a_scale": torch.ones(M, 2)}
 FLAT |= {"b_scale": torch.ones(N, 2)}
+GAPS = {"a_scale": torch.ones(M, 4)[:, ::2], "b_scale": torch.ones(N, 4)[:, ::2], "b_block": (1, 128)}
+WIDE = configure(Shape(M, N, K, scaling="VECTOR"), Tile(256, 128, 2), 1, 132)
 REFUSED = [
+    (dense(**GAPS, forced=WIDE), UnsupportedError, "need one of at most 128 rows, for scales with gaps between them"),
     (batch(d=made(M, N)), ShapeError, "d: got (64, 128), need (2, 64, 128)"),
     (batch(d=made(1, M, N)), ShapeError, "d: got (1, 64, 128), need (2, 64, 128)"),
     (dense(d=made(GROUPS, M, N)), ShapeError, "d: got (2, 64, 128), need (1, 64, 128)"),
@@ -95,6 +99,17 @@ def test_a_call_that_would_write_elsewhere_or_read_too_far_is_refused(
 def test_no_rows_are_no_launch(call: Callable, driver: Driver) -> None:
     call()
     assert driver.launches == []
+
+
+def test_scales_with_gaps_are_read_one_by_one_by_tiles_that_can(driver: Driver) -> None:
+    rows = made(4096, K, dtype=E4M3)
+    scales = torch.ones(4096, 4)
+    for given in (scales[:, ::2], scales.view(-1)[: 4096 * 2].view(4096, 2)):
+        operands = {"a": rows, "b": rows, "a_scale": given, "b_scale": given, "d": made(4096, 4096)}
+        dense(**operands, b_block=(1, 128))()
+    assert configuration(Shape(4096, 4096, K, scaling="VECTOR"), 132).wide
+    assert not configuration(Shape(4096, 4096, K, scaling="VECTOR", pointed=True), 132).wide
+    assert [name for name, *_ in driver.launches] == ["gemm", *["transpose_floats"] * 2, "gemm"]
 
 
 def test_heads_and_interleaved_batches_are_launched(driver: Driver) -> None:
