@@ -5,9 +5,13 @@ The roof is measured once a process: a device copy, and torch's FP8 and BF16 pro
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dgref.machine import nvidia_smi
@@ -16,6 +20,23 @@ from dgref.suite import Case
 
 FLUSH_BYTES = 256 << 20  # more than four times an H200's L2
 _SENSORS = {"clock": "clocks.sm", "power": "power.draw", "temperature": "temperature.gpu"}
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    import fcntl
+
+    with (Path(tempfile.gettempdir()) / f"dgref-gpu-{os.getuid()}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield
+
+
+def turn(timed: bool) -> Any:
+    """Return a context in which this process has the GPU to itself, among those that time kernels, where it does so.
+
+    Inputs and references of other cases are computed meanwhile. Where there are no such locks, nobody waits.
+    """
+    return _turn() if timed and os.name == "posix" else nullcontext()
 
 
 def throughput(case: Case, inputs: Mapping[str, Any], launch: Callable[[], None], launches: int) -> dict[str, float]:

@@ -145,26 +145,31 @@ def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settin
     with _timed(result, "reference"):
         verdict = _verdict(attempt)
     _describe(result, attempt, verdict)
-    with _timed(result, "verifier"):
+    with timing.turn(_is_timed(backend, settings)), _timed(result, "verifier"):
         _check_whole(result, attempt)
     if result.bad and settings.diagnose:
         with _timed(result, "diagnosis"):
             _diagnose(result, attempt)
 
 
+def _is_timed(backend: Backend, settings: Settings) -> bool:
+    return bool(settings.timed_launches) and getattr(backend, "device", "cpu") == "cuda"
+
+
 def _launch(result: Result, truth: Expectation, backend: Backend, settings: Settings) -> _Attempt:
     case, here = truth.case, machine.architecture()
     with _timed(result, "inputs"):
         inputs = truth.fresh_inputs()
-    with _timed(result, "prepare"):
-        kernel = backend.prepare(case, inputs)
-    with _timed(result, "run"):
-        seen = observe(kernel, settings.repeats, truth.defined)
-    result.evidence.update(seen.evidence)
-    if settings.timed_launches and getattr(backend, "device", "cpu") == "cuda":
-        with _timed(result, "timing"):
-            result.throughput = timing.throughput(case, inputs, kernel, settings.timed_launches)
-        result.evidence.update(timing.sensors())
+    with timing.turn(_is_timed(backend, settings)):
+        with _timed(result, "prepare"):
+            kernel = backend.prepare(case, inputs)
+        with _timed(result, "run"):
+            seen = observe(kernel, settings.repeats, truth.defined)
+        result.evidence.update(seen.evidence)
+        if _is_timed(backend, settings):
+            with _timed(result, "timing"):
+                result.throughput = timing.throughput(case, inputs, kernel, settings.timed_launches)
+            result.evidence.update(timing.sensors())
     result.provenance = backend.provenance()
     limits = getattr(backend, "limit_arithmetic", BackendBase().limit_arithmetic)
     claim = _claimed(backend, case)

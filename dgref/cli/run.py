@@ -32,7 +32,10 @@ JOURNAL = "journal.jsonl"
 )
 @click.option("--shard", default="1/1", metavar="I/N", help="Run every N-th case, beginning with the I-th.")
 @click.option(
-    "-j", "--jobs", type=click.IntRange(1, 256), help="Worker processes; by default one a core, one with a GPU."
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 256),
+    help="Worker processes; by default one a core, one with a GPU. Those that time kernels take turns.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder for results.json, junit.xml and index.html."

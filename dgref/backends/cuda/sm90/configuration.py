@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, gcd
 
-from dgref.backends.cuda.sm90.costs import block_clocks, costs_of, device_bytes, store_clocks, widening_clocks
+from dgref.backends.cuda.sm90.costs import block_clocks, costs_of, store_clocks, streaming_clocks, widening_clocks
 from dgref.errors import UnsupportedError, expected
 
 SHARED_LIMIT = 232_448  # bytes one block may have (CUDA C++ Programming Guide, compute capability 9.0)
@@ -379,7 +379,7 @@ def estimate(candidate: Configuration, multiprocessors: int) -> float:
     shape, tile, costs = candidate.shape, candidate.tile, costs_of(candidate.shape)
     turns, blocks = turns_of(candidate, multiprocessors), ceil_div(shape.blocks_of_k, candidate.splits)
     turn = blocks * mean_block_clocks(shape, tile) + store_clocks(shape, tile, candidate.splits, costs)
-    streaming = device_bytes(shape) / costs.device
+    streaming = streaming_clocks(shape, tile, costs)
     return costs.launch + max(turns * turn, streaming) + costs.overlap * min(turns * turn, streaming)
 
 

@@ -18,18 +18,19 @@ class Costs:
     together: float = 172  # likewise where a warpgroup issues several of them at once
     column: float = 0.745  # of a slab, for each column: the wgmma of one warpgroup
     scale: float = 1.5  # likewise, where each column has its own scale
-    chain: float = 1.13  # BF16: times the tensor cores' own rate, with several warpgroups at work
-    blocks: float = 1.16  # FP8 with scales of 128 x 128, likewise
+    blocks: float = 1.16  # times the tensor cores' own rate, with scales of 128 x 128
     between: float = 36  # of a block of K of that: what promotion leaves idle, whatever the tile
+    select: float = 1.19  # times that where every column selects its scale
     vectors: float = 1.16  # with scales of 1 x 128
     vectors_between: float = 290  # of a block of K of that: what promotion of each slab leaves idle
     vectors_32: float = 4.2  # with scales of 1 x 32, promoted four times as often
-    select: float = 1.19  # times that where every column selects its scale
-    shared: float = 1.08  # times 128 bytes per clock of shared memory
+    written: float = 1.08  # times 128 bytes per clock of shared memory: by copies
+    read: float = 1.08  # and by wgmma
     l2: float = 57.7  # bytes per clock and multiprocessor
     power: float = 0.131  # of the time of a copy through L2: what it takes from the tensor cores' clock
     stream: float = 30.7  # bytes of B per clock and multiprocessor
     device: float = 3340  # bytes per clock of the whole card
+    again: float = 1  # times that where B is read by several rows of tiles, and stays in L2
     overlap: float = 0.41  # of the shorter of computing and streaming that is not hidden
     store: float = 521  # of a tile, whatever its size
     stored: float = 61.7  # bytes per clock
@@ -40,6 +41,31 @@ class Costs:
     exchanged: float = 27  # bytes per clock
     scattered: float = 0.6  # of each scale that is read by itself
     moving: float = 5_300  # of a launch that moves scales first
+
+
+@dataclass(frozen=True)
+class ChainCosts(Costs):
+    """Likewise of BF16, whose sums are never promoted, fitted to 3100 launches."""
+
+    launch: float = 10_000
+    block: float = 137
+    column: float = 0.642
+    blocks: float = 0.915
+    written: float = 0.143
+    read: float = 1.29
+    l2: float = 57.1
+    power: float = 0.0448
+    stream: float = 48.1
+    device: float = 3050
+    again: float = 1.45
+    overlap: float = 0.506
+    store: float = 382
+    stored: float = 49.9
+    reduction: float = 3300
+    arrival: float = 2190
+    reduced: float = 45.9
+    exchange: float = 1500
+    exchanged: float = 12.5
 
 
 @dataclass(frozen=True)
@@ -63,12 +89,13 @@ class PackedCosts(Costs):
 
 
 H200 = Costs()
+H200_CHAIN = ChainCosts()
 H200_PACKED = PackedCosts()
 
 
 def costs_of(shape: Shape) -> Costs:
     """Return the constants that were fitted to launches like this one."""
-    return H200_PACKED if shape.weights == "E2M1" else H200
+    return H200_PACKED if shape.weights == "E2M1" else H200 if shape.element == "E4M3" else H200_CHAIN
 
 
 def widening_clocks(shape: Shape, costs: PackedCosts = H200_PACKED) -> float:
@@ -107,7 +134,7 @@ def block_clocks(shape: Shape, tile: Tile, live: int, costs: Costs = H200) -> fl
     return max(
         slabs * (start * waits + (costs.column + extra) * tile.block_n),
         tensor_factor(shape, tile, costs) * rows * tile.block_n / 32 + idle + power * copied,
-        costs.shared * (tile.rows_copied + tile.block_n + rows + tile.block_n * rows / 64),
+        costs.written * (tile.rows_copied + tile.block_n) + costs.read * (rows + tile.block_n * rows / 64),
         copied,
         tile.block_n * 128 / costs.stream,
     )
@@ -121,14 +148,9 @@ def issues_together(shape: Shape, tile: Tile) -> bool:
 
 def tensor_factor(shape: Shape, tile: Tile, costs: Costs = H200) -> float:
     """Return how much longer than their own rate the tensor cores take, by what happens between their runs."""
-    factors = {
-        "NONE": costs.chain,
-        "BLOCK": costs.blocks,
-        "VECTOR": costs.vectors,
-        "VECTOR_32": costs.vectors_32,
-    }
+    factor = {"VECTOR": costs.vectors, "VECTOR_32": costs.vectors_32}.get(shape.scaling, costs.blocks)
     aligned = 128 % tile.block_n == 0 or tile.block_n == 192
-    return factors[shape.scaling] * (1 if shape.scaling != "BLOCK" or aligned else costs.select)
+    return factor * (1 if shape.scaling != "BLOCK" or aligned else costs.select)
 
 
 def store_clocks(shape: Shape, tile: Tile, splits: int = 1, costs: Costs = H200) -> float:
@@ -145,6 +167,12 @@ def reduction_clocks(tile: Tile, splits: int, partial: int, costs: Costs) -> flo
     if tile.cluster_k > 1:
         return costs.exchange + (splits - 1) * partial / splits / costs.exchanged
     return costs.reduction + costs.arrival * splits + partial * (1 + splits) / costs.reduced
+
+
+def streaming_clocks(shape: Shape, tile: Tile, costs: Costs) -> float:
+    """Return the clocks in which the operands cross the memory bus."""
+    several_rows = shape.m > tile.block_m * tile.cluster_m
+    return device_bytes(shape) / costs.device * (costs.again if several_rows else 1)
 
 
 def device_bytes(shape: Shape) -> float:

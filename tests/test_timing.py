@@ -1,0 +1,29 @@
+"""Whoever times a kernel has the GPU to itself."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from dgref import timing
+
+
+def test_processes_that_time_kernels_take_turns_and_others_do_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing.tempfile, "gettempdir", lambda: str(tmp_path))
+    entered = threading.Event()
+
+    def wait_for_turn() -> None:
+        with timing.turn(True):
+            entered.set()
+
+    other = threading.Thread(target=wait_for_turn)
+    with timing.turn(True):
+        other.start()
+        with timing.turn(False):
+            assert not entered.wait(0.2)
+    assert entered.wait(10)
+    other.join()
