@@ -117,7 +117,8 @@ def packed_block_clocks(shape: Shape, tile: Tile, costs: PackedCosts) -> float:
 def block_clocks(shape: Shape, tile: Tile, live: int, costs: Costs = H200) -> float:
     """Return the clocks of one block of K: the slowest of warpgroups, tensor cores, shared memory, L2 and device.
 
-    Of the tile's rows only `live` count: slabs of 64 that have none are not multiplied where the GPU knows the rows.
+    Of the tile's rows only `live` count: slabs of 64 that have none are not multiplied where the GPU knows the rows; of
+    BF16 all slabs of a warpgroup are one chain.
     """
     if isinstance(costs, PackedCosts):
         return packed_block_clocks(shape, tile, costs)
@@ -125,7 +126,8 @@ def block_clocks(shape: Shape, tile: Tile, live: int, costs: Costs = H200) -> fl
     extra = {"NONE": 0, "BLOCK": 0, "VECTOR": costs.scale, "VECTOR_32": 4 * costs.scale}[shape.scaling]
     waits = 4 if shape.scaling == "VECTOR_32" else 1
     start = costs.together if issues_together(shape, tile) else costs.block
-    rows = -(-live // 64) * 64 if shape.schedule == "MASKED" else tile.block_m
+    together = 64 * tile.slabs if shape.scaling == "NONE" else 64
+    rows = -(-live // together) * together if shape.schedule == "MASKED" else tile.block_m
     idle = costs.between if shape.scaling == "BLOCK" and rows > 64 else 0
     slabs = min(tile.slabs, rows // 64)
     idle = costs.vectors_between * slabs if shape.scaling == "VECTOR" else idle

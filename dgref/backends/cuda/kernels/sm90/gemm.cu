@@ -40,19 +40,23 @@ __device__ __forceinline__ u32 promote_each_step(float (&total)[P::ACCUMULATORS]
 }
 
 // FP8: the tensor core keeps 13 fraction bits, so every 128 of K is promoted to FP32. Slabs from LIVE on have no valid row.
-template <class P, int BOUNDARY, int LIVE = P::SLABS>
-__device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
-                                                  Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
-  float sum[P::ACCUMULATORS];
-  const u32 lane = thread % 32;
-  const int boundary = BOUNDARY > 0 ? BOUNDARY : 128 - tile.column % 128;
-  const int first_row = group * P::SLABS * 64 + thread / 32 * 16 + lane / 4;
-  const OperandDescriptors<P> descriptors(ring, group);
-#pragma unroll P::UNROLL
-  for (int block = tile.block_begin; block < tile.block_end; ++block) {
-    const u32 stage = cursor.stage;
-    ptx::barrier_wait(ring.full(stage), cursor.phase);
-    cursor.advance();
+template <class P, int BOUNDARY, int LIVE>
+struct ScaledBlocks {
+  const Ring<P>& ring;
+  const u32 lane;
+  const int boundary, first_row;
+  const OperandDescriptors<P> descriptors;
+
+  __device__ __forceinline__ ScaledBlocks(const Ring<P>& ring, const Tile& tile, u32 group, u32 thread)
+      : ring(ring),
+        lane(thread % 32),
+        boundary(BOUNDARY > 0 ? BOUNDARY : 128 - tile.column % 128),
+        first_row(group * P::SLABS * 64 + thread / 32 * 16 + lane / 4),
+        descriptors(ring, group) {}
+
+  __device__ __forceinline__ void accumulate(float (&total)[P::SLABS][P::ACCUMULATORS], u32 stage, u32 phase) const {
+    float sum[P::ACCUMULATORS];
+    ptx::barrier_wait(ring.full(stage), phase);
     const u32 shared_a = ring.scale_a(stage) + first_row * 4, shared_b = ring.scale_b(stage);
     float scale_b[2] = {};
     ColumnScales<P> columns;
@@ -89,6 +93,27 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
         promote_vector<P>(total[slab], sum, scale_a, columns);
       }
     }
+  }
+};
+
+// In a round that begins with the first stage no address depends on the cursor.
+template <class P, int BOUNDARY, int LIVE = P::SLABS>
+__device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
+                                                  Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
+  const ScaledBlocks<P, BOUNDARY, LIVE> blocks(ring, tile, group, thread);
+  int left = tile.block_end - tile.block_begin;
+  while (true) {
+    if (P::ROUNDS && cursor.stage == 0) {
+#pragma unroll 1
+      for (; left >= P::STAGES; left -= P::STAGES, cursor.phase ^= 1) {
+#pragma unroll
+        for (int stage = 0; stage < P::STAGES; ++stage) blocks.accumulate(total, stage, cursor.phase);
+      }
+    }
+    if (left <= 0) break;
+    blocks.accumulate(total, cursor.stage, cursor.phase);
+    cursor.advance();
+    --left;
   }
 }
 

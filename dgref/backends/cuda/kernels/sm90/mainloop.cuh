@@ -46,9 +46,10 @@ struct Plan {
   static constexpr int COPY_REGISTERS = WIDE ? 24 : (is_k_grouped(SCHEDULE) ? 72 : 56);
   static constexpr int MATH_REGISTERS = (504 - COPY_REGISTERS) / MATH_GROUPS;
 
-  // Blocks of K whose instructions are laid out one after another; more would spill where each element selects its scale.
+  // Each element selects its scale of B's columns: two blocks of K laid out one after the other would spill.
   static constexpr bool SELECTS = SCALING == Scaling::BLOCK && 128 % BLOCK_N != 0 && BLOCK_N != 192;
-  static constexpr int UNROLL = SELECTS || SCALING == Scaling::VECTOR_32 ? 1 : (SCALING == Scaling::BLOCK ? 8 : (SLABS > 1 ? 1 : 4));
+  // Whole rounds of the ring are laid out stage by stage.
+  static constexpr bool ROUNDS = !SELECTS && SCALING != Scaling::VECTOR_32 && STAGES <= 10;
   // Blocks of K that a warpgroup with nobody to work while it promotes, or whose loop is not unrolled, issues at once.
   static constexpr bool IN_TURNS = SCALING == Scaling::BLOCK && (MATH_GROUPS == 1 || (SELECTS && BLOCK_M == 128 && BLOCK_N < 128));
   static constexpr int TOGETHER = !IN_TURNS ? 1 : (BLOCK_N <= 64 ? 4 : 2);
