@@ -13,7 +13,7 @@ from typing import Any
 
 from dgref.arch import Architecture
 from dgref.backends.base import BackendBase, Inputs, Kernel
-from dgref.backends.deep_gemm_cases import others, products, scales
+from dgref.backends.deep_gemm_cases import limits, others, products, scales
 from dgref.backends.deep_gemm_cases.call import Call
 from dgref.reference.arithmetic import Arithmetic
 from dgref.suite import Case
@@ -71,8 +71,8 @@ class DeepGemmBackend(BackendBase):
         if case.op not in OPERATIONS:
             return NOT_SERVED.get(case.op, f"DeepGEMM has no {case.op}")
         refusal = OPERATIONS[case.op].refuses(case, here)
-        if refusal is None and self.device == "cuda" and case.op in products.OPERATIONS:
-            return products.alignment_refuses(case)
+        if refusal is None and self.device == "cuda":
+            return limits.refuses(case, here)
         return refusal
 
     def arithmetic(self, case: Case, architecture: Architecture | None) -> Arithmetic | str | None:

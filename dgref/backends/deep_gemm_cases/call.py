@@ -52,7 +52,9 @@ class Call:
         """Return a native or integer array as a torch tensor on the backend's device."""
         import torch
 
-        return like(np.ascontiguousarray(array), torch.empty(0)).to(self.backend.device)
+        placed = like(np.ascontiguousarray(array), torch.empty(0)).to(self.backend.device)
+        # NumPy's empty arrays have strides of zero, in which the library sees neither rows nor columns
+        return placed if placed.numel() else torch.empty(placed.shape, dtype=placed.dtype, device=placed.device)
 
     def index(self, name: str) -> Any:
         """Return an index operand."""

@@ -11,8 +11,6 @@ from dgref.backends.deep_gemm_cases.call import FP4, FP8, UE8M0, Call, Operation
 from dgref.formats import LAYOUTS, RECIPES
 from dgref.formats.native import as_native
 from dgref.formats.scaling import FULL
-from dgref.ops import OPS
-from dgref.ops.op import element_bits
 from dgref.reference.scale_transforms import group_lengths
 from dgref.suite import Case
 
@@ -31,20 +29,6 @@ def operands_refuse(case: Case, here: str, major_matters: bool = True) -> str | 
             return f"sm_100a kernels take FP8 or FP4 with a scale for 32 or 128 of K, not {row.name}"
         if row.scaling.scale_format != UE8M0:
             return f"sm_100a kernels read UE8M0 scales, which would round those of {row.name}"
-    return None
-
-
-def alignment_refuses(case: Case) -> str | None:
-    """Say which matrix the copy engine cannot reach: its lines must be whole multiples of 16 bytes."""
-    shape, problem = case.shape, OPS[case.op].problem(case)
-    for operand in (*OPS[case.op].present(problem), *OPS[case.op].outputs):
-        if operand.name not in ("a", "b", "d") or 0 in shape.values():
-            continue
-        extents = operand.shape(problem)
-        choice = case.operands.get(operand.name)
-        line = extents[-2] if choice and choice.major == "mn" else extents[-1]
-        if line * element_bits(operand.format(problem)) % 128:
-            return f"the copy engine reads lines of a multiple of 16 bytes: {operand.name} has {line} elements in one"
     return None
 
 
