@@ -16,7 +16,7 @@ from dgref.ops import OPS
 from dgref.suite import Case
 
 POISONS = (0xFF, 0x55)  # NaN in every format that has one; then an ordinary number
-REPEAT_SECONDS = 0.25  # for each repeat asked for: no further one once the launches have taken this long in all
+REPEAT_SECONDS = 0.25  # for each repeat asked for: none further once launches after the first have taken this long
 Masks = Mapping[str, np.ndarray | None]
 Arrays = dict[str, np.ndarray]
 
@@ -34,13 +34,14 @@ def observe(kernel: Kernel, repeats: int, defined: Masks) -> Observation:
     """Launch over each poison pattern, then repeat; elements that the op leaves undefined may change.
 
     A kernel with nothing to poison is launched over no second pattern, one that replays stored outputs only once, and
-    one so slow that it has used up REPEAT_SECONDS is not repeated: the evidence says how many launches there were.
+    one so slow that it has used up REPEAT_SECONDS is not repeated: the evidence says how many launches there were. The
+    first launch does not count, as it may have compiled the kernel.
     """
     poisons = POISONS if getattr(kernel, "poisonable", True) else POISONS[:1]
     repeats = repeats if getattr(kernel, "repeatable", True) else 0
-    started = time.perf_counter()
     guards = _Guards(kernel)
     first = launch(kernel, poisons[0], guards)
+    started = time.perf_counter()
     seen = Observation(first)
     for pattern in poisons[1:]:
         now = launch(kernel, pattern, guards)
