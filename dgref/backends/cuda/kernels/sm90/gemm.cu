@@ -101,19 +101,27 @@ template <class P, int BOUNDARY, int LIVE = P::SLABS>
 __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring,
                                                   Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
   const ScaledBlocks<P, BOUNDARY, LIVE> blocks(ring, tile, group, thread);
-  int left = tile.block_end - tile.block_begin;
-  while (true) {
-    if (P::ROUNDS && cursor.stage == 0) {
+  if constexpr (P::ROUNDS) {
+    int first = cursor.stage, end = first + tile.block_end - tile.block_begin;
 #pragma unroll 1
-      for (; left >= P::STAGES; left -= P::STAGES, cursor.phase ^= 1) {
+    for (; end > 0; end -= P::STAGES, first = 0) {
+      if (!P::WIDE && first == 0 && end >= P::STAGES) {  // two layouts would take more registers than wide tiles leave
 #pragma unroll
         for (int stage = 0; stage < P::STAGES; ++stage) blocks.accumulate(total, stage, cursor.phase);
+      } else {
+#pragma unroll
+        for (int stage = 0; stage < P::STAGES; ++stage) {
+          if (stage >= first && stage < end) blocks.accumulate(total, stage, cursor.phase);
+        }
       }
+      if (end >= P::STAGES) cursor.phase ^= 1;
     }
-    if (left <= 0) break;
-    blocks.accumulate(total, cursor.stage, cursor.phase);
-    cursor.advance();
-    --left;
+    cursor.stage = end == 0 ? 0 : end + P::STAGES;
+  } else {
+#pragma unroll 1
+    for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
+      blocks.accumulate(total, cursor.stage, cursor.phase);
+    }
   }
 }
 
