@@ -164,8 +164,7 @@ def stage_bytes(shape: Shape, tile: Tile) -> int:
     parts, rows = shape.parts, tile.rows_copied
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(parts * rows * 4, 128) * 128
     scale_b = 16 if shape.scaling == "BLOCK" else 4 * scales_deep(shape) * tile.block_n
-    folding = parts * tile.block_n * 36 + parts * tile.block_n // 8 + 8 if shape.scaling == "POWERS_32" else 0
-    return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + folding + 16  # 16: two barriers
+    return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
 
 
 def scales_deep(shape: Shape) -> int:
@@ -213,6 +212,8 @@ def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
         many = (shape.scaling, shape.schedule) == ("VECTOR_32", "PREFIX_SUM") or shape.scaling == "POWERS_32"
         widest_m = 64 if many else 128
         yield from ((m, 64 * groups, groups) for m in (16, 32, 64, 128) if m <= widest_m for groups in (1, 2))
+        if shape.schedule == "DENSE":
+            yield 16, 256, 4
         return
     widest = {
         "NONE": {64: 256, 128: 256, 256: 128},
@@ -238,6 +239,7 @@ def tiles_of(shape: Shape) -> Iterator[Tile]:
 
 def is_legal(shape: Shape, tile: Tile) -> bool:
     """Say whether the kernel's static assertions and the schedule's promises hold."""
+    one_slab = shape.weights == "E2M1" or tile.block_m == 64 * tile.math_groups <= 128
     rules = (
         shape.major_a == "K" or (tile.block_m % 64 == 0 and not tile.load_m),
         shape.major_b == "K" or tile.block_n % 64 == 0,
@@ -252,7 +254,7 @@ def is_legal(shape: Shape, tile: Tile) -> bool:
         tile.block_m > 64 or shape.m <= 512 or shape.alignment % 128 != 0 or shape.weights == "E2M1",
         not tile.load_m or (tile.cluster_n == 1 and shape.schedule == "DENSE" and shape.m <= tile.load_m),
         shape.weights == "AS_A" or tile.cluster_m * tile.cluster_n == 1,
-        tile.cluster_k == 1 or (shape.schedule == "DENSE" and tile.block_m == 64 * tile.math_groups <= 128),
+        tile.cluster_k == 1 or (shape.schedule == "DENSE" and one_slab),
         not (shape.pointed and is_wide(shape, tile)),
         stage_count(shape, tile) >= 3,
     )
@@ -300,14 +302,14 @@ def splits_of(shape: Shape, tile: Tile, multiprocessors: int) -> tuple[int, ...]
     """Return the splits of K that a tile is tried with: one, where the blocks of a cluster hold them.
 
     Such clusters must all run at a time, or some would wait for a whole turn. An H200 holds 66 of two blocks, but 30 of
-    four (cuOccupancyMaxActiveClusters), not 33; three quarters are counted on.
+    four (cuOccupancyMaxActiveClusters), not 33; nine tenths are counted on.
     """
     choices = split_choices(shape)
     if tile.cluster_k == 1:
         return choices
     at_once = multiprocessors // tile.cluster
     if tile.cluster_k > 2:
-        at_once = at_once * 3 // 4
+        at_once = at_once * 9 // 10
     fits = shape.groups * units_of(shape, tile) <= at_once
     return (tile.cluster_k,) if fits and tile.cluster_k in choices else ()
 

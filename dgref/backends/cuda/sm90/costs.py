@@ -70,22 +70,24 @@ class ChainCosts(Costs):
 
 @dataclass(frozen=True)
 class PackedCosts(Costs):
-    """Likewise where weights are packed, fitted to 1100 launches: a block of K is 256 elements here."""
+    """Likewise where weights are packed, fitted to 70 launches of few tokens: a block of K is 256 elements here."""
 
-    launch: float = 10_300
-    block: float = 450
-    slab: float = 115  # of 64 weights, widened
-    folded: float = 100  # likewise, with scales of 1 x 32 folded into the codes
-    promoted: float = 6.1  # of a slab, for each row of A
-    promoted_32: float = 13.6  # likewise, with scales of 1 x 32
-    device: float = 1391
-    overlap: float = 0.1
-    store: float = 1010
+    launch: float = 10_750
+    block: float = 348
+    slab: float = 112  # of 64 weights, widened
+    folded: float = 294  # likewise, with scales of 1 x 32 folded into the codes
+    promoted: float = 5.65  # of a slab, for each row of A
+    promoted_32: float = 13.8  # likewise, with scales of 1 x 32
+    device: float = 1820
+    overlap: float = 0.156
+    store: float = 2350
     stored: float = 9.6
-    reduction: float = 2360
+    reduction: float = 5220
     arrival: float = 264
     reduced: float = 42
+    exchange: float = 690
     before: float = 5_000  # of a launch that widens everything first, beside its bytes
+    rewritten: float = 1391  # bytes per clock of such a launch
 
 
 H200 = Costs()
@@ -104,7 +106,7 @@ def widening_clocks(shape: Shape, costs: PackedCosts = H200_PACKED) -> float:
     Where scales are folded, another launch follows for groups whose scales do not fold.
     """
     launches = 1 if shape.scaling in ("VECTOR", "VECTOR_32") else 2
-    return launches * costs.before + 1.5 * shape.groups * shape.n * shape.k / costs.device
+    return launches * costs.before + 1.5 * shape.groups * shape.n * shape.k / costs.rewritten
 
 
 def packed_block_clocks(shape: Shape, tile: Tile, costs: PackedCosts) -> float:

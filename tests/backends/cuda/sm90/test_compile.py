@@ -46,6 +46,8 @@ WIDE = [  # the most registers of each kind
     configure(Shape(512, 512, 512, scaling="VECTOR", weights="E2M1"), Tile(128, 128, 2), 1, 132),
     configure(Shape(512, 512, 512, scaling="POWERS", weights="E2M1"), Tile(128, 128, 2), 1, 132),
     configure(Shape(512, 512, 512, scaling="POWERS_32", weights="E2M1"), Tile(64, 128, 2), 1, 132),
+    configure(Shape(16, 512, 8192, scaling="POWERS_32", weights="E2M1"), Tile(16, 256, 4, cluster_k=4), 4, 132),
+    configure(Shape(16, 512, 8192, scaling="VECTOR_32", weights="E2M1"), Tile(16, 256, 4, cluster_k=4), 4, 132),
 ]
 
 
@@ -85,9 +87,9 @@ def test_overwritten_rows_are_found():
 
 @pytest.mark.skipif(not has_cuobjdump(), reason="no cuobjdump on this machine")
 @pytest.mark.parametrize("scaling", ["VECTOR", "VECTOR_32", "POWERS_32"])
-@pytest.mark.parametrize("rows", [16, 64])
-def test_no_register_that_wgmma_reads_is_written_before_it_is_done(rows, scaling):
-    found = configure(Shape(rows, 2112, 2048, scaling=scaling, weights="E2M1"), Tile(rows, 128, 2), 1, 132)
+@pytest.mark.parametrize("tile", [Tile(16, 128, 2), Tile(16, 256, 4), Tile(64, 128, 2)], ids=str)
+def test_no_register_that_wgmma_reads_is_written_before_it_is_done(tile, scaling):
+    found = configure(Shape(tile.block_m, 2112, 2048, scaling=scaling, weights="E2M1"), tile, 1, 132)
     code = disassemble(load_or_compile(request_for("sm90/gemm.cu", "dgref::gemm", found.constants)).cubin)
     assert code.count("QGMMA") >= 8
     assert overwritten(code) == []
@@ -152,10 +154,9 @@ def test_the_host_reserves_the_shared_memory_that_the_kernel_lays_out():
     staging = tile.block_m * tile.block_n * 2
     stage = (tile.block_m + tile.block_n) * 128 + tile.block_m * 4 + 16 + 16
     assert found.shared_bytes == staging + stages * stage + 16 + 128
-    # weights with folding scales: tables, scales and votes of every row and 128 of K, and a third barrier
+    # packed weights: two blocks of A with their scales, words of scales for both
     found = configure(Shape(16, 7168, 16384, scaling="POWERS_32", weights="E2M1"), Tile(16, 128, 2), 1, 132)
-    folding = 2 * 128 * (32 + 4) + 2 * 4 * 4
-    stage = (2 * 16 + 128) * 128 + 2 * 16 * 4 + 2 * 128 * 4 + folding + 24
+    stage = (2 * 16 + 128) * 128 + 2 * 16 * 4 + 2 * 128 * 4 + 16
     assert found.shared_bytes == 8 * 2048 + found.stages * stage + 16 + 128
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
-from dgref.backends.cuda.sm90.configuration import Shape, configure, split_choices, tiles_of, ways
+from dgref.backends.cuda.sm90.configuration import Shape, configure, splits_of, tiles_of, ways
 from dgref.formats import RECIPES, ScaledTensor
 from dgref.reference.arithmetic import sm90_fp8
 from dgref.reference.contraction import contract
@@ -82,19 +82,40 @@ def test_every_way_and_tile_gives_the_declared_bits(torch, granule, scales, rows
         assert torch.equal(d.view(torch.int32), want.view(torch.int32)), forced
 
 
-def test_splits_of_folded_weights_are_the_declared_ones(torch):
+@pytest.mark.parametrize("granule", [32, 128])
+def test_splits_are_the_declared_ones_in_a_cluster_and_through_memory(torch, granule):
     from dgref.backends.cuda.sm90.gemm import fp8_gemm
 
-    rows, n, k = 5, 200, 2304
+    rows, n, k = 5, 72, 4352
     a, a_scale, _, _ = fp8_inputs(torch, rows, n, k, "VECTOR")
-    b = weights(n, k, 32, **FAR)
+    b = weights(n, k, granule, **FAR)
     codes, words = placed([b])
-    shape, d = Shape(rows, n, k, **kind(32)), torch.empty(rows, n, device="cuda")
-    for splits in split_choices(shape):
-        forced = configure(shape, next(tiles_of(shape)), splits, 132)
-        edges = tuple(edge for edge in arithmetic_of(forced)["split_boundaries"] if 0 < edge < k)
-        fp8_gemm(a, a_scale, codes, words, d, b_block=(1, 32), packed=True, forced=forced)
-        assert torch.equal(d, declared(torch, a, a_scale, b, 32, edges)), splits
+    shape, d, want = Shape(rows, n, k, **kind(granule)), torch.empty(rows, n, device="cuda"), {}
+    for tile in tiles_of(shape):
+        for splits in splits_of(shape, tile, 132):
+            forced = configure(shape, tile, splits, 132)
+            edges = tuple(edge for edge in arithmetic_of(forced)["split_boundaries"] if 0 < edge < k)
+            if edges not in want:
+                want[edges] = declared(torch, a, a_scale, b, granule, edges)
+            fp8_gemm(a, a_scale, codes, words, d.fill_(7), b_block=(1, granule), packed=True, forced=forced)
+            assert torch.equal(d, want[edges]), forced
+    assert len(want) == 4
+
+
+def test_exponents_from_both_ends_of_their_range_do_not_fold(torch):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    rows, n, k = 3, 72, 256
+    a, a_scale, _, _ = fp8_inputs(torch, rows, n, k, "VECTOR")
+    a_scale = mn_major(torch, a_scale * 2.0**-40)
+    b = weights(n, k, 32, 0, 1, 0.0)
+    b.scale[:, 1::4] = 251  # in a byte, 251 - 0 + 5 is 0: as far as the least that folds
+    codes, words = placed([b])
+    want, d = declared(torch, a, a_scale, b, 32), torch.empty(rows, n, device="cuda")
+    assert want.abs().max() > 2.0**60
+    for forced in every(Shape(rows, n, k, **kind(32))):
+        fp8_gemm(a, a_scale, codes, words, d.fill_(7), b_block=(1, 32), packed=True, forced=forced)
+        assert torch.equal(d, want), forced
 
 
 @pytest.mark.parametrize("granule", [32, 128])

@@ -357,9 +357,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     if constexpr (P::SCALED && !P::WIDE) {
       if (index == 1 && warp_a) copy_all_scales<P, true, ADDEND>(ring, scale_a, problem, rank);
     }
-    if constexpr (P::FOLDS) {
-      if (index >= 2) fold_all<P>(ring, problem, rank, index - 2);
-    } else if constexpr (P::SCALES_B > 0 && !P::WIDE) {
+    if constexpr (P::SCALES_B > 0 && !P::WIDE) {
       if (index == 2 && warp_b) copy_all_scales<P, false, ADDEND>(ring, scale_b, problem, rank);
     }
   } else {

@@ -30,7 +30,7 @@ struct Plan {
   static constexpr int LOAD_M = LOAD_M_;  // rows of A that are copied; the rows above it hold leftovers and are not stored
   static constexpr Major MAJOR_A = MAJOR_A_, MAJOR_B = MAJOR_B_;
   static constexpr bool PACKED = WEIGHTS_ == Weights::E2M1;
-  // Registers of a thread by role: together 504, a thread of each warpgroup.
+  // Registers of a thread by role: together what a thread of each warpgroup has at the start.
   static constexpr bool MOVES_REGISTERS = MATH_GROUPS > 1;
   static constexpr bool ROWS_VARY = SCHEDULE == Schedule::MASKED || SCHEDULE == Schedule::PREFIX_SUM;
   static constexpr bool SCALED = SCALING != Scaling::NONE;
@@ -44,7 +44,8 @@ struct Plan {
   // Sums and scales of columns take nearly all registers: the copying warp lives in uniform ones, and no others copy.
   static constexpr bool WIDE = SCALING == Scaling::VECTOR && !PACKED && BLOCK_M > 128;
   static constexpr int COPY_REGISTERS = WIDE ? 24 : (is_k_grouped(SCHEDULE) ? 72 : 56);
-  static constexpr int MATH_REGISTERS = (504 - COPY_REGISTERS) / MATH_GROUPS;
+  static constexpr int WARPGROUPS = MATH_GROUPS + 1, REGISTERS = 512 / WARPGROUPS / 8 * 8 * WARPGROUPS;
+  static constexpr int MATH_REGISTERS = (REGISTERS - COPY_REGISTERS) / MATH_GROUPS / 8 * 8;
 
   // Each element selects its scale of B's columns: two blocks of K laid out one after the other would spill.
   static constexpr bool SELECTS = SCALING == Scaling::BLOCK && 128 % BLOCK_N != 0 && BLOCK_N != 192;
@@ -65,12 +66,7 @@ struct Plan {
   static constexpr int SCALE_B_K = SCALING == Scaling::VECTOR_32 ? 32 : (SCALING == Scaling::POWERS ? 512 : 128);  // of one
   static constexpr int SCALE_B_BYTES = SCALING == Scaling::BLOCK ? 16 : SCALES_B * BLOCK_N * 4;
   static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
-  // Where scales fold, warps beside the copying one make ready how each row's codes are widened: tables of 32 bytes, the
-  // scale that is left, and for every 32 rows whether all fold.
-  static constexpr bool FOLDS = SCALING == Scaling::POWERS_32;
-  static constexpr int FOLDING_WARPS = FOLDS ? 2 : 0;
-  static constexpr int FOLD_TABLE_BYTES = FOLDS ? PARTS * BLOCK_N * 32 : 0, FOLD_SCALE_BYTES = FOLD_TABLE_BYTES / 8;
-  static constexpr int FOLD_BYTES = FOLD_TABLE_BYTES + FOLD_SCALE_BYTES + FOLD_SCALE_BYTES / 32;
+  static constexpr bool FOLDS = SCALING == Scaling::POWERS_32;  // into the codes, where those of a row allow it
   // Arrivals that fill a stage beside those of warps that copy scales: the bulk copies', the block scales'.
   static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
   static constexpr int SCALE_A_COPIED = SCALED ? PARTS * LOAD_M * 4 : 0, SCALE_B_COPIED = SCALES_B * BLOCK_N * 4;
@@ -92,9 +88,8 @@ struct Plan {
   static constexpr int B_OFFSET = A_OFFSET + STAGES * A_BYTES;
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
-  static constexpr int FOLD_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
-  static constexpr int BARRIER_OFFSET = FOLD_OFFSET + STAGES * FOLD_BYTES;
-  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * (FOLDS ? 24 : 16);
+  static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
+  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * 16;
   static constexpr int TABLES_OFFSET = COUNTS_OFFSET + 8;            // of widening
   static constexpr int EXCHANGED_OFFSET = COUNTS_OFFSET;             // the barrier of the exchange: nothing is counted then
   static constexpr int TILES_OFFSET = COUNTS_OFFSET + 16;
@@ -138,14 +133,10 @@ struct Ring {
 
   __device__ u32 full(u32 stage) const { return base + P::BARRIER_OFFSET + stage * 8; }
   __device__ u32 empty(u32 stage) const { return base + P::BARRIER_OFFSET + (P::STAGES + stage) * 8; }
-  __device__ u32 folded(u32 stage) const { return base + P::BARRIER_OFFSET + (2 * P::STAGES + stage) * 8; }
   __device__ u32 a(u32 stage) const { return base + P::A_OFFSET + stage * P::A_BYTES; }
   __device__ u32 b(u32 stage) const { return base + P::B_OFFSET + stage * P::B_BYTES; }
   __device__ u32 scale_a(u32 stage) const { return base + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES; }
   __device__ u32 scale_b(u32 stage) const { return base + P::SCALE_B_OFFSET + stage * P::SCALE_B_BYTES; }
-  __device__ u32 fold_tables(u32 stage) const { return base + P::FOLD_OFFSET + stage * P::FOLD_BYTES; }
-  __device__ u32 fold_scales(u32 stage) const { return fold_tables(stage) + P::FOLD_TABLE_BYTES; }
-  __device__ u32 fold_votes(u32 stage) const { return fold_scales(stage) + P::FOLD_SCALE_BYTES; }
 
   // By one thread of each warp: one after another, two barriers for a stage cost 100 clocks.
   __device__ void initialise(u32 warp, u32 rank, int fills) const {
@@ -156,8 +147,7 @@ struct Ring {
       if (stage >= P::STAGES) break;
       ptx::barrier_init(full(stage), fills);
       // one arrival of each warp that reads
-      ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER + P::FOLDING_WARPS);
-      if constexpr (P::FOLDS) ptx::barrier_init(folded(stage), P::FOLDING_WARPS);
+      ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);
     }
     if (P::CLUSTER_K > 1 && warp == WARPS - 1) {
       const u32 owned = (P::SENDERS + P::CLUSTER_K - 1 - rank) / P::CLUSTER_K;

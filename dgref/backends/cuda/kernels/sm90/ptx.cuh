@@ -201,21 +201,6 @@ __device__ __forceinline__ u32 load_shared_word(u32 address) {
   return value;
 }
 
-__device__ __forceinline__ uint4 load_shared_4_words(u32 address) {
-  uint4 value;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void store_shared_4_words(u32 address, const uint4& value) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
-               "r"(value.w)
-               : "memory");
-}
-
 __device__ __forceinline__ u32 load_shared_2_bytes(u32 address) {
   u32 value;
   asm volatile("{ .reg .u16 h; ld.shared.u16 h, [%1]; cvt.u32.u16 %0, h; }" : "=r"(value) : "r"(address) : "memory");

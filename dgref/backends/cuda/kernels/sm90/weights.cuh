@@ -33,55 +33,67 @@ DEFINE_WGMMA_ROWS(128, 64, 65, 66, 67, 68, 69, 70)
 // Where one thread's codes of a slab lie: rows lane/4 and 8 below it of its warp's 16; of every 32 of K the elements
 // 4q to 4q+3 and 16+4q to 16+4q+3, q = lane%4 (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk32").
 struct CodePlaces {
-  u32 offset[8];  // of each step of 32 in a stage, in the 128-byte swizzle of the copy engine
+  u32 first;  // of the first 32 of K in a stage
 
   __device__ __forceinline__ CodePlaces(u32 first_row, u32 lane) {
     const u32 row = first_row + lane / 4;
-#pragma unroll
-    for (u32 step = 0; step < 8; ++step) offset[step] = row * 128 + (step ^ row % 8) * 16 + lane % 4 * 2;
+    first = ptx::kept(row * 128 + row % 8 * 16 + lane % 4 * 2);
   }
+
+  // Of any other: the copy engine's swizzle.
+  __device__ __forceinline__ u32 of(int step) const { return first ^ step * 16; }
 };
 
 // One thread's weights of one slab and 128 of K, as wgmma reads them.
 template <class P>
 struct Fragments {
   u32 words[4][4];
-  bool all_fold = true;  // of the slab's 64 rows
+  Exponents exponents[2];  // of the thread's two rows, where they fold
+  bool all_fold = true;    // of the slab's 64 rows
 
-  // `row` is the first of the warp's 16.
+  // `row` is the first of the warp's 16; `left` is what there is of K from here on.
   __device__ __forceinline__ void load(const Ring<P>& ring, u32 stage, int part, u32 row, u32 lane, const CodePlaces& places,
-                                       const Widening& widen) {
+                                       const Widening& widen, int left) {
     const u32 packed = ring.b(stage);
     u32 codes[4][4];
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const u32 place = packed + places.offset[part * 4 + step];
+      const u32 place = packed + places.of(part * 4 + step);
 #pragma unroll
       for (int i = 0; i < 4; ++i) codes[step][i] = ptx::load_shared_2_bytes(place + i % 2 * 1024 + i / 2 * 8);
     }
-    if constexpr (P::FOLDS) {
-      const u32 tables = ring.fold_tables(stage) + (part * 2 * P::BLOCK_N + row + lane / 4) * 16;
+    Octaves octaves[2];
+    if constexpr (P::FOLDS) fold(ring.scale_b(stage) + part * P::BLOCK_N * 4, row, lane, left, octaves);
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
+    for (int step = 0; step < 4; ++step) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint4 two = ptx::load_shared_4_words(tables + (pair * P::BLOCK_N + half * 8) * 16);
+      for (int half = 0; half < 2; ++half) {
+        const bool moves = P::FOLDS && step > 0;
+        const Octaves::Tables tables = moves ? octaves[half].tables(step) : Octaves::Tables{widen.magnitudes, Widening::HIGH};
 #pragma unroll
-          for (int i = half; i < 4; i += 2) {
-            words[pair * 2][i] = widen.look_up(codes[pair * 2][i], two.x, two.y);
-            words[pair * 2 + 1][i] = widen.look_up(codes[pair * 2 + 1][i], two.z, two.w);
-          }
-        }
-      }
-      const float2 votes = ptx::load_shared_2(ring.fold_votes(stage) + (part * P::BLOCK_N + row / 64 * 64) / 32 * 4);
-      all_fold = __all_sync(0xFFFFFFFF, (__float_as_uint(votes.x) & __float_as_uint(votes.y)) != 0);
-    } else {
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) words[step][i] = widen(codes[step][i]);
+        for (int i = half; i < 4; i += 2) words[step][i] = widen.look_up(codes[step][i], tables.low, tables.high);
       }
     }
+  }
+
+  // How the codes of the thread's rows take up the distances of their scales. The warps of a slab agree on whether all
+  // rows fold, so each looks at all 64: a lane at two of them.
+  __device__ __forceinline__ void fold(u32 scales, u32 row, u32 lane, int left, Octaves (&octaves)[2]) {
+    const u32 own = scales + (row + lane / 4) * 4;
+    const float2 two = ptx::load_shared_2(scales + (row / 64 * 64 + lane * 2) * 4);
+    Exponents voted[2] = {__float_as_uint(two.x), __float_as_uint(two.y)};
+    exponents[0] = ptx::load_shared_word(own), exponents[1] = ptx::load_shared_word(own + 32);
+    if (left < SCALE_K) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) voted[i] = Exponents(voted[i].word, left), exponents[i] = Exponents(exponents[i].word, left);
+    }
+    bool folds[2] = {true, true};
+    all_fold = __all_sync(0xFFFFFFFF, Exponents::near(voted[0], voted[1]));
+    if (!all_fold) {
+      all_fold = __all_sync(0xFFFFFFFF, voted[0].fold() && voted[1].fold());
+      folds[0] = exponents[0].fold(), folds[1] = exponents[1].fold();
+    }
+    octaves[0] = exponents[0].octaves(folds[0]), octaves[1] = exponents[1].octaves(folds[1]);
   }
 
   // wgmma reads these registers until it is waited for, which the compiler does not know: called after the wait, this
@@ -102,14 +114,14 @@ struct WeightScales {
   // `block` counts the stages of a group's K.
   __device__ __forceinline__ void load_rows(const Ring<P>& ring, u32 stage, int block, int part, u32 row, u32 lane) {
     constexpr int LINES = P::SCALES_B / P::PARTS;  // none of its own where a word spans the stage
-    const u32 scale_b = (P::FOLDS ? ring.fold_scales(stage) : ring.scale_b(stage)) + (part * LINES * P::BLOCK_N + row + lane / 4) * 4;
+    const u32 scale_b = ring.scale_b(stage) + (part * LINES * P::BLOCK_N + row + lane / 4) * 4;
 #pragma unroll
     for (int i = 0; i < CHAINS; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         rows[i][half] = ptx::load_shared(scale_b + i * P::BLOCK_N * 4 + half * 32);
         if constexpr (P::SCALING == Scaling::POWERS) {
-          rows[i][half] = Exponents(__float_as_uint(rows[i][half]) >> (block * P::PARTS + part) % 4 * 8).scale(0);
+          rows[i][half] = Exponents(__float_as_uint(rows[i][half])).scale(u32(block * P::PARTS + part) % 4);
         }
       }
     }
@@ -171,25 +183,24 @@ struct WeightSlab {
         row(group * 64 + thread / 32 * 16),
         tokens(__shfl_sync(0xFFFFFFFF, descriptor_lower(ring.a(0)), 0)),
         places(row, lane),
-        widen(Widening::published(ring.base + P::TABLES_OFFSET)) {}
+        // The address looks like each lane's own, or what is read would move to uniform registers and back for every use.
+        widen(Widening::published(ring.base + P::TABLES_OFFSET + (lane & ptx::zero()))) {}
 
   __device__ __forceinline__ void wait(const Cursor<P::STAGES>& cursor) const {
     ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
-    if constexpr (P::FOLDS) ptx::barrier_wait(ring.folded(cursor.stage), cursor.phase);
   }
 
-  __device__ __forceinline__ void load(Fragments<P>& weights, u32 stage, int part) const {
-    weights.load(ring, stage, part, row, lane, places, widen);
+  __device__ __forceinline__ void load(Fragments<P>& weights, u32 stage, int part, int left) const {
+    weights.load(ring, stage, part, row, lane, places, widen, left);
   }
 
-  // Rows whose scales do not fold: of each 32 of K a chain of its own, promoted by its own scale. `left` is what there is
-  // of K from here on; `fold` says of a thread's two rows whether they do.
+  // Rows whose scales do not fold: of each 32 of K a chain of its own, promoted by its own scale. `fold` says of a thread's
+  // two rows whether they do.
   __device__ __forceinline__ void multiply_apart(float (&total)[P::ACCUMULATORS], float (&sum)[P::ACCUMULATORS],
-                                                 Fragments<P>& weights, u32 stage, int part, int left, u32 place,
+                                                 Fragments<P>& weights, u32 stage, int part, u32 place,
                                                  bool (&fold)[2]) const {
     const u32 scale_a = ring.scale_a(stage) + part * P::LOAD_M * 4 + lane % 4 * 8;
-    const u32 scale_b = ring.scale_b(stage) + (part * P::BLOCK_N + row + lane / 4) * 4;
-    const Exponents first(ptx::load_shared_word(scale_b), left), second(ptx::load_shared_word(scale_b + 32), left);
+    const Exponents first = weights.exponents[0], second = weights.exponents[1];
     fold[0] = first.fold(), fold[1] = second.fold();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -213,18 +224,19 @@ struct WeightSlab {
   // Per 128 of K one chain of four wgmma, or per 32 of K a chain of each. `prepare` runs beside the last of them.
   template <class Prepare>
   __device__ __forceinline__ void multiply(float (&total)[P::ACCUMULATORS], Fragments<P>& weights, u32 stage, int block,
-                                           int part, const Tile& tile, Prepare prepare) const {
+                                           int part, Prepare prepare) const {
     float sum[TOGETHER][P::ACCUMULATORS];
     WeightScales<P> scales;
-    scales.load_rows(ring, stage, block, part, row, lane);
+    if constexpr (P::FOLDS) {
+      scales.rows[0][0] = weights.exponents[0].folded_scale(), scales.rows[0][1] = weights.exponents[1].folded_scale();
+    } else {
+      scales.load_rows(ring, stage, block, part, row, lane);
+    }
     if constexpr (EARLY) scales.load_columns(ring, stage, part, lane);
     const u32 place = tokens + stage * (P::A_BYTES / 16) + part * (P::LOAD_M * 128 / 16);
     const bool all_fold = weights.all_fold;
     bool fold[2] = {true, true};
-    if (!all_fold) {
-      const int left = tile.k_size - block * P::BLOCK_K - part * SCALE_K;
-      multiply_apart(total, sum[0], weights, stage, part, left, place, fold);
-    }
+    if (!all_fold) multiply_apart(total, sum[0], weights, stage, part, place, fold);
 #pragma unroll
     for (int chain = 0; chain < CHAINS; chain += TOGETHER) {
       pin_chains(sum);
@@ -261,60 +273,24 @@ __device__ __forceinline__ void accumulate_weights(float (&total)[P::SLABS][P::A
   if (tile.block_begin == tile.block_end) return;
   const WeightSlab<P> slab(ring, group, thread);
   Fragments<P> first, second;
+  const auto left = [&](int block, int part) { return tile.k_size - block * P::BLOCK_K - part * SCALE_K; };
   slab.wait(cursor);
-  slab.load(first, cursor.stage, 0);
+  slab.load(first, cursor.stage, 0, left(tile.block_begin, 0));
 #pragma unroll 1
   for (int block = tile.block_begin; block < tile.block_end; ++block) {
     const u32 stage = cursor.stage;
     cursor.advance();
-    slab.multiply(total[0], first, stage, block, 0, tile, [&] { slab.load(second, stage, 1); });
+    slab.multiply(total[0], first, stage, block, 0, [&] { slab.load(second, stage, 1, left(block, 1)); });
     // Beyond the end of K a stage may hold the scales of another group.
-    if (block * P::BLOCK_K + SCALE_K >= tile.k_size) {
+    if (left(block, 1) <= 0) {
       ring.release(stage, thread % 32, touched(total[0]));
       break;
     }
-    slab.multiply(total[0], second, stage, block, 1, tile, [&] {
+    slab.multiply(total[0], second, stage, block, 1, [&] {
       if (block + 1 == tile.block_end) return;
       slab.wait(cursor);
-      slab.load(first, cursor.stage, 0);
+      slab.load(first, cursor.stage, 0, left(block + 1, 0));
     });
-  }
-}
-
-// The folding warps' share: of every stage, how the codes of each row take up the distances of its scales from the first.
-template <class P>
-__device__ __forceinline__ void fold_all(const Ring<P>& ring, const Problem& problem, u32 rank, u32 warp) {
-  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
-  Cursor<P::STAGES> cursor;
-  PlacedTile tile{};
-  const u32 lane = threadIdx.x % 32;
-  while (scheduler.next(tile)) {
-#pragma unroll 1
-    for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
-      const u32 stage = cursor.stage;
-      u32 loaded = 0;
-      ptx::barrier_wait(ring.full(stage), cursor.phase);
-#pragma unroll 1
-      for (u32 unit = warp; unit < P::PARTS * P::BLOCK_N / 32; unit += P::FOLDING_WARPS) {
-        const u32 part = unit / (P::BLOCK_N / 32), row = unit % (P::BLOCK_N / 32) * 32 + lane, at = part * P::BLOCK_N + row;
-        const u32 word = ptx::load_shared_word(ring.scale_b(stage) + at * 4);
-        const Exponents exponents(word, max(tile.k_size - block * P::BLOCK_K - int(part) * SCALE_K, 1));
-        const bool folds = exponents.fold(), all_fold = __all_sync(0xFFFFFFFF, folds);
-        const Octaves octaves = exponents.octaves(folds);
-        const u32 tables = ring.fold_tables(stage) + (part * 2 * P::BLOCK_N + row) * 16;
-#pragma unroll
-        for (int pair = 0; pair < 2; ++pair) {
-          const Octaves::Tables low = octaves.tables(pair * 2), high = octaves.tables(pair * 2 + 1);
-          ptx::store_shared_4_words(tables + pair * P::BLOCK_N * 16, {low.low, low.high, high.low, high.high});
-        }
-        ptx::store_shared(ring.fold_scales(stage) + at * 4, __float_as_uint(exponents.scale(0)));
-        if (lane == 0) ptx::store_shared(ring.fold_votes(stage) + unit * 4, all_fold);
-        loaded |= word;
-      }
-      __syncwarp();
-      if (lane == 0) ptx::barrier_arrive(ring.folded(stage));
-      ring.release(stage, lane, loaded);
-    }
   }
 }
 

@@ -44,7 +44,8 @@ struct Octaves {
     u32 low, high;
   };
   __device__ __forceinline__ Tables tables(int step) const {
-    return {LOW + (__byte_perm(moved, 0, step * 0x1110 + 4) << 3), HIGH + (__byte_perm(moved, 0, step * 0x1111) << 3)};
+    const u32 octaves = __byte_perm(moved, 0, 0x4440 + step);
+    return {LOW + octaves * 0x08080800u, HIGH + octaves * 0x08080808u};
   }
 };
 
@@ -53,11 +54,13 @@ struct Octaves {
 struct Exponents {
   u32 word;
 
+  Exponents() = default;
+
   // Beyond the end of K, of which `left` elements are left here, there are no scales: the first stands for them.
   __device__ __forceinline__ Exponents(u32 word, int left = 128) : word(word) {
     if (left >= 128) return;
     const u32 kept = (1u << (left + 31) / 32 * 8) - 1;
-    this->word = (word & kept) | (first() * 0x01010101u & ~kept);
+    this->word = (word & kept) | (all_first() & ~kept);
   }
 
   // Of 128 of K that have one exponent, byte `index` of a word.
@@ -66,19 +69,33 @@ struct Exponents {
   }
 
   __device__ __forceinline__ u32 first() const { return word & 0xFF; }
+  __device__ __forceinline__ u32 all_first() const { return __byte_perm(word, 0, 0); }
 
-  // A difference that is too large shows in its byte: nothing was borrowed from below the first of them.
-  __device__ __forceinline__ u32 from_first() const { return word + Octaves::NONE - first() * 0x01010101u; }
+  __device__ __forceinline__ u32 from_first() const { return word + Octaves::NONE - all_first(); }
   __device__ __forceinline__ bool fold() const {
-    const u32 moved = from_first();
-    const u32 too_far = ((moved & 0x7F7F7F7Fu) + (127 - Octaves::MOST) * 0x01010101u) | moved;
     const u32 undefined = ((word & 0x7F7F7F7Fu) + 0x01010101u) & word;  // 255 means NaN
-    return ((too_far | undefined) & 0x80808080u) == 0;
+    return ((too_far(word & 0xFF00FFu) | too_far(word >> 8 & 0xFF00FFu)) & 0x80008000u | undefined & 0x80808080u) == 0;
+  }
+  // Of two exponents, the sign bit of those out of reach: a difference that is too large shows in its half, as nothing was
+  // borrowed from below the first of them.
+  __device__ __forceinline__ u32 too_far(u32 two) const {
+    const u32 moved = two + 0x00050005u - first() * 0x00010001u;
+    return ((moved & 0x7FFF7FFFu) + (0x7FFFu - Octaves::MOST) * 0x00010001u) | moved;
   }
   __device__ __forceinline__ Octaves octaves(bool folds) const { return {folds ? from_first() : Octaves::NONE}; }
 
+  // Whether the rest of two rows lies within 4 octaves below and 3 above the first: a sign that both fold, found in a few
+  // instructions. The first, less 4, is below 248, so that no byte borrows from the next or carries into it.
+  static __device__ __forceinline__ bool near(const Exponents& one, const Exponents& other) {
+    const u32 first = one.all_first() - 0x04040404u, second = other.all_first() - 0x04040404u;
+    return ((one.word - first | other.word - second) & 0xF8F8F8F8u) == 0 && max(first, second) < 0xF8F8F8F8u;
+  }
+
   // So near to 1 that products with scales of A that are near to 1 are normal numbers, from here to any scale of a block.
   static __device__ __forceinline__ bool moderate(u32 exponent) { return exponent - 77 <= 100; }
+
+  // What is left as the scale of 128 of K that fold: never NaN.
+  __device__ __forceinline__ float folded_scale() const { return __uint_as_float(max(first() << 23, 0x00400000u)); }
 
   __device__ __forceinline__ float scale(int step) const {
     const u32 exponent = __byte_perm(word, 0, 0x4440 + step), bits = max(exponent << 23, 0x00400000u);  // 2^-127 is none
