@@ -1,4 +1,7 @@
-"""Timed results as Markdown tables: `python -m dgref.report.speed reports/nvidia-h200`."""
+"""Timed results as Markdown tables: `python -m dgref.report.speed reports/nvidia-h200`.
+
+Of a bundle that holds results of DeepGEMM's kernels, the table sets ours beside them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from math import exp, log
 from dgref import suite
 from dgref.results import Result, Results, load_results
 
-OURS, PEER, TENSORWISE = "cuda", "torch/cuda", "torch/cuda_fast"
+OURS, PEER, TENSORWISE, DEEP_GEMM = "cuda", "torch/cuda", "torch/cuda_fast", "deep_gemm"
 ROWS = (1, 16, 64, 128, 512, 4096)
 
 
@@ -55,6 +58,27 @@ def others(found: dict[tuple[str, str], Result]) -> Iterator[str]:
         yield f"| {id} | " + " | ".join(cells) + f" | {speed['of_roof']:.2f} | {beside} |"
 
 
+def beside_deep_gemm(found: dict[tuple[str, str], Result]) -> Iterator[str]:
+    """Yield the table of every case that both computed, and the mean of DeepGEMM's time over ours in each family."""
+    yield "| case | ours, us | DeepGEMM, us | ratio | DeepGEMM's bits |"
+    yield "|---|---|---|---|---|"
+    ratios: dict[str, list[float]] = {}
+    for (id, name), row in found.items():
+        theirs = found.get((id, DEEP_GEMM))
+        if name != OURS or theirs is None:
+            continue
+        mine, other = row.throughput["microseconds"], theirs.throughput["microseconds"]
+        ratios.setdefault("dense" if _is_dense(id) else id.rsplit("-", 1)[0], []).append(other / mine)
+        level = theirs.level if theirs.status == "pass" else f"**{theirs.level or theirs.status}**"
+        yield f"| {id} | {mine:.1f} | {other:.1f} | {other / mine:.2f} | {level} |"
+    yield ""
+    means = (
+        f"{family} {exp(sum(map(log, all_)) / len(all_)):.3f} (least {min(all_):.2f})"
+        for family, all_ in ratios.items()
+    )
+    yield f"Geometric means of the ratios: {', '.join(means)}."
+
+
 def _is_dense(id: str) -> bool:
     return id.split("x")[0].isdigit()
 
@@ -64,8 +88,10 @@ def _us(found: dict[tuple[str, str], Result], id: str, name: str) -> float:
 
 
 def render(results: Results) -> str:
-    """Return both tables."""
+    """Return the tables of a bundle."""
     found = times(results)
+    if any(name == DEEP_GEMM for _, name in found):
+        return "\n".join(beside_deep_gemm(found)) + "\n"
     return "\n".join([*dense(found), "", *others(found)]) + "\n"
 
 
