@@ -20,17 +20,19 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference.arithmetic import Arithmetic
 
 _POWERS = "float8_e8m0fnu"
+_NOTHING = -1  # the scale of zeros that stand for a chain which is not there
 
 
 def folded(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> tuple[ScaledTensor, ScaledTensor, Arithmetic]:
     """Return operands and an arithmetic that folds nothing, of the same bits as these.
 
     A part of K in which some row of b does not fold stands several times: once for the rows that fold, then once for
-    each scale of the others, with zeros in place of everything else. Zeros change no sum.
+    each scale of the others, with zeros in place of everything else. Their scale is -1: a product of -0 changes no sum,
+    not even one of -0, where A's scales are finite and above zero.
     """
     width, interval = _width(b), arithmetic.interval
     plain = arithmetic.but(fold_b=None)
-    if arithmetic.fold_b is None or width is None or interval == 0 or width >= interval:
+    if arithmetic.fold_b is None or width is None or interval == 0 or width >= interval or 0 in b.shape:
         return a, b, plain
     _check(a, b, arithmetic)
     k = b.shape[-1]
@@ -42,7 +44,7 @@ def folded(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> tuple[Sc
     if len(parts) * interval - k < interval and len(set(parts)) == len(parts):
         left, right = a, replace(right, data=right.data[..., :k])
     edges = [int(np.searchsorted(parts, stop // interval)) * interval for _, stop in arithmetic.ranges(k)[:-1]]
-    return left, right, plain.but(splits=1, boundaries=tuple(edges)) if edges else plain
+    return left, right, plain.but(splits=1, boundaries=tuple(edges))  # of the new K, which may be longer than any named
 
 
 def octaves(narrow: Format, wide: Format) -> tuple[int, int]:
@@ -61,6 +63,10 @@ def _check(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> None:
     width, interval, k = _width(b), arithmetic.interval, b.shape[-1]
     if b.scaling.scale_format != _POWERS:
         raise FormatError(expected("b.scale", b.scaling.scale_format, f"{_POWERS}, to be folded", arithmetic.name))
+    narrow, wide = FORMATS[b.format], FORMATS[arithmetic.fold_b]
+    values = np.asarray(narrow.decode(np.arange(1 << narrow.storage_bits, dtype=narrow.code_dtype)), np.float32)
+    if not np.array_equal(wide.decode(wide.encode(values)), values, equal_nan=True):
+        raise FormatError(expected("b", b.format, f"a format whose values {wide.name} holds", arithmetic.name))
     if b.scaling.block[0] != 1 or interval % width:
         need = f"1 row by a divisor of {interval}, to be folded"
         raise ShapeError(expected("b.scale", f"blocks of {b.scaling.block}", need, arithmetic.name))
@@ -91,13 +97,13 @@ def _parts(b: ScaledTensor, width: int, interval: int, wide: Format) -> tuple[np
         every = np.ldexp(values[..., part, :, :], moved[..., part, :, None])
         keep = folds[..., part, None, None]
         found.append(np.where(keep, every, 0))
-        scales.append(np.where(folds[..., part], grid[..., part, 0], 1))
+        scales.append(np.where(folds[..., part], grid[..., part, 0], _NOTHING))
         parts.append(part)
         for index in () if whole[part] else range(each):
             own = np.zeros_like(every)
             own[..., index, :] = np.where(keep[..., 0], 0, values[..., part, index, :])
             found.append(own)
-            scales.append(np.where(folds[..., part], 1, grid[..., part, index]))
+            scales.append(np.where(folds[..., part], _NOTHING, grid[..., part, index]))
             parts.append(part)
     stacked = np.stack(found, axis=-3).reshape(*lead, len(parts) * interval)
     return np.array(parts), stacked, np.stack(scales, axis=-1).astype(np.float32)

@@ -99,6 +99,31 @@ def test_splits_keep_to_their_part_of_k(wild):
     assert same_bits(contract(a, b, FOLDING.but(splits=2, split_unit=256)), directly(a, b, (256,)))
 
 
+@pytest.mark.parametrize("changes", [{"boundaries": (256,)}, {"boundaries": (512,)}, {"splits": 2, "split_unit": 256}])
+def test_one_split_stays_one_where_scales_that_do_not_fold_make_k_longer(changes):
+    exponents = np.full((N, 8), 126)
+    exponents[1, 5] = 140
+    a, b = operands(256, exponents)
+    assert same_bits(contract(a, b, FOLDING.but(**changes)), directly(a, b))
+
+
+def test_a_sum_of_negative_zero_stays_one_beside_a_row_that_does_not_fold():
+    exponents = np.zeros((N, 4), np.uint8)
+    exponents[1, 2] = 20
+    a, b = operands(128, exponents)
+    codes = np.zeros((N, 128), np.uint8)
+    codes[:, 0] = E2M1.encode(np.float32(-0.5))
+    a = replace(a, data=np.full((M, 128), E4M3.encode(np.float32(2**-9))), scale=np.full((M, 1), 2.0**-22, np.float32))
+    b = replace(b, data=codes)
+    found = contract(a, b, FOLDING)
+    assert same_bits(found, directly(a, b)) and np.signbit(found[0, 0])
+
+
+def test_nothing_to_sum_up_is_zero():
+    a, b = (replace(t, data=t.data[:, :0], scale=t.scale[:, :0]) for t in operands(128, np.full((N, 4), 127)))
+    assert same_bits(contract(a, b, FOLDING), np.zeros((M, N), np.float32))
+
+
 def test_columns_have_the_bits_that_they_have_beside_all_others():
     exponents = np.random.default_rng(5).integers(118, 134, (N, 12))
     a, b = operands(384, exponents)
@@ -160,6 +185,7 @@ def test_limits_hold_the_folded_product():
     ("arithmetic", "changes", "error"),
     [
         (FOLDING, {"scaling": RECIPES["deepseek_fp4"].scaling}, FormatError),
+        (FOLDING, {"format": "float8_e5m2"}, FormatError),
         (FOLDING.but(interval=48), {}, ShapeError),
         (FOLDING.but(interval=256), {}, ShapeError),
         (FOLDING.but(boundaries=(64,)), {}, ShapeError),
@@ -168,6 +194,6 @@ def test_limits_hold_the_folded_product():
 def test_what_cannot_be_folded_is_refused(arithmetic: Arithmetic, changes, error):
     a, b = operands(256, np.full((N, 8), 127))
     if changes:
-        b = replace(b, scale=E8M0.decode(b.scale), **changes)
+        b = replace(b, scale=E8M0.decode(b.scale) if "scaling" in changes else b.scale, **changes)
     with pytest.raises(error):
         contract(a, b, arithmetic)
