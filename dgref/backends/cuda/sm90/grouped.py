@@ -115,6 +115,8 @@ def _contiguous(
     _check_alignment(alignment, 16 if packed else 64)
     if not d.numel():
         return None
+    if a.dim() != 2:
+        raise ShapeError(expected("a", tuple(a.shape), "one matrix, which holds the rows of all groups"))
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     _check_product(pair, d, (pair.a.rows, pair.b.rows))
     _check_layout(layout, pair.b.groups if prefix_sum else pair.a.rows)
@@ -139,7 +141,12 @@ def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, re
 
 
 def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced):
+    for name, tensor in (("a", a), ("b", b), ("a_scale", a_scale)):
+        if tensor is not None and tensor.dim() != 2:
+            raise ShapeError(expected(name, tuple(tensor.shape), "a matrix: groups of K lie one behind the other"))
     lines = None if a_scale is None else a_scale.shape[1]
+    if lines is not None and lines * 128 < a.shape[0]:
+        raise ShapeError(expected("a_scale", f"{lines} scales of each row", f"one for each 128 of K = {a.shape[0]}"))
     pair = pair_of(a.t(), b.t(), a_scale, b_scale, b_block=(1, 128), lines=lines)
     if pair.a.major != pair.b.major:
         need = f"{pair.a.major}-major, as a: groups of K lie the same way in both operands"
@@ -163,6 +170,8 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
     if sizes is None or prefix_sum or a_scale is None:
         need = "FP8 with scales, and the K of each group on the host: each is a matrix of its own"
         raise InputError(expected("sizes", sizes, need))
+    if d.dim() != 3:
+        raise ShapeError(expected("d", tuple(d.shape), "a stack of matrices"))
     groups, m, n = d.shape
     _check_sizes(sizes, groups, a.numel() // m, 128)
     left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
@@ -223,8 +232,6 @@ def _check_product(pair: Pair, d: Any, shape: tuple[int, ...]) -> None:
     left, right = pair.a, pair.b
     if left.k != right.k:
         raise ShapeError(expected("b", f"K = {right.k}", f"K = {left.k}, as in a"))
-    if right.major == "MN" and right.groups > 1 and right.k % 64:
-        raise ShapeError(expected("b", f"K = {right.k}", "a multiple of 64 where several MN-major groups follow"))
     if tuple(d.shape) != shape:
         raise ShapeError(expected("d", tuple(d.shape), shape))
 

@@ -135,8 +135,8 @@ def _mapped(name: str, scale: Any, matrix_: Matrix, lines: int) -> Callable[[int
     across, along = scale.stride()[-2:]
     if lines == 1:
         along = (rows + 3) // 4 * 4
-    group = strided(scale).group
-    if (across == 1 or rows == 1) and along % 4 == 0 and scale.data_ptr() % 16 == 0 and group in (0, along * each):
+    back_to_back = scale.dim() == 2 or scale.shape[0] == 1 or scale.stride(0) == along * each
+    if (across == 1 or rows == 1) and along % 4 == 0 and along >= rows and scale.data_ptr() % 16 == 0 and back_to_back:
         return lambda box, deep: TensorMap.tiled(scale, "float32", (rows, lines), (along * 4,), (box, deep), 0)
     return None
 

@@ -54,8 +54,13 @@ def pair_of(
     if b_block not in SCALINGS:
         raise FormatError(expected("b_block", b_block, " or ".join(map(str, SCALINGS))))
     scaled = a_scale is not None
+    if packed and not scaled:
+        raise InputError(expected("scales", "none", "those of a and of b, where b is packed"))
     left, before_a = k_major("a", read.matrix("a", a, "E4M3" if scaled else "BF16"))
     right, before_b = k_major("b", read.matrix("b", b, "E2M1" if packed else left.element))
+    for name, side in (("a", left), ("b", right)):
+        if side.major == "MN" and side.groups > 1 and side.k % 64:
+            raise ShapeError(expected(name, f"K = {side.k}", "a multiple of 64 where several MN-major groups follow"))
     if not scaled:
         return Pair(left, right, "NONE", {}, ())
     scaling = SCALINGS[b_block]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dgref.backends.cuda.sm90.configuration import Shape, Tile, configuration, configure
-from dgref.backends.cuda.sm90.gemm import fp8_gemm
+from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
-from dgref.errors import LayoutError, ShapeError, UnsupportedError
+from dgref.errors import InputError, LayoutError, ShapeError, UnsupportedError
 from tests.backends.cuda.sm90.recording import Driver, record
 
 M, N, K, GROUPS = 64, 128, 256, 2
@@ -53,9 +53,25 @@ def of_k(**changes: Any) -> Callable:
     return lambda: gemm_grouped_k(**call | changes)
 
 
+def stacked(groups: int, k: int, transposed: str) -> Callable:
+    """A batch of BF16, some operands of which lie with their rows next to each other."""
+    rows = {"a": M, "b": N}
+    laid = {name: made(groups, k, rows[name]).transpose(1, 2) for name in transposed}
+    whole = {name: made(groups, count, k) for name, count in rows.items()} | laid
+    return lambda: bf16_gemm(whole["a"], whole["b"], made(groups, M, N))
+
+
+def shared_words() -> torch.Tensor:
+    """Scales of one group's weights that stand for those of every group."""
+    return made(1, 2, N, dtype=torch.int32).transpose(1, 2).expand(GROUPS, N, 2)
+
+
 FLAT = {"a": made(K * M, dtype=E4M3), "b": made(K * N, dtype=E4M3), "a_scale": torch.ones(M, 2)}
 FLAT |= {"b_scale": torch.ones(N, 2)}
 GAPS = {"a_scale": torch.ones(M, 4)[:, ::2], "b_scale": torch.ones(N, 4)[:, ::2], "b_block": (1, 128)}
+SHORT = {"a": made(K, M, dtype=E4M3), "b": made(K, N, dtype=E4M3), "a_scale": torch.ones(M, 1)}
+SHORT |= {"b_scale": torch.ones(N, 1)}
+PACKED = {"b": made(GROUPS, N, K // 2, dtype=torch.uint8), "packed": True, "b_block": (1, 32)}
 WIDE = configure(Shape(M, N, K, scaling="VECTOR"), Tile(256, 128, 2), 1, 132)
 REFUSED = [
     (dense(**GAPS, forced=WIDE), UnsupportedError, "need one of at most 128 rows, for scales with gaps between them"),
@@ -77,6 +93,21 @@ REFUSED = [
     (of_k(b=made(N, K).t()), LayoutError, "b: got K-major, need MN-major, as a"),
     (of_k(sizes=[64, 64, 128]), ShapeError, "sizes: got 3 of them, need 2, one for each group"),
     (of_k(**FLAT, sizes=[256]), ShapeError, "sizes: got 1 of them, need 2, one for each group"),
+]
+REFUSED += [
+    (
+        stacked(GROUPS, 96, "ab"),
+        ShapeError,
+        "a: got K = 96, need a multiple of 64 where several MN-major groups follow",
+    ),
+    (stacked(GROUPS, 96, "b"), ShapeError, "b: got K = 96, need a multiple of 64 where several MN-major groups follow"),
+    (contiguous(packed=True), InputError, "scales: got none, need those of a and of b, where b is packed"),
+    (contiguous(a=made(1, M, K)), ShapeError, "a: got (1, 64, 256), need one matrix"),
+    (of_k(**SHORT), ShapeError, "a_scale: got 1 scales of each row, need one for each 128 of K = 256"),
+    (of_k(**SHORT | {"a_scale": torch.ones(M)}), ShapeError, "a_scale: got (64,), need a matrix"),
+    (of_k(a=made(1, K, M)), ShapeError, "a: got (1, 256, 64), need a matrix"),
+    (of_k(**FLAT, sizes=[128, 128], d=made(M, N)), ShapeError, "d: got (64, 128), need a stack of matrices"),
+    (batch(**PACKED | {"b_scale": shared_words()}), LayoutError, "b_scale: got strides (0, 1, 128), need MN-major"),
 ]
 NOTHING = [contiguous(a=made(0, K), d=made(0, N), layout=labels(0)), masked(0), masked(M, 0)]
 
@@ -110,6 +141,21 @@ def test_scales_with_gaps_are_read_one_by_one_by_tiles_that_can(driver: Driver) 
     assert configuration(Shape(4096, 4096, K, scaling="VECTOR"), 132).wide
     assert not configuration(Shape(4096, 4096, K, scaling="VECTOR", pointed=True), 132).wide
     assert [name for name, *_ in driver.launches] == ["gemm", *["transpose_floats"] * 2, "gemm"]
+
+
+def test_scales_that_groups_share_are_not_read_as_if_each_had_its_own(driver: Driver, monkeypatch) -> None:
+    maps: list[tuple[int, ...]] = []
+    encode = driver.cuTensorMapEncodeTiled
+
+    def noted(dtype: str, rank: int, pointer: int, shape: list[int], *geometry: Any) -> tuple:
+        maps.append(tuple(shape))
+        return encode(dtype, rank, pointer, shape, *geometry)
+
+    monkeypatch.setattr(driver, "cuTensorMapEncodeTiled", noted)
+    own = made(GROUPS, 2, N, dtype=torch.float32).transpose(1, 2)
+    for scales in (own, own[:1].expand(GROUPS, N, 2), made(1, N, dtype=torch.float32).t().expand(GROUPS, N, 2)):
+        batch(b_scale=scales, b_block=(1, 128))()
+    assert maps.count((N, GROUPS * 2)) == 1
 
 
 def test_heads_and_interleaved_batches_are_launched(driver: Driver) -> None:
