@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dgref.errors import UnavailableError, expected
 from dgref.machine import nvidia_smi
 from dgref.ops import OPS
 from dgref.suite import Case
@@ -24,11 +25,20 @@ _SENSORS = {"clock": "clocks.sm", "power": "power.draw", "temperature": "tempera
 
 @contextmanager
 def _turn() -> Iterator[None]:
+    with _locked():  # until the file is closed
+        yield
+
+
+def _locked() -> Any:
     import fcntl
 
-    with (Path(tempfile.gettempdir()) / f"dgref-gpu-{os.getuid()}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-        yield
+    try:
+        file = (Path(tempfile.gettempdir()) / f"dgref-gpu-{os.getuid()}.lock").open("a")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        need = "a file that can be locked, so that one process at a time is timed: set TMPDIR"
+        raise UnavailableError(expected("turn at the GPU", error, need)) from error
+    return file
 
 
 def turn(timed: bool) -> Any:

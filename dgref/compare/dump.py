@@ -60,7 +60,7 @@ def _load(path: Path) -> Mapping[str, Any]:
 def _numbers(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind in "bcOSUmM" or array.dtype.names:
         raise FormatError(expected(name, array.dtype, "floats or integers"))
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # its bits are looked at
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

@@ -126,6 +126,13 @@ def test_arrays_whose_dtype_numpy_loses_come_back_as_bits_and_others_as_they_are
     assert found["a"].tolist() == [0x3F80] * 3
 
 
+def test_bytes_in_the_other_order_are_the_same_numbers(tmp_path: Path) -> None:
+    bits, values = np.array([0x3F80, 0x4000], ">u2"), np.array([1.0, 2.0], ">f4")
+    read = read_arrays(write(tmp_path / "dump.npz", {"a": bits, "d": values}))
+    assert (read["a"] == bits).all() and read["a"].dtype == np.dtype("u2")
+    assert (read["d"] == values).all() and read["d"].dtype == np.dtype("f4")
+
+
 def test_an_output_of_another_width_is_diagnosed_by_its_shape_and_not_reinterpreted() -> None:
     state = mxfp4()
     arrays = {**arrays_of(state, {}), "d": np.array(7, np.int8)}
