@@ -60,7 +60,7 @@ def others(found: dict[tuple[str, str], Result]) -> Iterator[str]:
 
 def beside_deep_gemm(found: dict[tuple[str, str], Result]) -> Iterator[str]:
     """Yield the table of every case that both computed, and the mean of DeepGEMM's time over ours in each family."""
-    yield "| case | ours, us | DeepGEMM, us | ratio | DeepGEMM's bits |"
+    yield "| case | ours, us | DeepGEMM, us | ratio | DeepGEMM's level |"
     yield "|---|---|---|---|---|"
     ratios: dict[str, list[float]] = {}
     for (id, name), row in found.items():
