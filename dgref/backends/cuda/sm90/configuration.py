@@ -155,12 +155,12 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def is_wide(shape: Shape, tile: Tile) -> bool:
-    """Say whether sums and scales leave no registers to warps that copy scales, `Plan::WIDE` in mainloop.cuh."""
+    """Say whether sums and scales leave no registers to warps that copy scales, `Plan::WIDE` in plan.cuh."""
     return shape.scaling == "VECTOR" and shape.weights == "AS_A" and tile.block_m > 128
 
 
 def stage_bytes(shape: Shape, tile: Tile) -> int:
-    """Return the shared memory of one stage: a block of A, of B, and their scales, as `Plan` in mainloop.cuh has it."""
+    """Return the shared memory of one stage: a block of A, of B, and their scales, as `Plan` in plan.cuh has it."""
     parts, rows = shape.parts, tile.rows_copied
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(parts * rows * 4, 128) * 128
     scale_b = 16 if shape.scaling == "BLOCK" else 4 * scales_deep(shape) * tile.block_n

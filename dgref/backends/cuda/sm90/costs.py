@@ -145,7 +145,7 @@ def block_clocks(shape: Shape, tile: Tile, live: int, costs: Costs = H200) -> fl
 
 
 def issues_together(shape: Shape, tile: Tile) -> bool:
-    """Say whether a warpgroup issues several blocks of K at once, `Plan::TOGETHER` in mainloop.cuh."""
+    """Say whether a warpgroup issues several blocks of K at once, `Plan::TOGETHER` in plan.cuh."""
     selects = tile.block_m == 128 and tile.block_n < 128 and 128 % tile.block_n != 0
     return shape.scaling == "BLOCK" and shape.weights == "AS_A" and (tile.math_groups == 1 or selects)
 

@@ -148,7 +148,7 @@ def test_the_folding_kernel_compiles(granule):
 
 
 def test_the_host_reserves_the_shared_memory_that_the_kernel_lays_out():
-    # Plan::SHARED_BYTES in mainloop.cuh, written out: staging, stages, scales, barriers, counts, tiles
+    # Plan::SHARED_BYTES in plan.cuh, written out: staging, stages, scales, barriers, counts, tiles
     found = configuration(Shape(4096, 7168, 16384), 132)
     tile, stages = found.tile, found.stages
     staging = tile.block_m * tile.block_n * 2

@@ -1,6 +1,6 @@
 // Between accumulators and stores: where D lies, and the partial sums of the splits.
 #pragma once
-#include "sm90/mainloop.cuh"
+#include "sm90/ring.cuh"
 
 namespace dgref {
 

@@ -1,6 +1,6 @@
 // Widens packed weights into a workspace with their scales folded into the bytes, a block of 128 x 128 at a time, so that
 // the FP8 kernel meets one scale for each block; and says for each group whether all of its scales allowed it.
-#include "sm90/mainloop.cuh"
+#include "sm90/copy.cuh"
 #include "sm90/widen.cuh"
 
 namespace dgref {

@@ -1,6 +1,6 @@
 // How the multiplying warps learn what to multiply.
 #pragma once
-#include "sm90/mainloop.cuh"
+#include "sm90/ring.cuh"
 
 namespace dgref {
 

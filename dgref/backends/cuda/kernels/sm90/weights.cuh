@@ -1,6 +1,7 @@
 // Packed weights as the 64-row operand of wgmma, from registers: each thread widens the codes that its own lane feeds.
 // Rows of the product are then columns of D, and the accumulators hold D transposed.
 #pragma once
+#include "sm90/promote.cuh"
 #include "sm90/store.cuh"
 #include "sm90/widen.cuh"
 
