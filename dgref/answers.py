@@ -17,7 +17,7 @@ from dgref.errors import counted
 from dgref.formats import FORMATS, ScaledTensor
 from dgref.ops import Op, Part
 from dgref.reference.arithmetic import resolve
-from dgref.reference.folding import folded
+from dgref.reference.folding import folded, kinds
 from dgref.suite import Case
 
 LARGE = 1 << 32  # multiply-adds that take the CPU some five seconds
@@ -123,7 +123,10 @@ def check_whole(attempt: Any) -> int | None:
 
     if attempt.case.out == "float16" or attempt.outputs["d"].shape[-1] != attempt.case.shape["n"]:
         return None  # not known, or heads that are spread out: not a plain product
-    a, b, claim = folded(attempt.inputs["a"], attempt.inputs["b"], resolve(attempt.claim))
+    a, b, claim = attempt.inputs["a"], attempt.inputs["b"], resolve(attempt.claim)
+    if kinds(a, b, claim) is not None:
+        return None  # several products
+    a, b, claim = folded(a, b, claim)
     if verifier.unsupported(claim, a.shape[-1]):
         return None
     c = attempt.inputs.get("c")

@@ -15,8 +15,8 @@ from dgref.reference import engine as fast_engine
 from dgref.reference.arithmetic import Arithmetic, resolve
 from dgref.reference.checks import own_index, selection
 from dgref.reference.engine_operand import Operand, as_scaled, seeded
-from dgref.reference.folding import folded
-from dgref.reference.operands import take_rows
+from dgref.reference.folding import folded, kinds
+from dgref.reference.operands import take, take_rows
 from dgref.reference.tensor_core import CANONICAL_NAN, TensorCore
 
 Chain = Callable[[TensorCore, Operand, Operand, tuple[int, int], "np.ndarray | None"], np.ndarray]
@@ -45,8 +45,11 @@ def contract(
         _check_shapes(a, b)
         n = selection(columns, b.shape[-2], "columns")
         c = None if c is None else _addend(c, a.shape[-2], b.shape[-2])[..., n]
-        a, b, arithmetic = folded(a, take_rows(b, n), arithmetic)
-        columns = None
+        b, columns = take_rows(b, n), None
+        kind = kinds(a, b, arithmetic)
+        if kind is not None:
+            return _kind_by_kind(a, b, arithmetic, c, rows, engine, kind)
+        a, b, arithmetic = folded(a, b, arithmetic)
     batch, run = _check_shapes(a, b), _engine(engine)
     if rows is None and c is None and _joins(a, b):
         joined = contract(_joined(a), b, arithmetic, columns=columns, engine=engine)
@@ -63,6 +66,23 @@ def contract(
         if factor is not None:
             result *= factor
     result[np.isnan(result)] = CANONICAL_NAN
+    return result
+
+
+def _kind_by_kind(
+    a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic, c: Any, rows: Any, engine: Any, kind: np.ndarray
+) -> np.ndarray:
+    """Return what `contract` does, with rows of b of different kinds never multiplied together."""
+    batch, height = _check_shapes(a, b), selection(rows, a.shape[-2], "rows").size
+    result = np.zeros((*batch, height, b.shape[-2]), np.float32)
+    for index in np.ndindex(*batch):
+        left, right = (take(t, own_index(index, t.shape[:-2])) for t in (a, b))
+        start = None if c is None else c[own_index(index, c.shape[:-2])]
+        own = kind[own_index(index, b.shape[:-2])]
+        for number in np.unique(own):
+            n = np.flatnonzero(own == number)
+            part = None if start is None else start[:, n]
+            result[index][:, n] = contract(left, take_rows(right, n), arithmetic, part, rows, engine=engine)
     return result
 
 

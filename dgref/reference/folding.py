@@ -28,15 +28,14 @@ def folded(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> tuple[Sc
 
     A part of K in which some row of b does not fold stands several times: once for the rows that fold, then once for
     each scale of the others, with zeros in place of everything else. Their scale is -1: a product of -0 changes no sum,
-    not even one of -0, where A's scales are finite and above zero.
+    not even one of -0, where A's scales are finite and above zero. `kinds` says how to go about the others.
     """
-    width, interval = _width(b), arithmetic.interval
-    plain = arithmetic.but(fold_b=None)
-    if arithmetic.fold_b is None or width is None or interval == 0 or width >= interval or 0 in b.shape:
+    interval, plain = arithmetic.interval, arithmetic.but(fold_b=None)
+    if not _may_fold(b, arithmetic):
         return a, b, plain
     _check(a, b, arithmetic)
     k = b.shape[-1]
-    parts, values, scales = _parts(b, width, interval, FORMATS[arithmetic.fold_b])
+    parts, values, scales = _parts(b, interval, FORMATS[arithmetic.fold_b], sparing=_marks_zeros(a))
     left = _repeated(a, interval, parts)
     chosen = FORMATS[arithmetic.fold_b]
     scaling = replace(b.scaling, block=(1, interval), scale_format="float32")
@@ -45,6 +44,21 @@ def folded(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> tuple[Sc
         left, right = a, replace(right, data=right.data[..., :k])
     edges = [int(np.searchsorted(parts, stop // interval)) * interval for _, stop in arithmetic.ranges(k)[:-1]]
     return left, right, plain.but(splits=1, boundaries=tuple(edges))  # of the new K, which may be longer than any named
+
+
+def kinds(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> np.ndarray | None:
+    """Return numbers [..., N] that say which rows of b fold in the same parts of K; None where it does not matter.
+
+    Rows of one kind need no zeros in place of chains that are not there. It matters where a scale of A would make
+    something of those zeros. Beyond the end of K a part that does not fold has chains of zeros all the same, on the GPU
+    too: there an infinite scale gives NaN.
+    """
+    if not _may_fold(b, arithmetic) or not _marks_zeros(a):
+        return None
+    _check(a, b, arithmetic)
+    folds = _distances(b, arithmetic.interval, FORMATS[arithmetic.fold_b])[2]
+    patterns, numbers = np.unique(folds.reshape(-1, folds.shape[-1]), axis=0, return_inverse=True)
+    return None if len(patterns) == 1 else numbers.reshape(folds.shape[:-1])
 
 
 def octaves(narrow: Format, wide: Format) -> tuple[int, int]:
@@ -57,6 +71,17 @@ def _width(tensor: ScaledTensor) -> int | None:
     if tensor.scale is None or tensor.scaling.block[1] == FULL:
         return None
     return tensor.scaling.block[1]
+
+
+def _may_fold(b: ScaledTensor, arithmetic: Arithmetic) -> bool:
+    width = _width(b)
+    return arithmetic.fold_b is not None and width is not None and width < arithmetic.interval and 0 not in b.shape
+
+
+def _marks_zeros(a: ScaledTensor) -> bool:
+    """Whether a scale is infinite, which makes NaN of zeros, or negative, which adds +0 to a sum of -0."""
+    scales = np.zeros(0) if a.scale is None else np.asarray(to_numpy(a.scale_values()), np.float32)
+    return bool((np.isinf(scales) | np.signbit(scales)).any())
 
 
 def _check(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> None:
@@ -79,26 +104,28 @@ def _check(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> None:
         raise ShapeError(expected("split boundaries", uneven, need, arithmetic.name))
 
 
-def _parts(b: ScaledTensor, width: int, interval: int, wide: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which interval of K each part of the new K is, b's values over it, and the one scale of each row."""
+def _parts(b: ScaledTensor, interval: int, wide: Format, sparing: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which interval of K each part of the new K is, b's values over it, and the one scale of each row.
+
+    `sparing` leaves out the part for rows that fold where none does: it would hold zeros alone.
+    """
     *lead, k = b.shape
-    count, each = -(-k // interval), interval // width
-    grid, exponents = _by_interval(np.asarray(to_numpy(b.scale_values()), np.float32), count, each)
+    grid, moved, folds = _distances(b, interval, wide)
+    count, each = grid.shape[-2:]
     values = np.zeros((*lead, count * interval), np.float32)
     values[..., :k] = to_numpy(b.values())
-    values = values.reshape(*lead, count, each, width)
-    low, high = octaves(FORMATS[b.format], wide)
-    moved = exponents - exponents[..., :1]
-    folds = np.isfinite(grid).all(-1) & (moved >= low).all(-1) & (moved <= high).all(-1)
+    values = values.reshape(*lead, count, each, -1)
     moved = np.where(folds[..., None], moved, 0)
+    absent = ~folds.reshape(-1, count).any(0) & sparing
     whole = folds.reshape(-1, count).all(0)
     found, scales, parts = [], [], []
     for part in range(count):
         every = np.ldexp(values[..., part, :, :], moved[..., part, :, None])
         keep = folds[..., part, None, None]
-        found.append(np.where(keep, every, 0))
-        scales.append(np.where(folds[..., part], grid[..., part, 0], _NOTHING))
-        parts.append(part)
+        if not absent[part]:
+            found.append(np.where(keep, every, 0))
+            scales.append(np.where(folds[..., part], grid[..., part, 0], _NOTHING))
+            parts.append(part)
         for index in () if whole[part] else range(each):
             own = np.zeros_like(every)
             own[..., index, :] = np.where(keep[..., 0], 0, values[..., part, index, :])
@@ -107,6 +134,15 @@ def _parts(b: ScaledTensor, width: int, interval: int, wide: Format) -> tuple[np
             parts.append(part)
     stacked = np.stack(found, axis=-3).reshape(*lead, len(parts) * interval)
     return np.array(parts), stacked, np.stack(scales, axis=-1).astype(np.float32)
+
+
+def _distances(b: ScaledTensor, interval: int, wide: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scales [..., intervals, scales of each], their octaves from the first, and which intervals fold."""
+    count, each = -(-b.shape[-1] // interval), interval // _width(b)
+    grid, exponents = _by_interval(np.asarray(to_numpy(b.scale_values()), np.float32), count, each)
+    low, high = octaves(FORMATS[b.format], wide)
+    moved = exponents - exponents[..., :1]
+    return grid, moved, np.isfinite(grid).all(-1) & (moved >= low).all(-1) & (moved <= high).all(-1)
 
 
 def _by_interval(grid: np.ndarray, count: int, each: int) -> tuple[np.ndarray, np.ndarray]:

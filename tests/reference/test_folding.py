@@ -47,9 +47,9 @@ def directly(a: ScaledTensor, b: ScaledTensor, stops: tuple[int, ...] = ()) -> n
             row = a.scale[:, low // 128]
             together = _promoted(total, _chain(x[:, low:high], y[:, low:high] * up), row, scales[:, own][:, 0])
             apart = total
-            for step in range(low, high, 32):
+            for step in range(low, low + 128, 32):  # beyond the end of K: zeros, and the first scale
                 chain = _chain(x[:, step : step + 32], y[:, step : step + 32])
-                apart = _promoted(apart, chain, row, scales[:, step // 32])
+                apart = _promoted(apart, chain, row, scales[:, (step if step < high else low) // 32])
             total = np.where(folds, together, apart)
         splits.append(total)
     for total in splits[1:]:
@@ -117,6 +117,42 @@ def test_a_sum_of_negative_zero_stays_one_beside_a_row_that_does_not_fold():
     b = replace(b, data=codes)
     found = contract(a, b, FOLDING)
     assert same_bits(found, directly(a, b)) and np.signbit(found[0, 0])
+
+
+@pytest.mark.parametrize("k", [256, 288])
+@pytest.mark.parametrize("strange", [np.inf, -np.inf, -3.0])
+def test_infinite_and_negative_scales_of_a_meet_no_chain_that_is_not_there(k, strange):
+    exponents = np.random.default_rng(1).integers(118, 134, (N, k // 32))
+    exponents[0] = 126
+    a, b = operands(k, exponents)
+    a.scale[0, 1] = a.scale[2, 0] = strange
+    want = directly(a, b)
+    assert same_bits(contract(a, b, FOLDING), want) and not np.isnan(want[:, 0]).any()
+    c = np.random.default_rng(2).standard_normal((M, N)).astype(np.float32)
+    sampled = contract(a, b, FOLDING, c, rows=[2, 0], columns=[5, 0, 3], engine="readable")
+    assert same_bits(sampled, (want + c)[[2, 0]][:, [5, 0, 3]])
+
+
+def test_infinite_scales_of_a_in_a_batch_meet_each_matrix_of_b_as_if_alone():
+    exponents = np.random.default_rng(3).integers(118, 134, (2, N, 4))
+    (a, one), (_, two) = (operands(128, each, seed) for seed, each in enumerate(exponents))
+    a.scale[1] = np.inf
+    both = replace(one, data=np.stack([one.data, two.data]), scale=np.stack([one.scale, two.scale]))
+    found = contract(a, both, FOLDING)
+    assert all(same_bits(found[i], directly(a, b)) for i, b in enumerate((one, two)))
+
+
+def test_a_sum_of_negative_zero_stays_one_beside_a_row_that_does_not_fold_under_negative_scales():
+    exponents = np.zeros((N, 8), np.uint8)
+    exponents[1, 6] = 20
+    a, b = operands(256, exponents)
+    codes = np.zeros((N, 256), np.uint8)
+    codes[:, 0] = E2M1.encode(np.float32(-0.5))
+    scale = np.full((M, 2), 2.0**-22, np.float32)
+    scale[:, 1] *= -1
+    a = replace(a, data=np.full((M, 256), E4M3.encode(np.float32(2**-9))), scale=scale)
+    b = replace(b, data=codes)
+    assert same_bits(contract(a, b, FOLDING), directly(a, b))
 
 
 def test_nothing_to_sum_up_is_zero():
