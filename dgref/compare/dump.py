@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dgref.buffers import LINEAR, tensor_of
+from dgref.buffers import tensor_of
+from dgref.compare.dumped_scales import fits, scale_buffer
 from dgref.errors import FileError, FormatError, InputError, expected, unknown_name
 from dgref.formats import FORMATS, LAYOUTS, RECIPES, format_of
 from dgref.formats.native import bits_of, to_numpy
@@ -138,23 +139,13 @@ def _logical(name: str, arrays: Mapping[str, np.ndarray], choice: OperandChoice)
         return _in_order(shape, choice)
     packed = _in_order((*shape[:-1], shape[-1] * 8 // bits), choice)
     scales = arrays.get(f"{name}.scale")
-    if scales is None or _has_scales(packed, choice, scales) or bits_of(arrays[name]).max(initial=0) >> bits:
+    if scales is None or fits(scales, packed, choice) or bits_of(arrays[name]).max(initial=0) >> bits:
         return packed  # too small a buffer of scales must not decide what the payload is
     return _in_order(shape, choice)
 
 
 def _in_order(stored: tuple[int, ...], choice: OperandChoice) -> tuple[int, ...]:
     return stored if choice.major == "k" else (*stored[:-2], stored[-1], stored[-2])
-
-
-def _has_scales(shape: tuple[int, ...], choice: OperandChoice, scales: np.ndarray) -> bool:
-    """Return whether the scales of a tensor of this shape take as many bytes as there are."""
-    scaling, layout = RECIPES[choice.recipe].scaling, LAYOUTS[choice.layout or LINEAR]
-    if scaling is None or layout.parameters or len(shape) < 2:
-        return False
-    grid, width = scaling.grid(shape), FORMATS[scaling.scale_format].code_dtype.itemsize
-    words = layout.elements.lanes > 1
-    return grid[-2] % layout.divisor == 0 and layout.size(grid) * (4 if words else width) == scales.nbytes
 
 
 def _extents(
@@ -181,7 +172,10 @@ def _input(operand: Operand, arrays: Mapping[str, np.ndarray], problem: Any, cho
     choice = chosen.get(operand.name)
     if choice is None:
         raise InputError(expected("dump", f"no array {operand.name!r}", f"an operand of {operand.axes_of(problem)}"))
-    return tensor_of(operand.name, arrays, operand.shape(problem), choice)
+    shape, scales = operand.shape(problem), f"{operand.name}.scale"
+    if scales in arrays:
+        arrays = {**arrays, scales: scale_buffer(scales, arrays[scales], shape, choice)}
+    return tensor_of(operand.name, arrays, shape, choice)
 
 
 def _native(array: np.ndarray, format: str) -> np.ndarray:

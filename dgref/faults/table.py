@@ -109,6 +109,11 @@ One file, `.npz`, `.safetensors` or `.pt`, of arrays under the op's own names ([
 payload as bytes or a native dtype, FP4 two codes a byte or one; its scales as the kernel reads them, `a.scale`, and for
 NVFP4 `a.global_scale`; what came out, `d`. BF16 that NumPy cannot name goes as `uint16`, with `--out bfloat16`.
 
+Where a layout by column is named (`mn_major_tma`, `packed_ue8m0`, ...), its scales may come as the buffer, in its own
+shape or in one axis, or as the tensor that DeepGEMM hands around: rows x scales (or words) with strides by column,
+which not every file keeps. The shape says which; where it fits both, strides by column say that it is the tensor, and
+strides by row are refused rather than guessed at. So is every shape that is neither, with what it would fit.
+
 ```python
 import numpy as np
 import dgref

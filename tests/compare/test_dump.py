@@ -162,3 +162,79 @@ def test_scales_that_are_too_few_are_named_with_their_sizes_and_never_the_codes(
         arrays |= {name: state.inputs[name].data for name in "ab"}
     with pytest.raises(InputError, match=r"a\.scale buffer: got 1,024 elements of shape \(64, 16\), need 2,048 "):
         as_case(arrays, choices={"a": operand, "b": operand}, out="bfloat16")
+
+
+def as_views(arrays: dict[str, np.ndarray], rows: dict[str, int], by_column: bool) -> dict[str, np.ndarray]:
+    """Return buffers by column as libraries pass them on: rows x scales (or words), padding rows left out."""
+    views = {name: np.swapaxes(arrays[name], -1, -2)[:count] for name, count in rows.items()}
+    return {**arrays, **{name: view if by_column else np.ascontiguousarray(view) for name, view in views.items()}}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+@pytest.mark.parametrize("m", [40, 38])
+@pytest.mark.parametrize(("recipe", "layout"), [("deepseek_fp8", "mn_major_tma"), ("mxfp8", "packed_ue8m0")])
+def test_scales_by_column_are_read_from_their_buffer_and_from_its_view(
+    tmp_path: Path, suffix: str, m: int, recipe: str, layout: str
+) -> None:
+    operand = OperandChoice(recipe, layout)
+    state = state_of(Case("dump", "a test", "gemm", {"m": m, "n": 48, "k": 384}, {"a": operand, "b": operand}))
+    buffers = arrays_of(state, compute(replace(state, arithmetic="exact")))
+    views = as_views(buffers, {"a.scale": m, "b.scale": 48}, by_column=False)
+    strided = as_views(buffers, {"a.scale": m, "b.scale": 48}, by_column=True)
+    flat = {**buffers, **{f"{name}.scale": buffers[f"{name}.scale"].reshape(-1) for name in "ab"}}
+    for number, arrays in enumerate((buffers, views, flat, strided)[: 3 if suffix == ".safetensors" else 4]):
+        path = tmp_path / f"dump{number}{suffix}"
+        if suffix == ".pt" and arrays is strided:
+            import torch
+
+            torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+        else:
+            write(path, arrays)
+        found = as_case(read_arrays(path), choices={"a": operand, "b": operand}, out="bfloat16")
+        for name in ("a", "b"):
+            assert found.inputs[name].scale.tobytes() == state.inputs[name].scale.tobytes()
+
+
+def test_words_of_rows_that_a_kernel_permutes_are_read_from_their_view_too() -> None:
+    operand = OperandChoice("mxfp8", "utccp_4x32_packed_ue8m0")
+    state = state_of(Case("dump", "a test", "gemm", {"m": 40, "n": 48, "k": 384}, {"a": operand, "b": operand}))
+    arrays = arrays_of(state, compute(replace(state, arithmetic="exact")))
+    found = as_case(
+        as_views(arrays, {"a.scale": 128, "b.scale": 128}, True), "gemm", state.case.operands, out="bfloat16"
+    )
+    assert all(found.inputs[name].scale.tobytes() == state.inputs[name].scale.tobytes() for name in "ab")
+
+
+def test_a_square_that_is_buffer_or_view_is_read_by_its_strides_or_refused() -> None:
+    operand = OperandChoice("deepseek_fp8", "mn_major_tma")
+    state = state_of(Case("dump", "a test", "gemm", {"m": 4, "n": 4, "k": 512}, {"a": operand, "b": operand}))
+    arrays = arrays_of(state, compute(replace(state, arithmetic="exact")))
+    arrays["b.scale"] = arrays["b.scale"].reshape(-1)
+    with pytest.raises(InputError, match=r"a\.scale: got shape \(4, 4\) by row, .*need one axis if it is the buffer"):
+        as_case(arrays, choices=state.case.operands, out="bfloat16")
+    found = as_case(as_views(arrays, {"a.scale": 4}, True), "gemm", state.case.operands, out="bfloat16")
+    assert found.inputs["a"].scale.tobytes() == state.inputs["a"].scale.tobytes()
+    alike = {**arrays, "a.scale": np.ones((4, 4), np.float32)}  # both readings give the same
+    assert (as_case(alike, choices=state.case.operands, out="bfloat16").inputs["a"].scale == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("choice", "scales", "words"),
+    [
+        ("deepseek_fp8", np.ones((3, 40), np.float32), r"these fit deepseek_fp8:mn_major"),
+        ("deepseek_fp8", np.ones((40, 12), np.float32), r"these fit 1x32 blocks \(deepseek_fp8_32_ue8m0, .*float32\)"),
+        ("deepseek_fp8_weight", np.ones((40, 3), np.float32), r"these fit 1x128 blocks \(deepseek_fp8\)"),
+        ("mxfp8", np.ones((40, 3), np.int32), r"these fit mxfp8:packed_ue8m0"),
+        ("mxfp8", np.ones((3, 40), np.int32), r"these fit mxfp8:packed_ue8m0"),
+        ("mxfp8", np.ones((40, 3), np.int64), r"int64 is no dtype of scales: bytes are uint8, words of four int32"),
+        ("mxfp8:packed_ue8m0", np.ones((40, 3), np.int64), r"got int64, need int32"),
+        ("mxfp8:packed_ue8m0", np.ones((40, 12), np.uint8), r"words of four bytes are int32, and these are uint8"),
+    ],
+)
+def test_scales_that_fit_nowhere_come_with_what_they_would_fit(choice: str, scales: np.ndarray, words: str) -> None:
+    data = np.zeros((40, 384), np.uint8)
+    arrays = {"a": data, "a.scale": scales, "b": data, "b.scale": np.ones((40, 3), np.float32)}
+    arrays["d"] = np.zeros((40, 40), np.float32)
+    choices = {"a": choice_of(choice, "a"), "b": choice_of("deepseek_fp8", "b")}
+    with pytest.raises(InputError, match=rf"a\.scale buffer: .*{words}"):
+        as_case(arrays, choices=choices)

@@ -88,6 +88,13 @@ class Layout:
         one = self.element_shape(shape[-2:], **parameters)
         return (*shape[:-2], *(one[:-1] if self.elements.lanes > 1 else one))
 
+    def view_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Return the shapes [..., rows, columns] under which libraries pass the buffer on, with strides by column.
+
+        Rows that only pad may be there or not. Layouts whose buffer is no such matrix have none.
+        """
+        return ()
+
     def size(self, shape: Shape, **parameters) -> int:
         """Return how many elements (words, where the layout packs words) the buffer has, padding included."""
         return prod(self.buffer_shape(shape, **parameters))

@@ -31,6 +31,13 @@ class Tiled(Layout):
         """Return the shape of one matrix's buffer, in elements."""
         return self.pattern.buffer_shape(shape)
 
+    def view_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Return the shapes of the buffer as a matrix by column, where memory begins with the logical columns."""
+        if self.pattern.right[0][0] not in self.pattern.left[1]:
+            return ()
+        columns, rows = self.buffer_shape(shape)[-2:]
+        return tuple((*shape[:-2], count, columns) for count in dict.fromkeys((shape[-2], rows)))
+
     def locate(self, rows: np.ndarray, columns: np.ndarray, shape: Shape) -> np.ndarray:
         """Sum digit x stride; of repeated elements this is the first."""
         sizes, strides = self.pattern.extents(shape), self.pattern.strides(shape)
@@ -93,6 +100,13 @@ class Composed(Layout):
         for stage in self.stages:
             shape = stage.element_shape(shape)
         return shape
+
+    def view_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Return those of the last stage: the others decide what its rows are."""
+        one = tuple(shape[-2:])
+        for stage in self.stages[:-1]:
+            one = stage.element_shape(one)
+        return self.stages[-1].view_shapes((*shape[:-2], *one))
 
     def locate(self, rows: np.ndarray, columns: np.ndarray, shape: Shape) -> np.ndarray:
         """Follow a coordinate through every stage."""
