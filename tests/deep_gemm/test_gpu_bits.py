@@ -140,7 +140,8 @@ def test_bf16(layout: str, library: str, out: torch.dtype) -> None:
 @pytest.mark.parametrize("multiprocessors", [0, 64])
 def test_a_split_of_k_is_the_declared_one(multiprocessors: int) -> None:
     from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
-    from dgref.backends.cuda.sm90.configuration import Shape, configuration
+    from dgref.backends.cuda.sm90.configuration import configuration
+    from dgref.backends.cuda.sm90.shape import Shape
     from dgref.reference.arithmetic import sm90_fp8
 
     deep_gemm.set_num_sms(multiprocessors)

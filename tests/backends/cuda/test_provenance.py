@@ -7,7 +7,8 @@ import pytest
 from dgref.backends.cuda import jit
 from dgref.backends.cuda.backend import BACKENDS
 from dgref.backends.cuda.sm90 import launch
-from dgref.backends.cuda.sm90.configuration import Shape, configuration
+from dgref.backends.cuda.sm90.configuration import configuration
+from dgref.backends.cuda.sm90.shape import Shape
 from dgref.compare.runner_evidence import findings
 
 CONSTANTS = {"factor": 3, "type": "float"}

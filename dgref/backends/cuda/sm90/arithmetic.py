@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dgref.backends.cuda.sm90.configuration import Configuration
+from dgref.backends.cuda.sm90.shape import Configuration
 
 
 def split_boundaries(k: int, splits: int, block_k: int) -> tuple[int, ...]:

@@ -14,9 +14,10 @@ from dgref.backends.cuda.launch import WHOLE_CARD
 from dgref.backends.cuda.placement import native, on_device, payload, vector_scale
 from dgref.backends.cuda.sm90 import gemm, grouped
 from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
-from dgref.backends.cuda.sm90.configuration import Shape, configuration
+from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.launch import available
 from dgref.backends.cuda.sm90.pair import SCALINGS, WORDS
+from dgref.backends.cuda.sm90.shape import Shape
 from dgref.formats import RECIPES, ScaledTensor, as_native
 from dgref.guards import guarded_outputs
 from dgref.ops import OPS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dgref.backends.cuda.sm90.configuration import Shape, Tile
+    from dgref.backends.cuda.sm90.shape import Shape, Tile
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from typing import Any
 
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
-from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configuration
+from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.pair import Pair, pair_of
+from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from dgref.errors import LayoutError, ShapeError, expected
 from dgref.reference.gemm import split_columns, split_width
 

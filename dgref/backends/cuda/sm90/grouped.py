@@ -8,10 +8,11 @@ from typing import Any
 from dgref.backends.cuda import group_contract
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
-from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configuration
+from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.gemm import add_nothing, destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.pair import Pair, pair_of, scales_of
+from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected
 

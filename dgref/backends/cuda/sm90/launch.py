@@ -18,9 +18,10 @@ from dgref.backends.cuda.driver import ensure_context, multiprocessors
 from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_place, on_device
 from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
-from dgref.backends.cuda.sm90.configuration import Configuration, scales_deep, store_line, unfolded
+from dgref.backends.cuda.sm90.configuration import unfolded
 from dgref.backends.cuda.sm90.operands import NO_SCALES, Matrix, Scales
 from dgref.backends.cuda.sm90.rearrange import folded, rearranged
+from dgref.backends.cuda.sm90.shape import Configuration, scales_deep, store_line
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, expected
 

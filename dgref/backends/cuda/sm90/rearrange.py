@@ -11,8 +11,9 @@ from dgref.backends.cuda import scale_layouts
 from dgref.backends.cuda.jit import compile_kernel, current_place
 from dgref.backends.cuda.launch import Plan
 from dgref.backends.cuda.sm90 import workspace
-from dgref.backends.cuda.sm90.configuration import Configuration, moves_scales, scales_deep
+from dgref.backends.cuda.sm90.configuration import moves_scales
 from dgref.backends.cuda.sm90.operands import Matrix, Scales, is_pointed
+from dgref.backends.cuda.sm90.shape import Configuration, scales_deep
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import UnsupportedError, expected
 

@@ -89,8 +89,9 @@ def test_a_captured_graph_keeps_the_addresses_that_it_was_captured_with(torch):
 
 
 def test_graphs_of_one_stream_are_replayed_in_any_order(torch):
-    from dgref.backends.cuda.sm90.configuration import Shape, Tile, configure
+    from dgref.backends.cuda.sm90.configuration import configure
     from dgref.backends.cuda.sm90.gemm import bf16_gemm
+    from dgref.backends.cuda.sm90.shape import Shape, Tile
 
     shape = Shape(64, 64, 2048, element="BF16", scaling="NONE", output="F32")
     split = configure(shape, Tile(64, 64, 1), 4, 132)

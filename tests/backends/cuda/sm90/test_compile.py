@@ -11,16 +11,9 @@ import pytest
 
 from dgref.backends.cuda.disassembly import disassemble
 from dgref.backends.cuda.jit import compile_only, load_or_compile, request_for
-from dgref.backends.cuda.sm90.configuration import (
-    Configuration,
-    Shape,
-    Tile,
-    configuration,
-    configure,
-    fixed_bytes,
-    tiles_of,
-)
+from dgref.backends.cuda.sm90.configuration import configuration, configure, tiles_of
 from dgref.backends.cuda.sm90.rearrange import RUNS
+from dgref.backends.cuda.sm90.shape import Configuration, Shape, Tile, fixed_bytes
 from tests.backends.cuda.test_disassembly import has_cuobjdump
 
 WIDE = [  # the most registers of each kind

@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 
 from dgref.backends.cuda.sm90.arithmetic import arithmetic_of, split_boundaries
 from dgref.backends.cuda.sm90.configuration import (
-    SHARED_LIMIT,
-    Shape,
-    Tile,
     configuration,
     configure,
     estimate,
@@ -23,6 +20,7 @@ from dgref.backends.cuda.sm90.configuration import (
     unfolded,
     ways,
 )
+from dgref.backends.cuda.sm90.shape import SHARED_LIMIT, Shape, Tile
 from tests.backends.cuda.sm90.walk import Work, walk
 
 DENSE = st.builds(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
-from dgref.backends.cuda.sm90.configuration import Shape, configure, splits_of, tiles_of, ways
+from dgref.backends.cuda.sm90.configuration import configure, splits_of, tiles_of, ways
+from dgref.backends.cuda.sm90.shape import Shape
 from dgref.formats import RECIPES, ScaledTensor
 from dgref.reference.arithmetic import sm90_fp8
 from dgref.reference.contraction import contract

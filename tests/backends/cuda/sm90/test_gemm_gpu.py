@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dgref.backends.cuda.sm90.configuration import Shape, Tile, configure, split_choices, tiles_of
+from dgref.backends.cuda.sm90.configuration import configure, split_choices, tiles_of
+from dgref.backends.cuda.sm90.shape import Shape, Tile
 from tests.conftest import VECTORS, needs_vectors
 
 pytestmark = pytest.mark.gpu

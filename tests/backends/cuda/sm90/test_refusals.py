@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from dgref.backends.cuda.sm90.configuration import Shape, Tile, configuration, configure
+from dgref.backends.cuda.sm90.configuration import configuration, configure
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
+from dgref.backends.cuda.sm90.shape import Shape, Tile
 from dgref.errors import InputError, LayoutError, ShapeError, UnsupportedError
 from tests.backends.cuda.sm90.recording import Driver, record
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dgref.backends.cuda.sm90 import gemm, grouped, launch, rearrange
-from dgref.backends.cuda.sm90.configuration import Shape, Tile, configure, tiles_of
+from dgref.backends.cuda.sm90.configuration import configure, tiles_of
+from dgref.backends.cuda.sm90.shape import Shape, Tile
 from tests.backends.cuda.sm90.test_gemm_gpu import mn_major
 
 pytestmark = pytest.mark.gpu

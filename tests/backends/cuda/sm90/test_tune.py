@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from dgref.backends.cuda.sm90 import tune
-from dgref.backends.cuda.sm90.configuration import Shape, candidates, configuration
+from dgref.backends.cuda.sm90.configuration import candidates, configuration
+from dgref.backends.cuda.sm90.shape import Shape
 from dgref.errors import InputError
 from tests.backends.cuda.sm90.recording import CPU, Driver, record
 

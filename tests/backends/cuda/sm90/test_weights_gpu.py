@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dgref.backends.cuda.sm90.configuration import Configuration, Shape, configure, split_choices, tiles_of, ways
+from dgref.backends.cuda.sm90.configuration import configure, split_choices, tiles_of, ways
+from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from tests.backends.cuda.sm90.test_gemm_gpu import PLAIN, fp8_inputs, mn_major
 
 pytestmark = pytest.mark.gpu

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dgref.backends.cuda.sm90 import launch, workspace
-from dgref.backends.cuda.sm90.configuration import Shape, Tile, configure
+from dgref.backends.cuda.sm90.configuration import configure
 from dgref.backends.cuda.sm90.gemm import bf16_gemm
+from dgref.backends.cuda.sm90.shape import Shape, Tile
 from dgref.errors import UnsupportedError
 from tests.backends.cuda.sm90.recording import keep_workspaces_here, record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dgref.backends.cuda.sm90.configuration import Configuration, ceil_div
+from dgref.backends.cuda.sm90.shape import Configuration, ceil_div
 
 
 @dataclass(frozen=True)
