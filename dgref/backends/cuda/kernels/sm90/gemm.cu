@@ -1,4 +1,4 @@
-// D = A * B^T (+ C) on SM90: one copying warp, one or two multiplying warpgroups, persistent blocks.
+// D = A * B^T (+ C) on SM90: one copying warp, one to four multiplying warpgroups, persistent blocks.
 // Arithmetic, FP8: per 128 of K four wgmma from zero, then total = fma(scale_a * scale_b, sum, total); BF16: one chain.
 // Splits of K are added in ascending order, then C, then one rounding to nearest even.
 #include "sm90/accumulate.cuh"
