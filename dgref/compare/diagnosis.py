@@ -16,7 +16,7 @@ import numpy as np
 from dgref.compare.hypotheses import HYPOTHESES, Misreading
 from dgref.compare.prediction import Agreement
 from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines, poisoned
-from dgref.compare.search import Ranked, Search
+from dgref.compare.search import ROUNDINGS, Ranked, Search
 from dgref.compare.separation import advice, as_toml, doubts, rivals, telling_case
 from dgref.errors import InputError, ShapeError, counted, every, expected, instance, seconds, shown, unknown_name
 from dgref.formats.native import to_numpy
@@ -209,7 +209,7 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
         _sentence(status, row, best.found, explained, search.elements, search.bound, benign, beside),
         row.hypothesis if status != "none" else None,
         status,
-        _fixes(row, others) if status != "none" else "",
+        _fixes(row, others) if status != "none" and (best.found.agreed or best.left < ROUNDINGS) else "",
         [
             *advice(telling),
             *search.where,

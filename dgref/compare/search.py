@@ -19,7 +19,7 @@ from dgref.ops import Part
 
 _STRIP = 1 << 29  # multiply-adds before the first look at the clock
 _PAIRED = 6  # single faults that a second one is tried on
-_REST = 0.01  # of the error: where a single fault leaves less, it is roundings that are left
+ROUNDINGS = 0.01  # of the error: where a single fault leaves less, it is roundings that are left
 _CLEARLY = 0.75  # of the error of its first part: what a pair may leave
 _REFUSED = (DgrefError, ArithmeticError, ValueError, IndexError, KeyError)  # a variant that does not fit its operands
 _UNMEASURED = Agreement(0, 0, 1.0, 0, 0)
@@ -153,7 +153,7 @@ class Search(Examination):
             for second in self._seconds(one):
                 if second.misreading.hypothesis != one.hypothesis or second.misreading.site != one.site:
                     for pair in self._one(one.then(second.misreading)):
-                        if pair.found.all or (least > _REST and pair.left < _CLEARLY * least):
+                        if pair.found.all or (least > ROUNDINGS and pair.left < _CLEARLY * least):
                             yield pair
                         if pair.found.all:
                             return

@@ -53,7 +53,7 @@ Scale values
 4 | exponent bias or offset, 2^n | CT#538, V#35979
 5 | UE8M0 byte 0 or 255 misdecoded | TR#11624
 6 | a numeric cast where a bit view was meant | S#26701
-7 | the global scale inverted | modular#6600
+7 | a scale inverted: the blocks', or the global one | modular#6600
 8 | the global scale missing | S#23625
 9 | global scales of gate and up, or of shards, differ | V#54974, MO#1411
 10 | a scalar argument ignored: alpha, a result scale, a clamp | PT#190449, V#41935

@@ -10,7 +10,7 @@ import pytest
 
 from dgref.compare import examination, search
 from dgref.compare.diagnosis import Diagnosis, diagnose
-from dgref.compare.hypotheses import HYPOTHESES, State
+from dgref.compare.hypotheses import HYPOTHESES, Scene, State
 from dgref.compare.hypotheses.base import poisoned
 from dgref.compare.prediction import compute, cut
 from dgref.errors import UnknownNameError
@@ -200,6 +200,38 @@ def test_what_explains_most_but_not_all_is_a_suspicion() -> None:
     found = of(state, {"d": wrong})
     assert (found.status, found.hypothesis) == ("suspicion", "scale_major_swapped")
     assert found.sentence.startswith("suspicion: ")
+
+
+@pytest.mark.parametrize(("spread", "fixed"), [(0.3, False), (1e-4, True)])
+def test_a_suspicion_that_makes_no_output_equal_has_a_fix_only_where_it_leaves_roundings(
+    spread: float, fixed: bool
+) -> None:
+    state = gemm("deepseek_fp8_ue8m0", inputs=InputChoice("model_like", 3), out="float32")
+    scale = state.inputs["b"].scale
+    wrong = compute(with_scale(state, "b", np.ascontiguousarray(scale.T).reshape(scale.shape)))["d"]
+    factors = np.random.default_rng(0).uniform(1 - spread, 1 + spread, wrong.shape)
+    found = of(state, {"d": (factors * wrong).astype(np.float32)})
+    assert (found.status, found.agreed, bool(found.fix)) == ("suspicion", 0, fixed)
+
+
+@pytest.mark.parametrize("names", [["a"], ["b"], ["a", "b"]])
+def test_inverted_scales_of_blocks_are_named(names: list[str]) -> None:
+    operands = {"a": OperandChoice("deepseek_fp8"), "b": OperandChoice("deepseek_fp8_weight")}
+    shape = {"m": 40, "n": 256, "k": 512}
+    state = gemm("deepseek_fp8", shape=shape, operands=operands, inputs=InputChoice("model_like", 3))
+    wrong = state
+    for name in names:
+        wrong = with_scale(wrong, name, 1 / state.inputs[name].scale)
+    found = of(state, compute(wrong))
+    assert (found.hypothesis, found.status) == ("scale_inverted", "confirmed")
+    assert found.sentence.startswith(f"the scales of {' and '.join(names)} were inverted")
+
+
+def test_float32_scales_have_no_exponent_bytes_that_could_be_cast() -> None:
+    floats, bytes_ = (Scene(gemm(recipe)) for recipe in ("deepseek_fp8", "deepseek_fp8_ue8m0"))
+    causes = [[row.cause for row in HYPOTHESES["numeric_cast_of_bits"].misreadings(s)] for s in (floats, bytes_)]
+    assert not any("scales" in cause for cause in causes[0])
+    assert any("byte 127 became 127.0" in cause for cause in causes[1])
 
 
 def test_without_a_declared_arithmetic_the_bound_decides() -> None:

@@ -18,6 +18,7 @@ SLICE = (
     "packer_mantissa_unmasked",
     "scale_exponent_offset",
     "global_scale_inverted",
+    "scale_inverted",
     "argument_ignored",
     "float32_read_as_ue8m0",
     "e4m3_read_as_e8m0",

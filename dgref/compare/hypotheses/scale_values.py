@@ -10,6 +10,7 @@ import numpy as np
 from dgref.compare.hypotheses.base import (
     Misreading,
     Scene,
+    State,
     hypothesis,
     is_float_format,
     is_power_format,
@@ -127,6 +128,29 @@ def _measured_offsets(scene: Scene) -> tuple[int, ...]:
     return (n,) if n else ()
 
 
+@hypothesis(7, likelihood=0.78)
+def scale_inverted(scene: Scene) -> Iterator[Misreading]:
+    """The inverse of blocks' scales multiplied by, as `weight_scale_inv` may be taken to ask for."""
+    names = [name for name, tensor in scene.state.scaled() if not (np.abs(scale_floats(tensor)) == 1).all()]
+    for chosen in (*([name] for name in names), names if len(names) > 1 else []):
+        if chosen:
+            words = " and ".join(chosen)
+            yield Misreading(
+                f"the scales of {words} were inverted: 1/s was multiplied by",
+                lambda s, chosen=chosen: _inverted(s, chosen),
+                "+".join(chosen),
+                f"multiply by {words}'s scales as they are: `weight_scale_inv` is a factor already, whatever its name",
+                "inverting them",
+            )
+
+
+def _inverted(state: State, names: list[str]) -> State:
+    for name in names:
+        with np.errstate(divide="ignore"):
+            state = state.put(name, with_floats(state.inputs[name], 1 / scale_floats(state.inputs[name])))
+    return state
+
+
 @hypothesis(5, likelihood=0.45)
 def scale_extreme_byte(scene: Scene) -> Iterator[Misreading]:
     """UE8M0 byte 0 or 255 decoded as a plain shift does: as 0.0 and as infinity."""
@@ -160,12 +184,11 @@ def numeric_cast_of_bits(scene: Scene) -> Iterator[Misreading]:
                 name,
                 f"view the scales as bytes (scale.view(torch.uint8)), never .to(torch.uint8) [{name}]",
             )
-        if is_float_format(tensor):
             yield Misreading(
-                f"the bytes of {name}'s exponents were cast to float32, so that byte 127 became 127.0",
-                on(name, lambda t: with_floats(t, (np.ascontiguousarray(scale_floats(t)).view(np.uint32) >> 23))),
+                f"the bytes of {name}'s UE8M0 scales were cast to float32, so that byte 127 became 127.0",
+                on(name, lambda t: with_floats(t, np.asarray(t.scale).view(np.uint8))),
                 name,
-                f"view the scales, never convert bytes with .to(float32) [{name}]",
+                f"decode the bytes as exponents, never with .to(float32) [{name}]",
             )
     for name, tensor in scene.state.matrices():
         if tensor.format.startswith("float8"):
