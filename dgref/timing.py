@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,32 +21,35 @@ from dgref.suite import Case
 
 FLUSH_BYTES = 256 << 20  # more than four times an H200's L2
 _SENSORS = {"clock": "clocks.sm", "power": "power.draw", "temperature": "temperature.gpu"}
+Waiting = Callable[[], AbstractContextManager[Any]]
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
-    with _locked():  # until the file is closed
+def _turn(waiting: Waiting) -> Iterator[None]:
+    with _locked(waiting):  # until the file is closed or this process ends: a fork does not hold it
         yield
 
 
-def _locked() -> Any:
+def _locked(waiting: Waiting) -> Any:
     import fcntl
 
     try:
         file = (Path(tempfile.gettempdir()) / f"dgref-gpu-{os.getuid()}.lock").open("a")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with waiting():
+            fcntl.lockf(file, fcntl.LOCK_EX)
     except OSError as error:
         need = "a file that can be locked, so that one process at a time is timed: set TMPDIR"
         raise UnavailableError(expected("turn at the GPU", error, need)) from error
     return file
 
 
-def turn(timed: bool) -> Any:
+def turn(timed: bool, waiting: Waiting = nullcontext) -> Any:
     """Return a context in which this process has the GPU to itself, among those that time kernels, where it does so.
 
-    Inputs and references of other cases are computed meanwhile. Where there are no such locks, nobody waits.
+    Inputs and references of other cases are computed meanwhile, and what a backend prepares. While this process waits
+    it is in the context that `waiting` returns. Where there are no such locks, nobody waits.
     """
-    return _turn() if timed and os.name == "posix" else nullcontext()
+    return _turn(waiting) if timed and os.name == "posix" else nullcontext()
 
 
 def throughput(case: Case, inputs: Mapping[str, Any], launch: Callable[[], None], launches: int) -> dict[str, float]:

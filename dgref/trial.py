@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from dgref.suite import Case
 
 MOST_REPEATS = 1000  # a race that a thousand launches do not show needs another tool
 MOST_TIMED = 10_000
+Turn = Callable[[], Any]  # what returns the context in which a kernel is launched
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,23 @@ def _command(case: Case, backend: str) -> str:
     return f"dgref run {case.source} --case {shlex.quote(case.id)} --backend {source_of(backend)}"
 
 
-def trial(case: Case, backend: Backend, settings: Settings, truth: Expectation | None = None) -> Result:
+def trial(
+    case: Case,
+    backend: Backend,
+    settings: Settings,
+    truth: Expectation | None = None,
+    waiting: timing.Waiting = nullcontext,
+) -> Result:
     """Return what became of one case on one backend; never raises for anything the backend did.
 
-    `truth` is the case's expectation, where the caller keeps one for several backends.
+    `truth` is the case's expectation, where the caller keeps one for several backends; `waiting` returns the context in
+    which a kernel that is timed waits for the GPU.
     """
     result = blank(case, backend.name, settings)
     with _timed(result, "total"):
         try:
-            _fill(result, truth or Expectation(case), backend, settings)
+            turn = partial(timing.turn, _is_timed(backend, settings), waiting)
+            _fill(result, truth or Expectation(case), backend, settings, turn)
         except UnsupportedError as error:
             result.status, result.reason = "unsupported", str(error)
         except UnavailableError as error:
@@ -125,14 +135,14 @@ def trial(case: Case, backend: Backend, settings: Settings, truth: Expectation |
     return result
 
 
-def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settings) -> None:
+def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settings, turn: Turn) -> None:
     reason = backend.unavailable()
     if reason is not None:
         raise UnavailableError(reason)
     reason = backend.unsupported(truth.case, machine.architecture())
     if reason is not None:
         raise UnsupportedError(reason)
-    attempt = _launch(result, truth, backend, settings)
+    attempt = _launch(result, truth, backend, settings, turn)
     if not settings.judge:
         result.status, result.reason = "pass", UNJUDGED
         return
@@ -145,7 +155,7 @@ def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settin
     with _timed(result, "reference"):
         verdict = _verdict(attempt)
     _describe(result, attempt, verdict)
-    with timing.turn(_is_timed(backend, settings)), _timed(result, "verifier"):
+    with turn(), _timed(result, "verifier"):
         _check_whole(result, attempt)
     if result.bad and settings.diagnose:
         with _timed(result, "diagnosis"):
@@ -156,13 +166,13 @@ def _is_timed(backend: Backend, settings: Settings) -> bool:
     return bool(settings.timed_launches) and getattr(backend, "device", "cpu") == "cuda"
 
 
-def _launch(result: Result, truth: Expectation, backend: Backend, settings: Settings) -> _Attempt:
+def _launch(result: Result, truth: Expectation, backend: Backend, settings: Settings, turn: Turn) -> _Attempt:
     case, here = truth.case, machine.architecture()
     with _timed(result, "inputs"):
         inputs = truth.fresh_inputs()
-    with timing.turn(_is_timed(backend, settings)):
-        with _timed(result, "prepare"):
-            kernel = backend.prepare(case, inputs)
+    with _timed(result, "prepare"):
+        kernel = backend.prepare(case, inputs)
+    with turn():
         with _timed(result, "run"):
             seen = observe(kernel, settings.repeats, truth.defined)
         result.evidence.update(seen.evidence)

@@ -1,7 +1,8 @@
 """An isolated process that computes trials, so that a crash, a hang or a lack of memory is one case's result.
 
 The parent sends (case, backend name, settings) and receives a Result; when a deadline passes or the process dies, it
-makes the result itself and starts a fresh worker for the next case.
+makes the result itself and starts a fresh worker for the next case. Time in which a worker waits for the GPU, as it
+says, is no time of its case.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +28,7 @@ from dgref.trial import Settings, blank, trial
 START_SECONDS = 120.0  # importing and compiling on a loaded machine
 LOOK_SECONDS = 0.5  # between two looks at whether a silent process lives
 _GUARDED = "a process that starts: a script needs its calls under `if __name__ == '__main__':`"
+WAITS, GOES_ON = "waits", "goes on"
 FIRST_TO_GO = "1000"  # when memory runs out, the kernel ends the worker and not the run
 
 
@@ -41,7 +46,15 @@ def _serve(channel: Connection, files: list[str], threads: int) -> None:
             case, backend, settings = channel.recv()
         except EOFError:
             return
-        channel.send(asdict(trial(case, backends()[backend], settings, latest.of(case))))
+        waiting = partial(_waiting, channel)
+        channel.send(asdict(trial(case, backends()[backend], settings, latest.of(case), waiting)))
+
+
+@contextmanager
+def _waiting(channel: Connection) -> Iterator[None]:
+    channel.send(WAITS)
+    yield
+    channel.send(GOES_ON)
 
 
 def _volunteer_for_the_memory_killer() -> None:
@@ -76,9 +89,10 @@ class Worker:
         channel = self._started()
         try:
             channel.send((case, backend, settings))
-            if not self._answered(channel, settings.timeout):
+            answer = self._answer(channel, settings.timeout)
+            if answer is None:
                 return self._end(blank(case, backend, settings), *self._silence(settings))
-            result = Result(**channel.recv())
+            result = Result(**answer)
         except (EOFError, OSError):
             return self._end(blank(case, backend, settings), *self._cause_of_death())
         except Exception as error:  # a backend that writes into every open file writes here too
@@ -91,17 +105,28 @@ class Worker:
             self.stop()
         return result
 
-    def _answered(self, channel: Connection, seconds: float) -> bool:
-        """Wait for an answer while the process lives: a fork that it left behind may hold the channel open."""
-        deadline = time.monotonic() + seconds
-        while not channel.poll(min(LOOK_SECONDS, max(deadline - time.monotonic(), 0.0))):
-            process = self._process
-            if time.monotonic() >= deadline or process is None or not process.is_alive():
-                return channel.poll()
-        return True
+    def _answer(self, channel: Connection, left: float) -> Any:
+        """Return the answer, None without one in the seconds left, or of a process that died.
+
+        Whether it lives is looked at, as a fork that it left behind may hold the channel open.
+        """
+        looked, waits = time.monotonic(), False
+        while True:
+            heard = channel.poll(LOOK_SECONDS if waits else min(LOOK_SECONDS, max(left, 0.0)))
+            now = time.monotonic()
+            left, looked = left if waits else left - (now - looked), now
+            said = channel.recv() if heard else None
+            if heard and said not in (WAITS, GOES_ON):
+                return said
+            waits = said == WAITS if heard else waits
+            if not heard and (left <= 0 or not self._lives()) and not channel.poll():
+                return None
+
+    def _lives(self) -> bool:
+        return self._process is not None and self._process.is_alive()
 
     def _silence(self, settings: Settings) -> tuple[str, str]:
-        if self._process is None or not self._process.is_alive():
+        if not self._lives():
             return self._cause_of_death()
         return "timeout", f"no result within {settings.timeout:g} s"
 

@@ -9,13 +9,14 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from dgref import runner, worker
+from dgref import runner, timing, worker
 from dgref.errors import FileError, InputError
 from dgref.journal import Journal
 from dgref.results import Result, load_results
@@ -125,6 +126,40 @@ def _answer(written: bytes) -> Result:
 def test_bytes_that_a_backend_wrote_into_the_channel_cost_one_case_and_not_the_run() -> None:
     result = _answer(b"xxxxxxx")
     assert (result.status, result.reason) == ("crash", "the process's answer cannot be read (UnpicklingError)")
+
+
+@pytest.mark.parametrize(("said", "found"), [([worker.WAITS, worker.GOES_ON, {}], {}), ([], None)])
+def test_time_in_which_a_process_waits_for_the_gpu_is_no_time_of_its_case(said: list, found: dict | None) -> None:
+    ours, theirs = multiprocessing.Pipe()
+
+    def speak() -> None:
+        for word in said:
+            theirs.send(word)
+            time.sleep(1 if word == worker.WAITS else 0)
+
+    threading.Thread(target=speak).start()
+    one = worker.Worker()
+    one._lives = lambda: True
+    assert one._answer(ours, 0.4) == found
+
+
+def test_a_kernel_that_is_timed_is_prepared_while_others_have_the_gpu_and_waits_without_being_called_hung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(timing.tempfile, "tempdir", None)
+    runner.select([samples.MISBEHAVING])
+    threading.Thread(target=_hold_the_gpu_until_prepared_for, args=(6, tmp_path), daemon=True).start()
+    settings = Settings(timeout=5, diagnose=False, timed_launches=1)
+    result = runner.run([samples.suite()], ["misbehaving/timed"], settings=settings, jobs=1).results[0]
+    assert (result.status, result.throughput) == ("pass", {"microseconds": 1.0})
+
+
+def _hold_the_gpu_until_prepared_for(seconds: float, folder: Path) -> None:
+    with timing.turn(True):
+        while not (folder / "prepared").exists():
+            time.sleep(0.05)
+        time.sleep(seconds)
 
 
 def test_what_a_fork_of_the_process_answered_is_not_taken_for_another_cases_result() -> None:

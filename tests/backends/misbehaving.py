@@ -6,12 +6,15 @@ import ctypes
 import functools
 import itertools
 import os
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dgref import timing
 from dgref.backends.base import BackendBase, BufferKernel, FunctionKernel
 from dgref.errors import UnsupportedError
 from dgref.guards import guarded_outputs
@@ -121,6 +124,15 @@ def _clears_inputs(case: Any, inputs: Any, right: dict) -> Any:
     return FunctionKernel(lambda: right)
 
 
+class Timed(Misbehaving):
+    device = "cuda"
+
+    def prepare(self, case: Any, inputs: Any) -> Any:
+        timing.throughput = lambda *args: {"microseconds": 1.0}  # in the worker's process, which has no GPU
+        Path(tempfile.gettempdir(), "prepared").touch()
+        return super().prepare(case, inputs)
+
+
 class Mute(RuntimeError):
     def __str__(self) -> str:
         raise ValueError("no words")
@@ -152,6 +164,7 @@ BACKENDS = [
     Misbehaving("unknown_arithmetic", _changed(dict), "nonesuch"),
     Misbehaving("no_arithmetic_at_all", _changed(dict), 7),
     Endless("endless_provenance", _changed(dict)),
+    Timed("timed", _changed(dict)),
     Misbehaving("random", _random),
     Misbehaving("unwritten_row", _buffers(_all_but_last_row)),
     Misbehaving("writes_all", _buffers(_everything)),
