@@ -20,7 +20,7 @@ def render(results: Results) -> str:
         suite = ElementTree.SubElement(root, "testsuite", name=_clean(backend), tests=str(len(rows)))
         suite.set("failures", str(sum(row.bad and row.status not in ERRORS for row in rows)))
         suite.set("errors", str(sum(row.status in ERRORS for row in rows)))
-        suite.set("skipped", str(sum(not row.ran for row in rows)))
+        suite.set("skipped", str(sum(_is_skipped(row) for row in rows)))
         for row in rows:
             _testcase(suite, row)
     ElementTree.indent(root)
@@ -32,14 +32,20 @@ def _testcase(suite: ElementTree.Element, row: Result) -> None:
     seconds = f"{row.seconds.get('total', 0):.3f}"
     case = ElementTree.SubElement(suite, "testcase", name=name, time=seconds)
     case.set("classname", f"{_clean(row.backend)}.{family}")
-    if row.ran and not row.bad:
+    if not row.bad and not _is_skipped(row):
         return
-    kind = "skipped" if not row.ran else "error" if row.status in ERRORS else "failure"
-    child = ElementTree.SubElement(case, kind, message=_clean(row.reason))
+    kind = "skipped" if _is_skipped(row) else "error" if row.status in ERRORS else "failure"
+    message = f"waived: {row.reason}" if row.status == "waived" else row.reason
+    child = ElementTree.SubElement(case, kind, message=_clean(message))
     if row.bad:
         child.set("type", row.status)
         notes = [f"{word}: {line}" for word, line in row.notes]
         child.text = _clean("\n".join([row.reason, *notes, *filter(None, [row.evidence.get("traceback")])]))
+
+
+def _is_skipped(row: Result) -> bool:
+    """Say whether a result is no verdict of this run: JUnit has no other word for a known failure."""
+    return not row.ran or row.status == "waived"
 
 
 def _clean(text: str) -> str:

@@ -169,11 +169,12 @@ def closing(results: Results) -> str:
 
 
 def github_annotations(results: Results) -> None:
-    """Print one GitHub workflow command for each wrong result."""
+    """Print one GitHub workflow command for each bad result: an error; and for each that is waived: a warning."""
     for result in results:
-        if result.bad:
+        if result.bad or result.status == "waived":
+            kind = "error" if result.bad else "warning"
             message = " | ".join([result.reason, *(f"{word}: {line}" for word, line in result.notes)])
-            print(f"::error title={_escaped(result.case + ' on ' + result.backend, ',:')}::{_escaped(message)}")
+            print(f"::{kind} title={_escaped(result.case + ' on ' + result.backend, ',:')}::{_escaped(message)}")
 
 
 def _escaped(text: str, extra: str = "") -> str:

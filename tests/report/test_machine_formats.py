@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import date
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgref import waivers
 from dgref.report import html, junit, terminal
 from dgref.results import STATUSES, Result, Results
 from tests import samples
@@ -18,8 +20,19 @@ def test_junit_counts_what_failed_erred_and_was_skipped() -> None:
     (suite,) = ElementTree.fromstring(junit.render(Results(rows)))
     assert suite.get("name") == "b"
     assert int(suite.get("tests")) == len(STATUSES) == len(suite)
-    assert (suite.get("skipped"), suite.get("errors")) == ("3", "2")
+    assert (suite.get("skipped"), suite.get("errors")) == ("4", "2")
     assert int(suite.get("failures")) == len(suite.findall("testcase/failure")) == 7
+
+
+def test_known_failures_stay_visible_and_fail_nothing(capsys: pytest.CaptureFixture) -> None:
+    waiver = waivers.Waiver("s/*", "b", "the last tile is lost", "https://example.org/12", date(2999, 1, 31))
+    row = waivers.apply(Result("s/x", "b", "fail", "d: 4 of 128 differ"), [waiver])
+    said = "d: 4 of 128 differ; waived until 2999-01-31: the last tile is lost (https://example.org/12)"
+    (suite,) = ElementTree.fromstring(junit.render(Results([row])))
+    assert (suite.get("skipped"), suite.get("failures")) == ("1", "0")
+    assert suite.find("testcase/skipped").get("message") == f"waived: {said}"
+    terminal.github_annotations(Results([row]))
+    assert capsys.readouterr().out == f"::warning title=s/x on b::{said}\n"
 
 
 @settings(max_examples=100, deadline=None)
