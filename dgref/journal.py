@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dgref.errors import FileError, InputError, expected
+from dgref.errors import FileError, InputError, counted, expected
 from dgref.files import as_path, write_atomically
-from dgref.results import SCHEMA, Result, contradiction, parse_results
+from dgref.results import SCHEMA, Result, Results, contradiction, parse_results
 from dgref.suite import Case
 
 Header = Mapping[str, Any]
@@ -67,17 +67,43 @@ def _hash(case: Case) -> str:
 
 def _read(path: Path, header: str, hashes: Mapping[str, str]) -> list[Result]:
     """Return the results of an interrupted run; a line that is half written, as the last may be, is left out."""
-    try:
-        first, *rest = path.read_bytes().decode("utf-8", errors="replace").splitlines() or [header]
-    except OSError as error:
-        raise FileError(expected(str(path), error.strerror, "a readable journal")) from error
+    first, *rest = _lines(path) or [header]
     changed = list(_changed(_parsed(first), json.loads(header)))
     if changed:
         need = "what the interrupted run had; start again without --resume"
         raise InputError(expected(f"--resume of {path}", f"another run's journal, of other {', '.join(changed)}", need))
-    rows = [row for row in map(_parsed, rest) if row is not None]
+    rows = _whole(rest)
     rows = [row for row in rows if not isinstance(row, dict) or row.get("hash") == hashes.get(str(row.get("case")))]
     return parse_results({"schema": SCHEMA, "results": rows}, str(path)).results
+
+
+def load_journal(path: Path) -> Results:
+    """Return what a run had found when it was cut off, with a warning that says so; waivers are not applied."""
+    first, *rest = _lines(path) or [""]
+    header, rows = _parsed(first), _whole(rest)
+    about = header if isinstance(header, dict) else {}
+    flags = {name: about[name] for name in ("backends", "settings") if name in about}
+    got = f"{counted(len(rows), 'result')} that came before it was cut off"
+    warning = expected("an interrupted run", got, "all: add --resume to its command")
+    data = {
+        "schema": about.get("schema", "no schema"),
+        "machine": about.get("machine"),
+        "flags": flags,
+        "warnings": [warning],
+    }
+    return parse_results({**data, "results": rows}, str(path))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise FileError(expected(str(path), error.strerror, "a readable journal")) from error
+
+
+def _whole(lines: Iterable[str]) -> list[Any]:
+    """Return what the lines hold that are whole."""
+    return [row for row in map(_parsed, lines) if row is not None]
 
 
 def _parsed(line: str) -> Any:

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from dgref.cli import group, main
+from dgref.errors import FileError
+from dgref.results import load_results
 from tests import samples
 
 COMMANDS = group.list_commands(None)
@@ -104,6 +106,26 @@ def test_run_writes_a_bundle_that_check_accepts_and_compare_finds_equal(tmp_path
         assert invoke("run", "smoke", *options, "--shard", f"{index}/2", "-o", shards[-1])[0] == 0
     assert invoke("report", "merge", *shards, "-o", str(tmp_path / "b"))[0] == 0
     assert invoke("report", "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json") == (0, "[]\n")
+
+
+def test_a_report_of_a_run_that_was_cut_off_holds_what_came_and_says_so(tmp_path: Path) -> None:
+    options = ["--no-isolation", "--no-diagnosis", "-b", samples.MISBEHAVING, "-k", "misbehaving/correct"]
+    invoke("run", "smoke", *options, "-o", str(tmp_path))
+    journal, results = tmp_path / "journal.jsonl", tmp_path / "results.json"
+    lines, whole = journal.read_text().splitlines(), load_results(results)
+    journal.write_text("\n".join([*lines[:3], lines[3][:40]]))
+    results.unlink()
+    assert invoke("report", "render", str(tmp_path), "-o", str(tmp_path / "page"))[0] == 0
+    found = load_results(tmp_path / "page")
+    assert (found.results, found.machine) == (whole.results[:2], whole.machine)
+    assert found.warnings == [
+        "an interrupted run: got 2 results that came before it was cut off, need all: add --resume to its command"
+    ]
+    assert "2 results that came before it was cut off" in (tmp_path / "page" / "index.html").read_text()
+    for written, need in (("", "schema dgref.results/1"), ("half {", "schema dgref.results/1")):
+        journal.write_text(written)
+        with pytest.raises(FileError, match=need):
+            invoke("report", "render", str(journal), "-o", str(tmp_path / "page"))
 
 
 def test_compare_exits_1_on_a_regression(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,14 +24,25 @@ def command() -> None:
 @click.argument("results", type=_PATH)
 @click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle.")
 def render(results: Path, output: Path) -> int:
-    """Write the bundle (JSON, JUnit, HTML, hashes) of RESULTS, a results.json or its folder."""
+    """Write the bundle (JSON, JUnit, HTML, hashes) of RESULTS, a results.json or its folder.
+
+    Of a run that was cut off RESULTS is its journal.jsonl, or its folder where no results.json lies in it.
+    """
     from dgref.files import claimed
     from dgref.report import write_bundle
-    from dgref.results import load_results
 
     with claimed(output):
-        click.echo(f"report: {write_bundle(load_results(results), output)}")
+        click.echo(f"report: {write_bundle(_found(results), output)}")
     return 0
+
+
+def _found(path: Path) -> Any:
+    from dgref.cli.run import JOURNAL
+    from dgref.journal import load_journal
+    from dgref.results import load_results
+
+    journal = path / JOURNAL if path.is_dir() and not (path / "results.json").exists() else path
+    return load_journal(journal) if journal.name == JOURNAL and journal.exists() else load_results(path)
 
 
 @command.command("compare")
