@@ -128,7 +128,10 @@ def _payload(
     if name not in arrays:
         raise FormatError(expected(name, "no such array", "the operand's payload", ", ".join(arrays)))
     stored_shape = shape if choice.major == "k" else (*shape[:-2], shape[-1], shape[-2])
-    bits = bits_of(arrays[name])
+    array, need = arrays[name], FORMATS[format].code_dtype
+    if array.dtype.kind == "f" if FORMATS[format].bits < 8 else array.itemsize != need.itemsize:
+        raise FormatError(expected(name, array.dtype, f"{format}, or its bits as {need}"))
+    bits = bits_of(array)
     if FORMATS[format].bits < 8:
         bits = unpack(bits.view(np.uint8), format, count=stored_shape[-1]) if bits.shape != stored_shape else bits
     if bits.shape != stored_shape:

@@ -19,6 +19,7 @@ A message reads `subject: got X, need Y [context]`, so that the sentence alone i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from operator import index
@@ -147,12 +148,21 @@ def _some_of(known: list[str]) -> str:
     return f"one of {shown}" + (f" and {len(known) - _NAMES_SHOWN} more" if len(known) > _NAMES_SHOWN else "")
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str], otherwise: str = "") -> UnknownNameError:
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], otherwise: str = "", context: str = ""
+) -> UnknownNameError:
     """Return the error for a name that is not among `known`, with the nearest ones; without any, `otherwise` or all."""
     known = sorted(known)
-    near = get_close_matches(name.lower(), known, n=3, cutoff=0.5) if isinstance(name, str) else []
+    near = _near(name.lower(), known) if isinstance(name, str) else []
     need = " or ".join(near) or otherwise or _some_of(known)
-    return UnknownNameError(expected(kind, repr(name), need))
+    return UnknownNameError(expected(kind, repr(name), need, context))
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """Return the names that are spelled alike, after those of which `name` is a part: as one of their words first."""
+    longer = [one for one in known if len(name) > 2 and name in one]
+    longer.sort(key=lambda one: (name not in re.split(r"[_./]", one), len(one)))
+    return list(dict.fromkeys([*longer[:4], *get_close_matches(name, known, n=3, cutoff=0.5)]))
 
 
 def choice(kind: str, name: str, known: Collection[str]) -> str:

@@ -21,8 +21,9 @@ Row = TypeVar("Row", bound=Named)
 class Registry(Mapping[str, Row]):
     """A read-mostly mapping from names to rows; an unknown name is an error that suggests the nearest."""
 
-    def __init__(self, kind: str, rows: Iterable[Row] = (), aliases: Mapping[str, str] | None = None):
+    def __init__(self, kind: str, rows: Iterable[Row] = (), aliases: Mapping[str, str] | None = None, listed: str = ""):
         self.kind = kind
+        self.listed = listed  # what `dgref list` calls the table
         self._rows: dict[str, Row] = {}
         self.aliases: dict[str, str] = {}
         for row in rows:
@@ -47,7 +48,8 @@ class Registry(Mapping[str, Row]):
         try:
             return self._rows[self.aliases.get(name, name)]
         except (KeyError, TypeError):
-            raise unknown_name(self.kind, name, [*self._rows, *self.aliases]) from None
+            all_of_them = f"`dgref list {self.listed}` shows all" if self.listed else ""
+            raise unknown_name(self.kind, name, [*self._rows, *self.aliases], context=all_of_them) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows or name in self.aliases

@@ -5,6 +5,7 @@ import pytest
 from dgref.arch import ARCHITECTURES, Architecture
 from dgref.errors import InputError, UnknownNameError
 from dgref.formats import FORMATS, LAYOUTS, RECIPES
+from dgref.ops import OPS
 from dgref.registry import Registry
 
 SM90, SM100 = ARCHITECTURES["sm90"], ARCHITECTURES["sm100"]
@@ -40,6 +41,8 @@ def test_a_row_is_registered_once_and_an_alias_stands_for_a_row(table):
         (FORMATS, "float8_e4m3", "float8_e4m3fn"),
         (LAYOUTS, "swizle_128x4", "swizzle_128x4"),
         (RECIPES, "NVFP4", "nvfp4"),
+        (RECIPES, "fp8", "deepseek_fp8 .*mxfp8 .*`dgref list recipes` shows all"),
+        (OPS, "grouped", "gemm_grouped_k or gemm_grouped_masked or gemm_grouped_contiguous"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest_names(registry, name, nearest):

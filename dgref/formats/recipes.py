@@ -301,7 +301,7 @@ def _registry() -> Registry[Recipe]:
         "mxfp8/deep_gemm": "deepseek_fp8_32_ue8m0",
         "per_token_fp8": "per_row_fp8",
     }
-    return Registry("recipe", [*rows, *_mx_libraries(named["mxfp4"], named["mxfp8"])], aliases)
+    return Registry("recipe", [*rows, *_mx_libraries(named["mxfp4"], named["mxfp8"])], aliases, "recipes")
 
 
 RECIPES: Registry[Recipe] = _registry()

@@ -7,6 +7,6 @@ from dgref.ops.problem import Constraint, Operand, Param, Problem
 from dgref.registry import Registry
 
 _ROOMS = (codecs, gemm, grouped, einsum, attention, hyperconnection, moe, scale_transforms)
-OPS: Registry[Op] = Registry("op", [row for room in _ROOMS for row in room.ROWS])
+OPS: Registry[Op] = Registry("op", [row for room in _ROOMS for row in room.ROWS], listed="ops")
 
 __all__ = ["OPS", "Constraint", "Op", "Operand", "Param", "Part", "Problem"]

@@ -218,6 +218,15 @@ def test_a_square_that_is_buffer_or_view_is_read_by_its_strides_or_refused() -> 
     assert (as_case(alike, choices=state.case.operands, out="bfloat16").inputs["a"].scale == 1).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_a_payload_of_another_width_is_named_by_its_own_dtype(dtype: type) -> None:
+    arrays = {"a": np.ones((4, 128), dtype), "a.scale": np.ones((4, 1), np.float32), "d": np.ones((4, 4), np.float32)}
+    choices = {name: choice_of("deepseek_fp8", name) for name in "ab"}
+    need = rf"a: got {np.dtype(dtype)}, need float8_e4m3fn, or its bits as uint8"
+    with pytest.raises(InputError, match=need):
+        as_case({**arrays, "b": arrays["a"], "b.scale": arrays["a.scale"]}, choices=choices)
+
+
 @pytest.mark.parametrize(
     ("choice", "scales", "words"),
     [

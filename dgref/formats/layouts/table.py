@@ -234,6 +234,6 @@ _ROWS: list[Layout] = [
     ),
 ]
 
-LAYOUTS: Registry[Layout] = Registry("layout")
+LAYOUTS: Registry[Layout] = Registry("layout", listed="layouts")
 for _row in _ROWS:
     LAYOUTS.add(_row, *_row.aliases)
