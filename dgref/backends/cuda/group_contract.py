@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from dgref.backends.cuda import environment
+from dgref.errors import ShapeError, expected
 from dgref.reference.grouped import check_group_labels, k_spans, psum_spans
 from dgref.reference.operands import integers
 
@@ -14,6 +15,14 @@ from dgref.reference.operands import integers
 def always() -> bool:
     """Say whether the environment asks for the check at every launch; read once per process."""
     return environment.flag("CHECK_LABELS")
+
+
+def extent(name: str, tensor: Any, axis: int) -> int:
+    """Return the extent of an axis of an operand, which must have it."""
+    if tensor.dim() <= axis:
+        got = f"a tensor of shape {tuple(tensor.shape)}" if tensor.shape else "a tensor without axes"
+        raise ShapeError(expected(name, got, f"one of {axis + 1} axes or more" if axis else "one of one axis or more"))
+    return tensor.shape[axis]
 
 
 def check_rows(layout: Any, rows: int, groups: int, prefix_sum: bool, alignment: int) -> None:

@@ -8,9 +8,10 @@ from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
+from dgref.backends.cuda.sm90.nothing import add_nothing, check_addend
 from dgref.backends.cuda.sm90.pair import Pair, pair_of
 from dgref.backends.cuda.sm90.shape import Configuration, Shape
-from dgref.errors import LayoutError, ShapeError, expected
+from dgref.errors import ShapeError, expected
 from dgref.reference.gemm import split_columns, split_width
 
 
@@ -58,13 +59,9 @@ def bf16_gemm(
         add_nothing(d, c)
 
 
-def add_nothing(d: Any, c: Any) -> None:
-    """Write what a product over no K is: c, or zero."""
-    d.zero_() if c is None else d.copy_(c)
-
-
 def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_splits, packed, resources, forced):
     if not (a.shape[-1] and d.numel()):
+        _check_fit(read.extents("a", a), read.extents("b", b, packed), d, head_splits)
         return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     shape = _shape(pair, d, c, batch_invariant, head_splits)
@@ -74,24 +71,30 @@ def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_split
 
 def _bf16_plan(a, b, d, c, batch_invariant, resources, forced):
     if not (a.shape[-1] and d.numel()):
+        _check_fit(read.extents("a", a), read.extents("b", b), d)
         return None
     pair = pair_of(a, b)
     shape = _shape(pair, d, c, batch_invariant, None)
     return prepare(forced or configuration(shape, available(resources)), pair.given(**destination(d, c)), resources)
 
 
-def _shape(pair: Pair, d: Any, c: Any, batch_invariant: bool, head_splits: Any) -> Shape:
-    """Check that the operands fit together, and say what is computed."""
-    left, right = pair.a, pair.b
-    if (left.k, left.groups) != (right.k, right.groups):
-        raise ShapeError(expected("b", (right.groups, right.k), f"{(left.groups, left.k)}: a's groups and K"))
-    columns = right.rows
+def _check_fit(left: tuple[int, int, int], right: tuple[int, int, int], d: Any, head_splits: Any = None) -> None:
+    """Raise unless operands of these groups, rows and K belong together, and D holds their product."""
+    (groups, rows, k), (other_groups, columns, other_k) = left, right
+    if (k, groups) != (other_k, other_groups):
+        raise ShapeError(expected("b", (other_groups, other_k), f"{(groups, k)}: a's groups and K"))
     if head_splits:
         split_columns(columns, head_splits)  # raises unless whole heads are what there is
         columns = split_width(columns, head_splits)
-    groups = () if left.groups == 1 and d.dim() == 2 else (left.groups,)
-    if tuple(d.shape) != (*groups, left.rows, columns):
-        raise ShapeError(expected("d", tuple(d.shape), (*groups, left.rows, columns)))
+    need = (rows, columns) if groups == 1 and d.dim() == 2 else (groups, rows, columns)
+    if tuple(d.shape) != need:
+        raise ShapeError(expected("d", tuple(d.shape), need))
+
+
+def _shape(pair: Pair, d: Any, c: Any, batch_invariant: bool, head_splits: Any) -> Shape:
+    """Check that the operands fit together, and say what is computed."""
+    left, right = pair.a, pair.b
+    _check_fit(left.extents, right.extents, d, head_splits)
     return Shape(
         m=left.rows,
         n=right.rows,
@@ -111,8 +114,7 @@ def _shape(pair: Pair, d: Any, c: Any, batch_invariant: bool, head_splits: Any) 
 
 def destination(d: Any, c: Any, bulk: bool = True) -> dict[str, Any]:
     """Return where D and C lie; C has D's dtype, shape and strides, and may be D itself."""
-    if c is not None and (c.dtype, c.shape, c.stride()) != (d.dtype, d.shape, d.stride()):
-        raise LayoutError(expected("c", (c.dtype, tuple(c.shape)), f"the dtype, shape and strides of d, {d.dtype}"))
+    check_addend(c, d)
     group_stride = d.stride(0) if d.dim() == 3 else 0
     map_c = read.output_map(c) if c is not None and bulk else None
     return {

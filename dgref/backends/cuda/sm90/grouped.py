@@ -9,12 +9,22 @@ from dgref.backends.cuda import group_contract
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import configuration
-from dgref.backends.cuda.sm90.gemm import add_nothing, destination
+from dgref.backends.cuda.sm90.gemm import destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
+from dgref.backends.cuda.sm90.nothing import add_nothing, zero_ended, zero_labelled, zero_masked
 from dgref.backends.cuda.sm90.pair import Pair, pair_of, scales_of
 from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from dgref.backends.cuda.tensor_map import TensorMap
-from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError, expected
+from dgref.errors import (
+    FormatError,
+    InputError,
+    LayoutError,
+    ShapeError,
+    UnsupportedError,
+    expected,
+    whole_number,
+    whole_numbers,
+)
 
 
 def gemm_grouped_contiguous(
@@ -42,9 +52,15 @@ def gemm_grouped_contiguous(
     the host reads the layout first, and an error names what breaks its contract.
     """
     if check or group_contract.always():
-        group_contract.check_rows(layout, a.shape[0], b.shape[0], prefix_sum, alignment)
+        rows, groups = (group_contract.extent(name, tensor, 0) for name, tensor in (("a", a), ("b", b)))
+        group_contract.check_rows(layout, rows, groups, prefix_sum, alignment)
     options = (prefix_sum, alignment, zero_padding, b_block, packed, resources, forced)
-    repeatable(_contiguous, (a, b, d, layout, a_scale, b_scale), options)
+    if repeatable(_contiguous, (a, b, d, layout, a_scale, b_scale), options) or not d.numel():
+        return
+    if prefix_sum:
+        zero_ended(d, layout, alignment, zero_padding)
+    else:
+        zero_labelled(d, layout, zero_padding)
 
 
 def gemm_grouped_masked(
@@ -68,9 +84,10 @@ def gemm_grouped_masked(
     host reads it first, and an error names the group that has too many.
     """
     if check or group_contract.always():
-        group_contract.check_mask(masked_m, a.shape[1])
+        group_contract.check_mask(masked_m, group_contract.extent("a", a, 1))
     options = (expected_m, b_block, packed, resources, forced)
-    repeatable(_masked, (a, b, d, masked_m, a_scale, b_scale), options)
+    if not repeatable(_masked, (a, b, d, masked_m, a_scale, b_scale), options) and d.numel():
+        zero_masked(d, masked_m)
 
 
 def gemm_grouped_k(
@@ -97,30 +114,32 @@ def gemm_grouped_k(
     of groups that start at multiples of `alignment`, between which both operands hold zeros. With `check`, the host
     reads it first.
     """
+    sizes = None if sizes is None else whole_numbers("sizes", sizes)
     if check or group_contract.always():
-        group_contract.check_k(layout, sum(sizes) if a.dim() == 1 else a.shape[0], prefix_sum, alignment)
-    if not (a.numel() and d.numel()):
-        add_nothing(d, c)
-        return
-    options = (None if sizes is None else tuple(sizes), prefix_sum, alignment, resources, forced)
+        k = sum(sizes or ()) if a.dim() == 1 else group_contract.extent("a", a, 0)
+        group_contract.check_k(layout, k, prefix_sum, alignment)
+    options = (sizes, prefix_sum, alignment, resources, forced)
     tensors = (a, b, d, layout, c, a_scale, b_scale)
     if a.dim() == 1:
-        repeatable(_k_flat, tensors, (*options, a.data_ptr(), b.data_ptr()))
+        launched = repeatable(_k_flat, tensors, (*options, a.data_ptr(), b.data_ptr()))
     else:
-        repeatable(_k_whole, tensors, options)
+        launched = repeatable(_k_whole, tensors, options)
+    if not launched:
+        add_nothing(d, c)
 
 
 def _contiguous(
     a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, b_block, packed, resources, forced
 ):
     _check_alignment(alignment, 16 if packed else 64)
-    if not d.numel():
-        return None
     if a.dim() != 2:
         raise ShapeError(expected("a", tuple(a.shape), "one matrix, which holds the rows of all groups"))
+    left, right = read.extents("a", a), read.extents("b", b, packed)
+    _check_product(left, right, d, (left[1], right[1]))
+    _check_layout(layout, right[0] if prefix_sum else left[1])
+    if not (d.numel() and a.numel()):
+        return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
-    _check_product(pair, d, (pair.a.rows, pair.b.rows))
-    _check_layout(layout, pair.b.groups if prefix_sum else pair.a.rows)
     schedule = "PREFIX_SUM" if prefix_sum else "LABELLED"
     shape = _shape(pair, d, schedule, m=pair.a.rows, groups=1, alignment=alignment)
     given = pair.given(**destination(d, None), layout=layout.data_ptr(), zero_padding=zero_padding)
@@ -128,15 +147,17 @@ def _contiguous(
 
 
 def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, resources, forced):
-    if not d.numel():
+    likely = whole_number("expected_m", expected_m)
+    left, right = read.extents("a", a), read.extents("b", b, packed)
+    groups, rows, _ = left
+    if groups != right[0]:
+        raise ShapeError(expected("b", f"{right[0]} groups", f"{groups}, as many as a has"))
+    _check_product(left, right, d, (groups, rows, right[1]))
+    _check_layout(masked_m, groups)
+    if not (d.numel() and a.numel()):
         return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
-    groups, rows = pair.a.groups, pair.a.rows
-    if groups != pair.b.groups:
-        raise ShapeError(expected("b", f"{pair.b.groups} groups", f"{groups}, as many as a has"))
-    _check_product(pair, d, (groups, rows, pair.b.rows))
-    _check_layout(masked_m, groups)
-    shape = _shape(pair, d, "MASKED", m=max(1, min(expected_m, rows)), groups=groups, capacity=rows)
+    shape = _shape(pair, d, "MASKED", m=max(1, min(likely, rows)), groups=groups, capacity=rows)
     given = pair.given(**destination(d, None), layout=masked_m.data_ptr())
     return prepare(forced or configuration(shape, available(resources)), given, resources, pair.before)
 
@@ -145,6 +166,12 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     for name, tensor in (("a", a), ("b", b), ("a_scale", a_scale)):
         if tensor is not None and tensor.dim() != 2:
             raise ShapeError(expected(name, tuple(tensor.shape), "a matrix: groups of K lie one behind the other"))
+    groups = layout.shape[0]
+    (_, k, m), (_, other_k, n) = read.extents("a", a), read.extents("b", b)
+    _check_product((1, m, k), (1, n, other_k), d, (groups, m, n))
+    _check_layout(layout, groups)
+    if not (a.numel() and d.numel()):
+        return None
     lines = None if a_scale is None else a_scale.shape[1]
     if lines is not None and lines * 128 < a.shape[0]:
         raise ShapeError(expected("a_scale", f"{lines} scales of each row", f"one for each 128 of K = {a.shape[0]}"))
@@ -152,13 +179,11 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     if pair.a.major != pair.b.major:
         need = f"{pair.a.major}-major, as a: groups of K lie the same way in both operands"
         raise LayoutError(expected("b", f"{pair.b.major}-major", need))
-    block, groups = 64 if pair.scaling == "NONE" else 128, layout.shape[0]
+    block = 64 if pair.scaling == "NONE" else 128
     if prefix_sum:
         _check_alignment(alignment, block)
     elif sizes is not None:
         _check_sizes(sizes, groups, pair.a.k, block)
-    _check_product(pair, d, (groups, pair.a.rows, pair.b.rows))
-    _check_layout(layout, groups)
     schedule = "K_PREFIX_SUM" if prefix_sum else "K_SIZES"
     likely = max(1, pair.a.k // groups)
     shape = _shape(pair, d, schedule, pair.a.rows, groups, alignment, accumulate=c is not None, k=likely)
@@ -174,9 +199,11 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
     if d.dim() != 3:
         raise ShapeError(expected("d", tuple(d.shape), "a stack of matrices"))
     groups, m, n = d.shape
+    _check_layout(layout, groups)
+    if not (a.numel() and d.numel()):
+        return None
     _check_sizes(sizes, groups, a.numel() // m, 128)
     left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
-    _check_layout(layout, groups)
     lines = sum(size // 128 for size in sizes)
     pair = Pair(left, right, "VECTOR", scales_of(left, right, a_scale, b_scale, "VECTOR", lines), ())
     shape = _shape(pair, d, "K_SIZES", m, groups, accumulate=c is not None)
@@ -229,10 +256,9 @@ def _shape(pair: Pair, d, schedule, m, groups, alignment=128, accumulate=False, 
     )
 
 
-def _check_product(pair: Pair, d: Any, shape: tuple[int, ...]) -> None:
-    left, right = pair.a, pair.b
-    if left.k != right.k:
-        raise ShapeError(expected("b", f"K = {right.k}", f"K = {left.k}, as in a"))
+def _check_product(left: tuple[int, int, int], right: tuple[int, int, int], d: Any, shape: tuple[int, ...]) -> None:
+    if left[2] != right[2]:
+        raise ShapeError(expected("b", f"K = {right[2]}", f"K = {left[2]}, as in a"))
     if tuple(d.shape) != shape:
         raise ShapeError(expected("d", tuple(d.shape), shape))
 
@@ -254,7 +280,6 @@ def _check_sizes(sizes: Sequence[int], groups: int, total: int, multiple: int) -
 
 
 def _check_alignment(alignment: int, multiple: int) -> None:
-    if alignment < 1:
-        raise ShapeError(expected("alignment", alignment, "at least 1"))
+    whole_number("alignment", alignment, 1, error=ShapeError)
     if alignment % multiple:
         raise UnsupportedError(expected("alignment", alignment, f"a multiple of {multiple}, the least that a tile has"))

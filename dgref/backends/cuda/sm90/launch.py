@@ -23,7 +23,7 @@ from dgref.backends.cuda.sm90.operands import NO_SCALES, Matrix, Scales
 from dgref.backends.cuda.sm90.rearrange import folded, rearranged
 from dgref.backends.cuda.sm90.shape import Configuration, scales_deep, store_line
 from dgref.backends.cuda.tensor_map import TensorMap
-from dgref.errors import InputError, expected
+from dgref.errors import InputError, ShapeError, expected, shown, whole_number
 
 PREPARED_KEPT = 512
 NO_MAP = TensorMap(bytes(128))
@@ -197,8 +197,12 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
         return _on_their_device(build, tensors, options)
     if together & 15:
         key += [address & 15 for address in addresses]
-    plan = _kept.plans.get(key := tuple(key))
+    try:
+        plan = _kept.plans.get(key := tuple(key))
+    except TypeError:
+        raise _unhashable(build, len(tensors), options) from None
     if plan is None:
+        _check_axes(build, tensors)
         ensure_context(device)
         operands = (tensor if tensor is None else Operand(tensor, index) for index, tensor in enumerate(tensors))
         plan = build(*operands, *options)
@@ -209,6 +213,27 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
         _kept.plans[key] = plan
     plan.at(addresses)
     return True
+
+
+def _unhashable(build: Callable[..., Any], before: int, options: tuple) -> InputError:
+    """Return the error for the first option, behind so many tensors, that plans cannot be looked up by."""
+    named = zip(list(signature(build).parameters)[before:], options, strict=True)
+    name, value = next((name, value) for name, value in named if not _can_be_looked_up(value))
+    return InputError(expected(name, shown(value), "a tuple" if isinstance(value, list) else "what can be hashed"))
+
+
+def _can_be_looked_up(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_axes(build: Callable[..., Any], tensors: Sequence[Any]) -> None:
+    for name, tensor in zip(signature(build).parameters, tensors, strict=False):
+        if tensor is not None and not tensor.shape:
+            raise ShapeError(expected(name, "a tensor without axes", "one of one axis or more"))
 
 
 def _on_their_device(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any], options: tuple) -> bool:
@@ -238,4 +263,5 @@ def release_workspaces() -> None:
 
 def available(resources: Resources) -> int:
     """Return how many multiprocessors a launch on the current device is shared out to."""
-    return resources.multiprocessors or multiprocessors(current_device())
+    whole = multiprocessors(current_device())
+    return whole_number("multiprocessors", resources.multiprocessors, 0, whole) or whole

@@ -33,6 +33,11 @@ class Matrix:
     stride: int  # bytes between lines of the contiguous dimension
     element: str
 
+    @property
+    def extents(self) -> tuple[int, int, int]:
+        """Return groups, rows and K."""
+        return self.groups, self.rows, self.k
+
     def tensor_map(self, block_rows: int, block_k: int) -> TensorMap:
         """Return the map whose box is one block: rows by K, or 64 rows by K where rows are contiguous."""
         if self.element == "E2M1":
@@ -46,14 +51,19 @@ class Matrix:
         return TensorMap.tiled(self.pointer, dtype, shape, (self.stride,), box, 128)
 
 
+def extents(name: str, tensor: Any, packed: bool = False) -> tuple[int, int, int]:
+    """Return the groups, rows and K of a matrix or a stack, two codes to a byte where they are packed."""
+    if tensor.dim() not in (2, 3):
+        raise ShapeError(expected(name, tuple(tensor.shape), "a matrix or a stack of matrices"))
+    *groups, rows, k = tensor.shape
+    return (*groups, 1)[0], rows, k * 2 if packed else k
+
+
 def matrix(name: str, tensor: Any, element: str) -> Matrix:
     """Read a [rows, k] or [groups, rows, k] tensor; a transposed view is an MN-major operand."""
     if str(tensor.dtype) not in PAYLOADS[element]:
         raise FormatError(expected(name, tensor.dtype, " or ".join(PAYLOADS[element])))
-    if tensor.dim() not in (2, 3):
-        raise ShapeError(expected(name, tuple(tensor.shape), "a matrix or a stack of matrices"))
-    *_, rows, k = tensor.shape
-    groups = tensor.shape[0] if tensor.dim() == 3 else 1
+    groups, rows, k = extents(name, tensor)
     row_stride, k_stride = tensor.stride()[-2:]
     major = "K" if k_stride == 1 or k == 1 else "MN"
     if major == "MN" and row_stride != 1 and rows != 1:
@@ -114,7 +124,7 @@ def vector_scales(name: str, scale: Any, matrix_: Matrix, lines: int) -> Scales 
     """
     _check_scale(name, scale)
     found = _mapped(name, scale, matrix_, lines)
-    return found or replace(strided(scale), grid=scale if scale.is_contiguous() else None)
+    return found or replace(strided(name, scale), grid=scale if scale.is_contiguous() else None)
 
 
 def word_scales(name: str, scale: Any, matrix_: Matrix, k: int) -> Callable[[int, int], TensorMap]:
@@ -141,10 +151,14 @@ def _mapped(name: str, scale: Any, matrix_: Matrix, lines: int) -> Callable[[int
     return None
 
 
-def strided(scale: Any) -> Scales:
+def strided(name: str, scale: Any) -> Scales:
     """Return where scales [..., rows, K-scales] lie."""
-    group = scale.stride(0) if scale.dim() == 3 and scale.shape[0] > 1 else 0
-    return Scales(scale.data_ptr(), *scale.stride()[-2:], group)
+    *groups, row, block = scale.stride()
+    group = groups[0] if groups and scale.shape[0] > 1 else 0
+    if max(group, row, block) >= 1 << 31:
+        need = "strides below 2^31, as kernels hold them"
+        raise LayoutError(expected(name, f"strides {tuple(scale.stride())}", need))
+    return Scales(scale.data_ptr(), row, block, group)
 
 
 def block_scales(name: str, scale: Any, matrix_: Matrix) -> Scales:
@@ -153,8 +167,7 @@ def block_scales(name: str, scale: Any, matrix_: Matrix) -> Scales:
     grid = (-(-matrix_.rows // 128), -(-matrix_.k // 128))
     if tuple(scale.shape[-2:]) != grid or scale.numel() != grid[0] * grid[1] * matrix_.groups:
         raise ShapeError(expected(name, tuple(scale.shape), f"{grid} for each of {matrix_.groups} groups"))
-    group = scale.stride(0) if scale.dim() == 3 else 0
-    return Scales(scale.data_ptr(), *scale.stride()[-2:], group)
+    return strided(name, scale)
 
 
 def output_format(name: str, tensor: Any) -> str:
@@ -167,7 +180,22 @@ def output_format(name: str, tensor: Any) -> str:
     if min(steps, default=tensor.shape[-1]) < tensor.shape[-1]:
         need = f"memory for each element: {tensor.shape[-1]} or more from row to row"
         raise LayoutError(expected(name, f"strides {tuple(tensor.stride())}", need))
+    if tensor.dim() == 3 and _groups_meet(tensor):
+        need = "memory for each element: rows of a group lie in those of another"
+        raise LayoutError(expected(name, f"strides {tuple(tensor.stride())} of {tuple(tensor.shape)}", need))
     return OUTPUTS[str(tensor.dtype)]
+
+
+def _groups_meet(d: Any) -> bool:
+    """Whether some row of a group of D shares memory with a row of another group."""
+    (groups, rows, columns), (group, row, _) = d.shape, d.stride()
+    for ahead in range(1, groups):
+        below = ahead * group // row if rows > 1 else 0
+        if any(abs(ahead * group - other * row) < columns for other in (below, below + 1) if other < rows):
+            return True
+        if below >= rows:  # so are all further groups
+            return False
+    return False
 
 
 def output_map(d: Any) -> Callable[[int, int], TensorMap] | None:

@@ -77,7 +77,7 @@ def scales_of(
     left = read.vector_scales("a_scale", a_scale, a, lines or -(-a.k // 128) * a.groups)
     found = {"scale_a": left, "scale_b": _weight_scales(b_scale, b, scaling, lines)}
     if scaling in WORDS.values():
-        found["foldable"] = (read.strided(a_scale), read.strided(b_scale))
+        found["foldable"] = (read.strided("a_scale", a_scale), read.strided("b_scale", b_scale))
     return found
 
 

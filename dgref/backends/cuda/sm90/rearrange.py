@@ -19,6 +19,7 @@ from dgref.errors import UnsupportedError, expected
 
 SIDE = 64
 RUNS = 2
+MOST_GROUPS = (1 << 16) - 1
 
 
 def k_major(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
@@ -30,6 +31,7 @@ def k_major(name: str, matrix: Matrix) -> tuple[Matrix, list[Plan]]:
     if matrix.major == "K" or matrix.element != "E4M3":
         return matrix, []
     stride = -(-matrix.k // 16) * 16
+    _check_groups(name, matrix)
     target = _workspace(name, matrix.groups * matrix.rows * stride)
     plan = compile_kernel("sm90/transpose.cu", "dgref::transpose", {"side": SIDE}).prepare(
         (-(-matrix.rows // SIDE), -(-stride // SIDE), matrix.groups),
@@ -72,6 +74,7 @@ def folded(operands: Any, granule: int) -> tuple[Any, Any, Plan]:
     product for the groups in which they do not fold, and the launch that fills what both read.
     """
     matrix, (scale_a, scale_b) = operands.b, operands.foldable
+    _check_groups("b", matrix)
     grid = (-(-matrix.rows // 128), -(-matrix.k // 128))
     target = _workspace("b", matrix.groups * matrix.rows * matrix.k)
     blocks = _workspace("b_scale", 4 * matrix.groups * grid[0] * grid[1])
@@ -101,6 +104,12 @@ def folded(operands: Any, granule: int) -> tuple[Any, Any, Plan]:
     wide = replace(matrix, pointer=target.data_ptr(), element="E4M3", stride=matrix.k)
     scales = Scales(blocks.data_ptr(), grid[1], 1, grid[0] * grid[1])
     return replace(operands, b=wide, scale_b=scales, layout=some), replace(operands, layout=others), plan
+
+
+def _check_groups(name: str, matrix: Matrix) -> None:
+    if matrix.groups > MOST_GROUPS:
+        need = f"at most {MOST_GROUPS:,}, where {name} is rewritten first: each is a layer of the launch that does it"
+        raise UnsupportedError(expected("groups", f"{matrix.groups:,}", need))
 
 
 def _scale_counts(found: Configuration) -> dict[str, int]:

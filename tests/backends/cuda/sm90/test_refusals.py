@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from dgref.backends.cuda.launch import Resources
 from dgref.backends.cuda.sm90.configuration import configuration, configure
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
+from dgref.backends.cuda.sm90.operands import strided
 from dgref.backends.cuda.sm90.shape import Shape, Tile
 from dgref.errors import InputError, LayoutError, ShapeError, UnsupportedError
 from tests.backends.cuda.sm90.recording import Driver, record
@@ -44,9 +47,10 @@ def contiguous(**changes: Any) -> Callable:
     return lambda: gemm_grouped_contiguous(**call | changes)
 
 
-def masked(rows: int, groups: int = GROUPS) -> Callable:
-    tensors = (made(groups, rows, K), made(groups, N, K), made(groups, rows, N), labels(groups))
-    return lambda: gemm_grouped_masked(*tensors, expected_m=1)
+def masked(rows: int, groups: int = GROUPS, **changes: Any) -> Callable:
+    call = {"a": made(groups, rows, K), "b": made(groups, N, K), "d": made(groups, rows, N), "expected_m": 1}
+    call |= {"masked_m": labels(groups)}
+    return lambda: gemm_grouped_masked(**call | changes)
 
 
 def of_k(**changes: Any) -> Callable:
@@ -88,9 +92,9 @@ REFUSED = [
     (batch(a_scale=torch.ones(M, 4)), ShapeError, "a_scale: got (64, 4), need 64 rows and 4 scales of each in all"),
     (dense(b_scale=torch.ones(1, 1, 1, 2)), ShapeError, "b_scale: got (1, 1, 1, 2), need a matrix or a stack"),
     (contiguous(alignment=48), UnsupportedError, "alignment: got 48, need a multiple of 64"),
-    (contiguous(alignment=0), ShapeError, "alignment: got 0, need at least 1"),
+    (contiguous(alignment=0), ShapeError, "alignment: got 0, need an integer from 1 up"),
     (of_k(prefix_sum=True, alignment=32), UnsupportedError, "alignment: got 32, need a multiple of 64"),
-    (of_k(prefix_sum=True, alignment=0), ShapeError, "alignment: got 0, need at least 1"),
+    (of_k(prefix_sum=True, alignment=0), ShapeError, "alignment: got 0, need an integer from 1 up"),
     (of_k(b=made(N, K).t()), LayoutError, "b: got K-major, need MN-major, as a"),
     (of_k(sizes=[64, 64, 128]), ShapeError, "sizes: got 3 of them, need 2, one for each group"),
     (of_k(**FLAT, sizes=[256]), ShapeError, "sizes: got 1 of them, need 2, one for each group"),
@@ -102,13 +106,67 @@ REFUSED += [
         "a: got K = 96, need a multiple of 64 where several MN-major groups follow",
     ),
     (stacked(GROUPS, 96, "b"), ShapeError, "b: got K = 96, need a multiple of 64 where several MN-major groups follow"),
-    (contiguous(packed=True), InputError, "scales: got none, need those of a and of b, where b is packed"),
+    (
+        contiguous(b=made(GROUPS, N, K // 2), packed=True),
+        InputError,
+        "scales: got none, need those of a and of b, where b is packed",
+    ),
     (contiguous(a=made(1, M, K)), ShapeError, "a: got (1, 64, 256), need one matrix"),
     (of_k(**SHORT), ShapeError, "a_scale: got 1 scales of each row, need one for each 128 of K = 256"),
     (of_k(**SHORT | {"a_scale": torch.ones(M)}), ShapeError, "a_scale: got (64,), need a matrix"),
     (of_k(a=made(1, K, M)), ShapeError, "a: got (1, 256, 64), need a matrix"),
     (of_k(**FLAT, sizes=[128, 128], d=made(M, N)), ShapeError, "d: got (64, 128), need a stack of matrices"),
     (batch(**PACKED | {"b_scale": shared_words()}), LayoutError, "b_scale: got strides (0, 1, 128), need MN-major"),
+]
+ONE = torch.tensor(1.0)
+FEW = {"a": made(GROUPS, 32, K, dtype=E4M3), "a_scale": torch.ones(GROUPS, 32, 2)}
+NO_K = {"a": made(M, 0, dtype=E4M3), "a_scale": torch.ones(M, 0), "b": made(N, 0, dtype=E4M3)}
+NO_K |= {"b_scale": torch.ones(1, 0)}
+REFUSED += [
+    (dense(b_block=[128, 128]), InputError, "b_block: got [128, 128], need a tuple"),
+    (dense(head_splits=[64, 32, 64], d=made(M, 160)), InputError, "head_splits: got [64, 32, 64], need a tuple"),
+    (contiguous(b_block=[128, 128]), InputError, "b_block: got [128, 128], need a tuple"),
+    (dense(a=ONE.to(E4M3)), ShapeError, "a: got a tensor without axes, need one of one axis or more"),
+    (dense(d=ONE.to(BF16)), ShapeError, "d: got a tensor without axes"),
+    (contiguous(layout=ONE.int()), ShapeError, "layout: got a tensor without axes"),
+    (of_k(c=ONE), ShapeError, "c: got a tensor without axes"),
+    (contiguous(a=ONE.to(BF16), check=True), ShapeError, "a: got a tensor without axes"),
+    (of_k(a=ONE.to(BF16), check=True), ShapeError, "a: got a tensor without axes"),
+    (masked(M, expected_m=None), InputError, "expected_m: got None, need an integer from 0 up"),
+    (masked(M, expected_m=7.5), InputError, "expected_m: got 7.5, need an integer from 0 up"),
+    (of_k(sizes=["128", "128"]), InputError, "sizes: got '128', need an integer from 0 up"),
+    (of_k(sizes=256), InputError, "sizes: got 256, need a sequence of integers"),
+    (dense(resources=Resources(1.5)), InputError, "multiprocessors: got 1.5, need an integer from 0 to 132"),
+    (dense(resources=Resources(-1)), InputError, "multiprocessors: got -1, need an integer from 0 to 132"),
+    (contiguous(alignment=128.0), ShapeError, "alignment: got 128.0, need an integer from 1 up"),
+    (dense(**NO_K, c=made(1, N)), LayoutError, "c: got (torch.bfloat16, (1, 128)), need the dtype, shape and strides"),
+    (dense(**NO_K, d=made(M, 1)), ShapeError, "d: got (64, 1), need (64, 128)"),
+    (dense(**NO_K | {"b": made(N, K, dtype=E4M3)}), ShapeError, "b: got (1, 256), need (1, 0): a's groups and K"),
+    (of_k(a=made(0, M), b=made(0, N), c=made(1, M, N)), LayoutError, "c: got (torch.bfloat16, (1, 64, 128)), need"),
+    (of_k(a=made(0, M), b=made(0, N), d=made(1, M, N)), ShapeError, "d: got (1, 64, 128), need (2, 64, 128)"),
+    (contiguous(a=made(M, 0), b=made(GROUPS, N, 0), d=made(1, N)), ShapeError, "d: got (1, 128), need (64, 128)"),
+    (masked(M, a=made(GROUPS, M, 0)), ShapeError, "b: got K = 256, need K = 0, as in a"),
+    (
+        batch(d=made(M * N).as_strided((GROUPS, 32, N), (N, N, 1)), **FEW),
+        LayoutError,
+        "d: got strides (128, 128, 1) of (2, 32, 128), need memory for each element: rows of a group lie in",
+    ),
+    (
+        batch(d=made(3 * M * N).as_strided((GROUPS, M, N), (200, 256, 1))),
+        LayoutError,
+        "d: got strides (200, 256, 1) of (2, 64, 128), need memory for each element: rows of a group lie in",
+    ),
+    (
+        dense(
+            a=made(65536, 16, 16, dtype=E4M3).transpose(1, 2),
+            a_scale=torch.ones(65536, 16, 1),
+            b=made(65536, 16, 16, dtype=E4M3),
+            b_scale=torch.ones(65536, 1, 1),
+            d=made(65536, 16, 16),
+        ),
+        UnsupportedError,
+        "groups: got 65,536, need at most 65,535, where a is rewritten first",
+    ),
 ]
 NOTHING = [contiguous(a=made(0, K), d=made(0, N), layout=labels(0)), masked(0), masked(M, 0)]
 
@@ -131,6 +189,44 @@ def test_a_call_that_would_write_elsewhere_or_read_too_far_is_refused(
 def test_no_rows_are_no_launch(call: Callable, driver: Driver) -> None:
     call()
     assert driver.launches == []
+
+
+def test_scales_too_far_apart_for_a_kernel_to_say_so_are_refused() -> None:
+    strides = (1 << 31, 2, 1)
+    scales = SimpleNamespace(shape=(GROUPS, M, 2), stride=lambda: strides, dim=lambda: 3)
+    with pytest.raises(LayoutError, match=r"a_scale: got strides \(2147483648, 2, 1\), need strides below 2\^31"):
+        strided("a_scale", scales)
+
+
+def test_rows_of_groups_are_zero_where_there_is_no_k(driver: Driver) -> None:
+    none = {"a": made(M, 0), "b": made(GROUPS, N, 0)}
+    for zero_padding in (False, True):
+        layout, d = torch.where(torch.arange(M) < 40, 1, -1).int(), torch.ones(M, N)
+        contiguous(**none, d=d, layout=layout, zero_padding=zero_padding)()
+        assert (d == 0).all(1).tolist() == [zero_padding or row < 40 for row in range(M)]
+    none["a"], ends = made(320, 0), torch.tensor([100, 150], dtype=torch.int32)
+    for zero_padding in (False, True):
+        d = torch.ones(320, N)
+        contiguous(**none, d=d, layout=ends, prefix_sum=True, zero_padding=zero_padding)()
+        want = [row < 256 if zero_padding else row < 100 or 128 <= row < 150 for row in range(320)]
+        assert (d == 0).all(1).tolist() == want
+    d = torch.ones(GROUPS, M, N)
+    masked(M, a=made(GROUPS, M, 0), b=none["b"], d=d, masked_m=torch.tensor([3, 0], dtype=torch.int32))()
+    assert (d == 0).all(2).tolist() == [[row < 3 for row in range(M)], [False] * M] and driver.launches == []
+
+
+def test_no_k_gives_c_or_zero(driver: Driver) -> None:
+    c, d = torch.full((M, N), 3.0), torch.ones(M, N)
+    dense(**NO_K, d=d, c=c)()
+    assert (d == 3).all()
+    dense(**NO_K, d=d)()
+    assert (d == 0).all()
+    both, start = torch.ones(GROUPS, M, N), torch.full((GROUPS, M, N), 3.0)
+    of_k(a=made(0, M), b=made(0, N), d=both, c=start)()
+    assert (both == 3).all()
+    flat = {"a": made(0, dtype=E4M3), "b": made(0, dtype=E4M3), "a_scale": torch.ones(M, 0)}
+    of_k(**flat, b_scale=torch.ones(N, 0), d=both, sizes=[0, 0])()
+    assert (both == 0).all() and driver.launches == []
 
 
 def test_scales_with_gaps_are_read_one_by_one_by_tiles_that_can(driver: Driver) -> None:
