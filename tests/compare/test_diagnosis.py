@@ -227,6 +227,29 @@ def test_inverted_scales_of_blocks_are_named(names: list[str]) -> None:
     assert found.sentence.startswith(f"the scales of {' and '.join(names)} were inverted")
 
 
+WRONG_LABELS = {
+    "every label was taken as one more than it is": lambda x: (x + 1) % 4,
+    "every label was taken as one less than it is": lambda x: (x - 1) % 4,
+    "every label but the last group's was taken as one more": lambda x: np.minimum(x + 1, 3),
+    "every label but 0 was taken as one less": lambda x: np.maximum(x - 1, 0),
+    "every row was given to group 0": lambda x: x * 0,
+    "groups were counted from the last": lambda x: 3 - x,
+}
+
+
+@pytest.mark.parametrize("cause", WRONG_LABELS)
+def test_labels_that_are_off_are_one_fault(cause: str) -> None:
+    operands = {"a": OperandChoice("deepseek_fp8"), "b": OperandChoice("deepseek_fp8_weight")}
+    shape = {"g": 4, "m": 512, "n": 64, "k": 256}
+    state = gemm("deepseek_fp8", op="gemm_grouped_contiguous", operands=operands, shape=shape)
+    labels = np.arange(512, dtype=np.int32) // 128
+    state = state.put("grouped_layout", labels)
+    wrong = compute(state.put("grouped_layout", WRONG_LABELS[cause](labels).astype(np.int32)))
+    found = of(state, wrong)
+    assert (found.hypothesis, found.status) == ("group_index_wrong", "confirmed")
+    assert found.sentence.startswith(cause)
+
+
 def test_float32_scales_have_no_exponent_bytes_that_could_be_cast() -> None:
     floats, bytes_ = (Scene(gemm(recipe)) for recipe in ("deepseek_fp8", "deepseek_fp8_ue8m0"))
     causes = [[row.cause for row in HYPOTHESES["numeric_cast_of_bits"].misreadings(s)] for s in (floats, bytes_)]

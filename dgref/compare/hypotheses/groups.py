@@ -65,13 +65,21 @@ def group_index_wrong(scene: Scene) -> Iterator[Misreading]:
     ways = {
         "every label was taken as one more than it is": lambda x: np.where(x < 0, x, (x + 1) % count),
         "every label was taken as one less than it is": lambda x: np.where(x < 0, x, (x - 1) % count),
+        "every label but the last group's was taken as one more": lambda x: np.where(
+            x < 0, x, np.minimum(x + 1, count - 1)
+        ),
+        "every label but 0 was taken as one less": lambda x: np.where(x < 0, x, np.maximum(x - 1, 0)),
+        "groups were counted from the last": lambda x: np.where(x < 0, x, count - 1 - x),
         "every row was given to group 0": lambda x: np.where(x < 0, x, 0),
         "groups were counted without the empty ones": lambda x: np.where(x < 0, x, np.searchsorted(used, x)),
         "padding rows (-1) were given to group 0": lambda x: np.where(x < 0, 0, x),
         "padding rows (-1) were given to the last group": lambda x: np.where(x < 0, count - 1, x),
     }
+    told = {labels.tobytes()}  # with few groups several ways give the same labels: the first says it
     for cause, how in ways.items():
-        if (how(labels) != labels).any():
+        wrong = how(labels).astype(labels.dtype).tobytes()
+        if wrong not in told:
+            told.add(wrong)
             yield _indexed(scene.state, "grouped_layout", cause, how, fix)
 
 
