@@ -1,8 +1,12 @@
-"""A progress bar over bytes, on a terminal only."""
+"""Progress: over bytes, on a terminal only; over a count, on stderr whatever reads it."""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
+
+import click
 
 
 class Bytes:
@@ -40,3 +44,29 @@ class Bytes:
     def __exit__(self, *details: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class Counted:
+    """Called with (number done, number in all): a bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, total: int, label: str):
+        out = sys.stderr
+        drawn = out.isatty() and not os.environ.get("CI")
+        self._bar: Any = click.progressbar(length=total, label=label, file=out) if drawn else None
+
+    def __enter__(self) -> Counted:
+        if self._bar is not None:
+            self._bar.__enter__()
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        from dgref.report.terminal import PLAIN_EVERY
+
+        if self._bar is not None:
+            self._bar.update(1)
+        elif done % PLAIN_EVERY == 0 or done == total:
+            click.echo(f"{done}/{total} done", err=True)
+
+    def __exit__(self, *details: Any) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(*details)

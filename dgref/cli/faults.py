@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from dgref.cli._progress import Counted
+
 
 @click.command("faults")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Picks every case and variant.")
@@ -27,6 +29,7 @@ def command(
     """Inject catalogued faults into correct results: is each caught, and named? Exit code 1 if a bar is missed.
 
     \b
+    dgref faults --instances 20 --correct 10
     dgref faults
     dgref faults --only scale_swizzle --instances 20 --correct 0 --misses
     """
@@ -39,8 +42,8 @@ def command(
     for name in only:
         if name not in known:
             raise unknown_name("fault", name, known)
-    with click.progressbar(length=instances + correct, label="faults") as bar:
-        result = bench(seed, instances, correct, lambda done, total: bar.update(1), only)
+    with Counted(instances + correct, "faults") as progress:
+        result = bench(seed, instances, correct, progress, only)
     click.echo(markdown(result) if as_markdown else _table(result, each) + "\n\n" + summary(result))
     for line in (*_misses(result, misses), *result.alarms, *result.unnamed_orders):
         click.echo(line)

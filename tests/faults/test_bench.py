@@ -90,5 +90,12 @@ def test_the_command_refuses_an_unknown_fault_and_prints_a_table() -> None:
     assert isinstance(refused.exception, UnknownNameError) and "race" in str(refused.exception)
 
 
+def test_the_command_says_beside_its_table_how_far_it_is(capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--instances", "26", "--correct", "0", "--only", "silent_fallback", "--markdown"]
+    command.main(arguments, standalone_mode=False)
+    said = capsys.readouterr()
+    assert said.err == "25/26 done\n26/26 done\n" and said.out.startswith("| faults |")
+
+
 def test_every_fault_but_valid_arithmetics_is_injected() -> None:
     assert "scale_byte_order" in injected_faults() and "reduction_order" not in injected_faults()
