@@ -153,12 +153,12 @@ def unknown_name(
 ) -> UnknownNameError:
     """Return the error for a name that is not among `known`, with the nearest ones; without any, `otherwise` or all."""
     known = sorted(known)
-    near = _near(name.lower(), known) if isinstance(name, str) else []
+    near = near_names(name.lower(), known) if isinstance(name, str) else []
     need = " or ".join(near) or otherwise or _some_of(known)
     return UnknownNameError(expected(kind, repr(name), need, context))
 
 
-def _near(name: str, known: list[str]) -> list[str]:
+def near_names(name: str, known: list[str]) -> list[str]:
     """Return the names that are spelled alike, after those of which `name` is a part: as one of their words first."""
     longer = [one for one in known if len(name) > 2 and name in one]
     longer.sort(key=lambda one: (name not in re.split(r"[_./]", one), len(one)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dgref.backends import backends
-from dgref.errors import SuiteError, UnknownNameError, counted, expected, shown, unknown_name
+from dgref.errors import SuiteError, counted, expected, near_names, shown, unknown_name
 from dgref.files import as_path, read_toml
 from dgref.results import Result
 from dgref.suite import Suite, folder, names
@@ -77,20 +77,21 @@ def idle(waivers: Sequence[Waiver], suites: Sequence[Suite], run: Iterable[str])
     for waiver in waivers:
         about = f"of the waiver of {waiver.case} on {waiver.backend}"
         if not any(fnmatchcase(case, waiver.case) for cases in held.values() for case in cases):
-            yield str(_unmatched(waiver.case, about, held))
+            yield _unmatched(waiver.case, about, held)
         elif not any(fnmatchcase(name, waiver.backend) for name in called):
             yield str(unknown_name(f"backend {about}", waiver.backend, called))
 
 
-def _unmatched(pattern: str, about: str, held: Mapping[str, Sequence[str]]) -> UnknownNameError:
+def _unmatched(pattern: str, about: str, held: Mapping[str, Sequence[str]]) -> str:
     suite = pattern.partition("/")[0]
     meant = [name for name in held if fnmatchcase(name, suite)]
     if not meant:
-        return unknown_name(f"suite {about}", suite, held)
+        return str(unknown_name(f"suite {about}", suite, held))
     cases = [case for name in meant for case in held[name]]
     where = meant[0] if len(meant) == 1 else counted(len(meant), "suite")
-    need = f"the name of one of {counted(len(cases), 'case')} of {where}"
-    return unknown_name(f"case {about}", pattern, cases, need)
+    near = " or ".join(near_names(pattern.lower(), sorted(cases)))
+    need = f"a name or pattern of one of {counted(len(cases), 'case')} of {where}{near and f' (near names: {near})'}"
+    return expected(f"case {about}", f"{pattern!r}, which matches no case", need)
 
 
 def apply(result: Result, waivers: list[Waiver], today: date | None = None) -> Result:

@@ -93,6 +93,15 @@ def test_a_suite_off_the_must_pass_list_is_counted_and_not_required() -> None:
     assert "not on the must-pass list: deepseek, 1 of the bundle's 2 cases conforms" in list(not_judged(results))
 
 
+def test_what_picked_some_cases_of_a_suite_is_told_how_to_gate_them(tmp_path: Path) -> None:
+    results = conforming("smoke")
+    del results.results[1:]
+    results.flags = {"suites": ["smoke"]}
+    write_bundle(results, tmp_path)
+    (problem,) = check(tmp_path)
+    assert "of a run of some cases only (-k, --case) the exit code decides" in problem
+
+
 def test_wrong_results_are_problems(tmp_path: Path) -> None:
     write_bundle(samples.results(2, wrong=1), tmp_path)
     assert check(tmp_path, [])[0].startswith("sample/case-0 on mine: fail")
