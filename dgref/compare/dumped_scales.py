@@ -7,6 +7,7 @@ with strides (1, rows). A file keeps its shape, and not always its strides.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -32,8 +33,8 @@ def scale_buffer(name: str, array: np.ndarray, shape: Shape, choice: OperandChoi
     if scaling is None or layout.parameters:
         return array
     grid = scaling.grid(shape)
-    if len(grid) < 2:
-        return array
+    if len(grid) < 2 or grid[-2] % layout.divisor:
+        return array  # which whoever unpacks it refuses, where it must be
     found = list(_readings(array, grid, layout))
     if not found:
         raise _misfit(name, array, shape, choice)
@@ -109,7 +110,10 @@ def _hints(array: np.ndarray, shape: Shape, choice: OperandChoice) -> Iterator[s
     if array.dtype.kind in "iu" and array.itemsize in (2, 8):
         yield f"; {array.dtype} is no dtype of scales: bytes are uint8, words of four int32"
     yield from _blocks(array, shape, choice, same_dtype=True)
-    yield from _blocks(array, shape, choice, same_dtype=False)
+    if array.dtype == np.int32:
+        yield from _blocks(array, shape, replace(choice, layout="packed_ue8m0"), same_dtype=True)
+    else:
+        yield from _blocks(array, shape, choice, same_dtype=False)
 
 
 def _blocks(array: np.ndarray, shape: Shape, choice: OperandChoice, same_dtype: bool) -> Iterator[str]:

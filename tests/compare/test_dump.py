@@ -218,6 +218,14 @@ def test_a_square_that_is_buffer_or_view_is_read_by_its_strides_or_refused() -> 
     assert (as_case(alike, choices=state.case.operands, out="bfloat16").inputs["a"].scale == 1).all()
 
 
+def test_rows_that_a_layout_does_not_divide_are_named_with_the_operand() -> None:
+    data, scales = np.zeros((42, 128), np.uint8), np.zeros((42, 4), np.uint8)
+    arrays = {"a": data, "a.scale": scales, "b": data, "b.scale": scales, "d": np.zeros((42, 42), np.float32)}
+    choices = {"a": choice_of("mxfp8:shuffle_rows_16", "a"), "b": choice_of("mxfp8", "b")}
+    with pytest.raises(InputError, match=r"a\.scale axis -2 of the scales: got 42, need a multiple of 16"):
+        as_case(arrays, choices=choices)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])
 def test_a_payload_of_another_width_is_named_by_its_own_dtype(dtype: type) -> None:
     arrays = {"a": np.ones((4, 128), dtype), "a.scale": np.ones((4, 1), np.float32), "d": np.ones((4, 4), np.float32)}
@@ -235,6 +243,7 @@ def test_a_payload_of_another_width_is_named_by_its_own_dtype(dtype: type) -> No
         ("deepseek_fp8_weight", np.ones((40, 3), np.float32), r"these fit 1x128 blocks \(deepseek_fp8\)"),
         ("mxfp8", np.ones((40, 3), np.int32), r"these fit mxfp8:packed_ue8m0"),
         ("mxfp8", np.ones((3, 40), np.int32), r"these fit mxfp8:packed_ue8m0"),
+        ("deepseek_fp8", np.ones((40, 1), np.int32), r"these fit 1x128 blocks \(deepseek_fp8_ue8m0:packed_ue8m0\)"),
         ("mxfp8", np.ones((40, 3), np.int64), r"int64 is no dtype of scales: bytes are uint8, words of four int32"),
         ("mxfp8:packed_ue8m0", np.ones((40, 3), np.int64), r"got int64, need int32"),
         ("mxfp8:packed_ue8m0", np.ones((40, 12), np.uint8), r"words of four bytes are int32, and these are uint8"),
