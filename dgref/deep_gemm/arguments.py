@@ -34,26 +34,37 @@ _RAW = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, V
 _AXES = {1: "one axis", 2: "two axes", 3: "three axes", 4: "four axes"}
 
 
-def explained(function: Callable) -> Callable:
-    """Let every error of a function name it, and name the argument that is not what its annotation says."""
+def explained(function: Callable, name: str | None = None) -> Callable:
+    """Let every error of a function name it, and name the argument that is not what its annotation says.
+
+    `name` is what it is called, where that is not its own name.
+    """
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except (DgrefError, *_RAW) as error:
-            raise _explanation(function, arguments, options, error) from None
+            raise _explanation(function, call.__name__, arguments, options, error) from None
 
+    call.__name__ = call.__qualname__ = name or function.__name__
     return call
 
 
-def _explanation(function: Callable, arguments: tuple, options: dict[str, Any], error: Exception) -> Exception:
+def also_called(name: str, function: Callable) -> Callable:
+    """Return an explained function under another name, which its errors then begin with."""
+    return explained(function.__wrapped__, name)
+
+
+def _explanation(
+    function: Callable, name: str, arguments: tuple, options: dict[str, Any], error: Exception
+) -> Exception:
     """Return an error of dgref's for one that a call raised; the same one where nothing is known to be amiss."""
     found = error if isinstance(error, DgrefError) else _amiss(function, arguments, options)
     if found is None:
         return error
     found.sentence = getattr(found, "sentence", str(found))  # an outer function renames what an inner one raised
-    found.args = (f"{function.__name__}: {found.sentence}",)
+    found.args = (f"{name}: {found.sentence}",)
     return found
 
 

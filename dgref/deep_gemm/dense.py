@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, explained
+from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, also_called, explained
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
+    BYTES_ARE_CODES,
     FP8,
     blocks,
     check_product,
@@ -133,7 +134,8 @@ def check_scaled(b: Any, block_a: Any, block_b: Any) -> bool:
     packed = b.dtype is not torch.float8_e4m3fn
     if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
         need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
-        raise no_kernel(f"{need}, not {block_a} by {block_b} with b in {b.dtype}")
+        hint = f"; {BYTES_ARE_CODES}" if b.dtype in (torch.uint8, torch.int8) else ""
+        raise no_kernel(f"{need}, not {block_a} by {block_b} with b in {b.dtype}{hint}")
     return packed
 
 
@@ -173,9 +175,7 @@ def fp8_gemm_nt_skip_head_mid(
 fp8_fp4_gemm_nt, fp8_fp4_gemm_nn, fp8_fp4_gemm_tn, fp8_fp4_gemm_tt = map(_fp8_gemm, TRANSPOSES)
 bf16_gemm_nt, bf16_gemm_nn, bf16_gemm_tn, bf16_gemm_tt = map(_bf16_gemm, TRANSPOSES)
 cublaslt_gemm_nt, cublaslt_gemm_nn, cublaslt_gemm_tn, cublaslt_gemm_tt = map(_cublaslt_gemm, TRANSPOSES)
-fp8_gemm_nt, fp8_gemm_nn, fp8_gemm_tn, fp8_gemm_tt = (
-    fp8_fp4_gemm_nt,
-    fp8_fp4_gemm_nn,
-    fp8_fp4_gemm_tn,
-    fp8_fp4_gemm_tt,
-)
+fp8_gemm_nt = also_called("fp8_gemm_nt", fp8_fp4_gemm_nt)
+fp8_gemm_nn = also_called("fp8_gemm_nn", fp8_fp4_gemm_nn)
+fp8_gemm_tn = also_called("fp8_gemm_tn", fp8_fp4_gemm_tn)
+fp8_gemm_tt = also_called("fp8_gemm_tt", fp8_fp4_gemm_tt)

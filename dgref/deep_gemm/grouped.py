@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, ScaledStack, Stack, Vector, explained
+from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, ScaledStack, Stack, Vector, also_called, explained
 from dgref.deep_gemm.dense import check_scaled
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
@@ -249,7 +249,8 @@ def _masked_on_cpu(left: ScaledTensor, right: ScaledTensor, d: Any, masked_m: An
     write(d, reference.gemm_grouped_masked(left, right, to_numpy(masked_m), **options), used)
 
 
-m_grouped_fp8_gemm_nt_contiguous = m_grouped_fp8_fp4_gemm_nt_contiguous
-m_grouped_fp8_gemm_nn_contiguous = m_grouped_fp8_fp4_gemm_nn_contiguous
-m_grouped_fp8_gemm_nt_masked = fp8_m_grouped_gemm_nt_masked = m_grouped_fp8_fp4_gemm_nt_masked
-bf16_m_grouped_gemm_nt_masked = m_grouped_bf16_gemm_nt_masked
+m_grouped_fp8_gemm_nt_contiguous = also_called("m_grouped_fp8_gemm_nt_contiguous", m_grouped_fp8_fp4_gemm_nt_contiguous)
+m_grouped_fp8_gemm_nn_contiguous = also_called("m_grouped_fp8_gemm_nn_contiguous", m_grouped_fp8_fp4_gemm_nn_contiguous)
+m_grouped_fp8_gemm_nt_masked = also_called("m_grouped_fp8_gemm_nt_masked", m_grouped_fp8_fp4_gemm_nt_masked)
+fp8_m_grouped_gemm_nt_masked = also_called("fp8_m_grouped_gemm_nt_masked", m_grouped_fp8_fp4_gemm_nt_masked)
+bf16_m_grouped_gemm_nt_masked = also_called("bf16_m_grouped_gemm_nt_masked", m_grouped_bf16_gemm_nt_masked)

@@ -38,6 +38,9 @@ if hasattr(torch, "float4_e2m1fn_x2"):
     FORMAT_OF[torch.float4_e2m1fn_x2] = FP4
 OUTPUTS = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 UE8M0 = "float8_e8m0fnu"
+BYTES_ARE_CODES = (
+    "uint8 and int8 are read as packed FP4, two codes to a byte: .view(torch.float8_e4m3fn) makes FP8 of them"
+)
 KNOWN_BLOCKS = ((1, 128), (128, 128), (1, 32), (1, 64), (1, 16))
 
 
@@ -106,7 +109,8 @@ def with_scales(
     grid = Scaling(block).grid(plain.shape)
     if scales.dtype == torch.int32:
         return replace(plain, scale=unpacked(f"{name} scales", scales, grid, block), scaling=Scaling(block, UE8M0))
-    why = f"one for each {block[0]}x{block[1]} block of {list(plain.shape)}{_fitting(scales, plain)}"
+    hint = _bytes_meant(scales, plain, block) or _fitting(scales, plain)
+    why = f"one for each {block[0]}x{block[1]} block of {list(plain.shape)}{hint}"
     check_shape(f"{name} scales", scales, grid, why)
     return with_float_scales(name, plain, scales, block, float32, used)
 
@@ -116,6 +120,13 @@ def _fitting(scales: torch.Tensor, plain: ScaledTensor) -> str:
     for rows, columns in KNOWN_BLOCKS:
         if tuple(scales.shape) == Scaling((rows, columns)).grid(plain.shape):
             return f"; these fit {rows}x{columns} blocks: say so in the recipe"
+    return ""
+
+
+def _bytes_meant(scales: torch.Tensor, plain: ScaledTensor, block: Block) -> str:
+    """Return the same end where scales would fit bytes of FP8 that were read as two codes of FP4 each."""
+    if plain.format == FP4 and tuple(scales.shape) == Scaling(block).grid((*plain.shape[:-1], plain.shape[-1] // 2)):
+        return f"; {BYTES_ARE_CODES}"
     return ""
 
 

@@ -119,7 +119,7 @@ def test_tensors_on_two_devices_are_an_error(monkeypatch: pytest.MonkeyPatch) ->
     driver = record(monkeypatch)
     monkeypatch.setattr(dense, "kernels", lambda: SimpleNamespace(fp8_gemm=gemm.fp8_gemm))
     (a, a_scale), b, d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N))
-    message = "fp8_fp4_gemm_nt: operands: got a on cpu, a_scale on cuda:3, .*, need all on one GPU"
+    message = "fp8_gemm_nt: operands: got a on cpu, a_scale on cuda:3, .*, need all on one GPU"
     with pytest.raises(InputError, match=message):
         deep_gemm.fp8_gemm_nt((a, a_scale.as_subclass(OnAnother)), b, d)
     assert not driver.launches
@@ -138,7 +138,7 @@ CALLS_WITHOUT_A_KERNEL = {
     "k_grouped_fp8_gemm_tn_contiguous": lambda d: deep_gemm.k_grouped_fp8_gemm_tn_contiguous(
         (d, d), (d, d), d[None], [8], gpu(torch.tensor([8], dtype=torch.int32)), recipe=(1, 1, 32)
     ),
-    "fp8_fp4_gemm_nt": lambda d: deep_gemm.fp8_gemm_nt((d, d), (d, d), d, recipe=(1, 1, 64)),
+    "fp8_gemm_nt": lambda d: deep_gemm.fp8_gemm_nt((d, d), (d, d), d, recipe=(1, 1, 64)),
 }
 
 
@@ -146,6 +146,15 @@ CALLS_WITHOUT_A_KERNEL = {
 def test_a_call_without_a_kernel_says_so(name: str, launches) -> None:
     with pytest.raises(UnsupportedError, match=f"^{name}: tensors: got CUDA tensors on sm90"):
         CALLS_WITHOUT_A_KERNEL[name](gpu(torch.ones(8, 8)))
+    assert not launches
+
+
+def test_bytes_of_fp8_without_its_dtype_are_said_to_be_read_as_codes(launches) -> None:
+    (a, a_scale), (b, b_scale) = (
+        [gpu(part) for part in fp8(rows, block)] for rows, block in ((M, (1, 128)), (N, (128, 128)))
+    )
+    with pytest.raises(UnsupportedError, match=r"with b in torch.uint8; .* packed FP4.* \.view\(torch.float8_e4m3fn\)"):
+        deep_gemm.fp8_gemm_nt((a, a_scale), (gpu(b.view(torch.uint8)), b_scale), gpu(torch.zeros(M, N)))
     assert not launches
 
 

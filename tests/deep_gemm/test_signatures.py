@@ -150,9 +150,13 @@ def test_every_public_function_has_its_signature_here() -> None:
     assert functions <= known
 
 
-def test_aliases_are_the_same_functions() -> None:
-    assert deep_gemm.fp8_gemm_tt is deep_gemm.fp8_fp4_gemm_tt
-    assert deep_gemm.m_grouped_fp8_gemm_nt_masked is deep_gemm.fp8_m_grouped_gemm_nt_masked
+def test_aliases_are_the_same_functions_under_names_of_their_own() -> None:
+    one, other = deep_gemm.m_grouped_fp8_gemm_nt_masked, deep_gemm.fp8_m_grouped_gemm_nt_masked
+    assert deep_gemm.fp8_gemm_tt.__wrapped__ is deep_gemm.fp8_fp4_gemm_tt.__wrapped__
+    assert one.__wrapped__ is other.__wrapped__
+    functions = [name for name in deep_gemm.__all__ if hasattr(getattr(deep_gemm, name), "__wrapped__")]
+    odd = [name for name in functions if getattr(deep_gemm, name).__name__ != name]
+    assert len(functions) > 30 and odd == []
     assert deep_gemm.utils.get_k_alignment_for_contiguous_layout is deep_gemm.get_mk_alignment_for_contiguous_layout
 
 
