@@ -1,4 +1,4 @@
-"""What is wrong in a run, grouped by why: the diagnosed fault, or the way in which a result came to be bad."""
+"""What is wrong in a run, grouped by why: the diagnosed fault, or how a result came to be bad; and what was not run."""
 
 from __future__ import annotations
 
@@ -31,6 +31,25 @@ def causes(results: Iterable[Result]) -> list[Cause]:
             groups.setdefault(cause_of(row), []).append(row)
     found = [Cause(name, tuple(rows)) for name, rows in groups.items()]
     return sorted(found, key=lambda cause: -len(cause.rows))
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why results were not run, how many, and on which backends."""
+
+    text: str
+    count: int
+    backends: tuple[str, ...]
+
+
+def reasons_not_run(results: Iterable[Result]) -> list[Reason]:
+    """Return every reason why results were not run, the most frequent first."""
+    named: dict[str, list[str]] = {}
+    for row in results:
+        if not row.ran:
+            named.setdefault(row.reason or row.status, []).append(row.backend)
+    found = [Reason(text, len(names), tuple(dict.fromkeys(names))) for text, names in named.items()]
+    return sorted(found, key=lambda reason: -reason.count)
 
 
 def known_failures(count: int) -> str:

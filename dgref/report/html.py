@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from dgref.errors import counted
 from dgref.nested import REMARKS
-from dgref.report.causes import Cause, causes, known_failures
+from dgref.report.causes import Cause, causes, known_failures, reasons_not_run
 from dgref.report.pictures import pictures
 from dgref.results import COMMON_GROUPS, GROUPS, STATUSES, Result, Results
 from dgref.suite import LEVELS
@@ -34,6 +34,7 @@ SHOWN_CAUSES = 16
 SHOWN_OF_A_CAUSE = 3  # in full
 SHOWN_IDS = 12  # of the others
 SHOWN_WORST = 4
+SHOWN_REASONS = 8  # why results were not run
 
 
 def render(results: Results) -> str:
@@ -59,7 +60,7 @@ def breakable(text: str) -> Markup:
 
 def _page(results: Results) -> dict[str, Any]:
     backends = list(dict.fromkeys(row.backend for row in results))
-    found = causes(results)
+    found, idle = causes(results), reasons_not_run(results)
     return {
         "title": f"dgref conformance: {device_name(results.machine)}",
         "headline": _headline(results),
@@ -69,6 +70,9 @@ def _page(results: Results) -> dict[str, Any]:
         "rare": [tile for tile in _tiles(results) if tile["label"] not in COMMON_GROUPS],
         "warnings": results.warnings,
         "hidden": sum(len(cause.rows) for cause in found[SHOWN_CAUSES:]),
+        "idle": idle[:SHOWN_REASONS],
+        "idle_count": sum(not row.ran for row in results),
+        "idle_hidden": sum(reason.count for reason in idle[SHOWN_REASONS:]),
         "backends": backends,
         "matrix": _matrix(results, backends),
         "speed": [_speed(row) for row in results if row.throughput],

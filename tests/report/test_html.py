@@ -110,6 +110,33 @@ def test_failures_are_grouped_by_cause_the_most_frequent_first() -> None:
     assert f"and {30 - html.SHOWN_OF_A_CAUSE - html.SHOWN_IDS} more" in page
 
 
+def idle(reason: str, count: int, backend: str = "mine") -> list[Result]:
+    return [Result(f"s/{reason}-{i}", backend, "unsupported", reason) for i in range(count)]
+
+
+def test_why_results_were_not_run_stands_above_the_matrix_by_count_and_times_below_all_verdicts() -> None:
+    rare = [row for number in range(html.SHOWN_REASONS) for row in idle(f"rare {number}", 1)]
+    rows = [*idle("no <kernel>", 1), *idle("needs sm100", 4), *idle("needs sm100", 1, "other"), *rare]
+    page = html.render(Results([*samples.results(), *rows]))
+    why = page[page.index("Why 14 of 17 results were not run") : page.index("Conformance matrix")]
+    counts = re.findall(r"<b>(\d+)</b><span>(.*?) <small>(.*?)</small>", why)
+    assert counts[:2] == [("5", "needs sm100", "mine, other"), ("1", "no &lt;kernel&gt;", "mine")]
+    assert len(counts) == html.SHOWN_REASONS and "and 2 of other reasons" in why
+    assert page.index("Every result") < page.index("Throughput against the roof")
+    assert '<a href="#speed">3 of the results were timed</a>' in page
+    assert "were not run" not in html.render(samples.results())
+
+
+@needs_chromium
+def test_a_reason_shows_the_results_that_it_kept_from_running(tmp_path: Path) -> None:
+    page = html.render(Results([*samples.results(), *idle("needs sm100", 4), *idle("no kernel", 1)]))
+    script = (
+        "document.querySelector('[data-idle]').click(); document.title = document.getElementById('shown').textContent"
+    )
+    document, log = opened(page, tmp_path, script)
+    assert "<title>4 of 8" in document and "CONSOLE" not in log, log
+
+
 def test_more_causes_than_are_shown_are_counted() -> None:
     rows = [row for number in range(html.SHOWN_CAUSES + 2) for row in diagnosed(f"fault_{number}", 1)]
     assert "and 2 more of other causes" in html.render(Results(rows))

@@ -60,6 +60,7 @@ more.addEventListener("click", () => {
 for (const cell of document.querySelectorAll("[data-filter]")) {
   cell.addEventListener("click", () => {
     filter.value = cell.dataset.filter;
+    ran.checked = !("idle" in cell.dataset);
     restart();
     filter.scrollIntoView({ behavior: "smooth", block: "center" });
   });
