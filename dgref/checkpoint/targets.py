@@ -113,6 +113,7 @@ def targets_of(weights: Sequence[Measured]) -> list[dict[str, Any]]:
         fitting = [m for m in weights if _fits(target, m)]
         if fitting:
             row = {**asdict(target), "weights": len(fitting), "blocked_by": _blocked(target, fitting)}
+            row |= _cast(target, fitting)
             found.append({key: row[key] for key in row if key not in ("block", "powers_of_two")})
     return sorted(found, key=lambda row: (bool(row["blocked_by"]), row["scales"] != AS_IS))
 
@@ -120,6 +121,18 @@ def targets_of(weights: Sequence[Measured]) -> list[dict[str, Any]]:
 def _fits(target: Target, m: Measured) -> bool:
     block = m.weight.block
     return m.weight.convention.name in target.conventions and block is not None and target.block in (None, block)
+
+
+def _cast(target: Target, weights: Sequence[Measured]) -> dict[str, str]:
+    """Say where scales are stored in 16 bits: every kernel that multiplies by them reads float32."""
+    stored = {m.weight.scale.dtype for m in weights if m.weight.scale is not None} & {"BF16", "F16"}
+    if not stored:
+        return {}
+    note = f"scales cast from {' and '.join(sorted(stored))} to float32 first"
+    return {
+        "scales": "cast to float32" if target.scales == AS_IS else target.scales,
+        "note": f"{note}; {target.note}" if target.note else note,
+    }
 
 
 def _blocked(target: Target, weights: Sequence[Measured]) -> str:

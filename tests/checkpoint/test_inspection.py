@@ -47,6 +47,19 @@ def test_a_clean_checkpoint_is_recognised_and_nothing_is_wrong(tmp_path, name):
     assert {tuple(row["shape"]) for row in inspection.tensors} == {(256, 512)}
 
 
+@pytest.mark.parametrize("name", ["deepseek_v3_fp8", "compressed_tensors_fp8"])
+def test_scales_stored_in_16_bits_must_be_cast_before_any_kernel_reads_them(tmp_path, name):
+    tensors = MAKERS[name]("w", structured())
+    (scale,) = [key for key in tensors if "_scale" in key]
+    wide = inspect(save(tmp_path / "float32.safetensors", tensors)).targets
+    tensors[scale] = ("BF16", (tensors[scale][1].view(np.uint32) >> 16).astype(np.uint16))
+    narrow = inspect(save(tmp_path / "bfloat16.safetensors", tensors)).targets
+    assert {row["backend"] for row in wide} == {row["backend"] for row in narrow}
+    assert any(row["scales"] == "as it is" for row in wide) and not any("cast" in row["note"] for row in wide)
+    assert not any(row["scales"] == "as it is" for row in narrow)
+    assert all(row["note"].startswith("scales cast from BF16 to float32 first") for row in narrow)
+
+
 @EVERY
 def test_measured_magnitude_is_that_of_the_weights(tmp_path, name):
     weights = structured(128, 2048)  # as much as is sampled
