@@ -45,7 +45,8 @@ def command(
     with Counted(instances + correct, "faults") as progress:
         result = bench(seed, instances, correct, progress, only)
     click.echo(markdown(result) if as_markdown else _table(result, each) + "\n\n" + summary(result))
-    for line in (*_misses(result, misses), *result.alarms, *result.unnamed_orders):
+    absent = (f"{name}: no instance was found that changes an output bit" for name in dict.fromkeys(result.absent))
+    for line in (*_misses(result, misses), *absent, *result.alarms, *result.unnamed_orders):
         click.echo(line)
     return 0 if result.ok else 1
 

@@ -99,3 +99,7 @@ def test_the_command_says_beside_its_table_how_far_it_is(capsys: pytest.CaptureF
 
 def test_every_fault_but_valid_arithmetics_is_injected() -> None:
     assert "scale_byte_order" in injected_faults() and "reduction_order" not in injected_faults()
+
+
+def test_every_fault_finds_a_case_in_which_it_changes_an_output_bit() -> None:
+    assert [fault for fault in injected_faults() if inject(fault, np.random.default_rng(3))[0] is None] == []
