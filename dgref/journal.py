@@ -1,4 +1,4 @@
-"""Results as JSON lines, each complete when written: what a killed run leaves for `--resume`."""
+"""Results as JSON lines, each complete when written: what a killed run leaves, to go on from or to report."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from math import exp, log
+from statistics import geometric_mean
 
 from dgref import suite
 from dgref.results import Result, Results, load_results
@@ -41,7 +41,7 @@ def dense(found: dict[tuple[str, str], Result]) -> Iterator[str]:
             cells.append(f"{mine:.1f} ({peer / mine:.2f})")
         yield f"| {n} x {k} | " + " | ".join(cells) + " |"
     yield ""
-    yield f"Geometric mean of the {len(ratios)} ratios: {exp(sum(map(log, ratios)) / len(ratios)):.2f}."
+    yield f"Geometric mean of the {len(ratios)} ratios: {geometric_mean(ratios):.2f}."
 
 
 def others(found: dict[tuple[str, str], Result]) -> Iterator[str]:
@@ -72,10 +72,7 @@ def beside_deep_gemm(found: dict[tuple[str, str], Result]) -> Iterator[str]:
         level = theirs.level if theirs.status == "pass" else f"**{theirs.level or theirs.status}**"
         yield f"| {id} | {mine:.1f} | {other:.1f} | {other / mine:.2f} | {level} |"
     yield ""
-    means = (
-        f"{family} {exp(sum(map(log, all_)) / len(all_)):.3f} (least {min(all_):.2f})"
-        for family, all_ in ratios.items()
-    )
+    means = (f"{family} {geometric_mean(some):.3f} (least {min(some):.2f})" for family, some in ratios.items())
     yield f"Geometric means of the ratios: {', '.join(means)}."
 
 

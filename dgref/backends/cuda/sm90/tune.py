@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from math import exp, log
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import click
@@ -169,7 +169,7 @@ def main(shapes: tuple[str, ...], slack: float, launches: int, path: Path | None
         rows += [asdict(row) for row in found]
         if path:
             write_atomically(path, json.dumps(rows, indent=1))
-    click.echo(f"geometric mean over {len(ratios)} shapes: {exp(sum(map(log, ratios)) / len(ratios)):.3f}")
+    click.echo(f"geometric mean over {len(ratios)} shapes: {geometric_mean(ratios):.3f}")
 
 
 if __name__ == "__main__":
