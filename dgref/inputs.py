@@ -159,7 +159,8 @@ def coordinate_exponents(shape: tuple[int, ...], recipe: str, stream: Stream) ->
         return values
     data = FORMATS[row.format].encode(values)
     global_scale = np.float32(1) if row.scaling.has_global else None
-    return ScaledTensor(data, row.format, _distinct_scales(row, shape), row.scaling, global_scale)
+    scales = distinct_scales(row.scaling.scale_format, row.scaling.grid(shape))
+    return ScaledTensor(data, row.format, scales, row.scaling, global_scale)
 
 
 def _dense_signs(shape: tuple[int, ...], stream: Stream) -> np.ndarray:
@@ -176,17 +177,16 @@ def _one_hot(shape: tuple[int, ...]) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _distinct_scales(row: Recipe, shape: tuple[int, ...]) -> np.ndarray:
+def distinct_scales(format: str, grid: tuple[int, ...]) -> np.ndarray:
     """Return scales of which no two close by are equal: 61 exponents, or 96 codes, in an order without short cycles."""
-    grid = row.scaling.grid(shape)
     index = np.arange(_count(grid), dtype=np.int64).reshape(grid)
     scrambled = index * 37 + index // 61
-    if row.scaling.scale_format == "float8_e8m0fnu":
+    if format == "float8_e8m0fnu":
         return (scrambled % 61 + 97).astype(np.uint8)
-    if row.scaling.scale_format == "float32":
+    if format == "float32":
         mantissa = 1 + (index % 1021).astype(np.float64) / 1024
         return np.ldexp(mantissa, scrambled % 61 - 30).astype(np.float32)
-    return (scrambled % 96 + 16).astype(FORMATS[row.scaling.scale_format].code_dtype)
+    return (scrambled % 96 + 16).astype(FORMATS[format].code_dtype)
 
 
 @_generator("NaN, infinities, zeros of both signs and the largest values, sparsely among ordinary ones")

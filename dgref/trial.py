@@ -296,7 +296,7 @@ def _within(beyond: int) -> str:
 def _diagnose(result: Result, attempt: _Attempt) -> None:
     """Name the cause; a search that fails is noted, and changes nothing about the verdict."""
     from dgref.compare import diagnose
-    from dgref.compare.address_probe import OPERATIONS
+    from dgref.compare.address_parts import refusal
 
     evidence = {**attempt.seen.evidence, "differing": attempt.seen.differing, "provenance": attempt.provenance}
     held = {"arithmetic": attempt.claim, "limits": None if attempt.claim else attempt.limits}
@@ -305,7 +305,7 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
     except Exception as error:
         result.evidence["diagnosis"] = f"the search for a cause failed: {classified(error)[1]}"
         return
-    probed = attempt.repeatable and attempt.case.op in OPERATIONS and result.reproduce
+    probed = attempt.repeatable and refusal(attempt.case) is None and result.reproduce
     if found.status == "none" and not found.benign and probed:
         found.fix = "ask the kernel which payload and scales it reads"
         found.ask = f"{result.reproduce.replace('dgref run', 'dgref fingerprint', 1)} --addresses"

@@ -86,7 +86,7 @@ def _addresses(case: Any, backend: Any, as_json: bool) -> int:
 
 def _arithmetic(case: Any, backend: Any, budget: float, as_json: bool, again: str) -> int:
     from dgref.compare import infer_arithmetic
-    from dgref.compare.address_probe import OPERATIONS
+    from dgref.compare.address_parts import refusal
 
     inputs = case.make_inputs()
     kernel = _prepared(case, backend, inputs)
@@ -95,7 +95,7 @@ def _arithmetic(case: Any, backend: Any, budget: float, as_json: bool, again: st
         click.echo(json.dumps(found.to_dict(), indent=1))
         return 0 if found.arithmetic is not None else 1
     lines = [found.summary(), *(f"  {line}" for line in found.evidence)]
-    if found.arithmetic is None and case.op in OPERATIONS and getattr(kernel, "repeatable", True):
+    if found.arithmetic is None and refusal(case) is None and getattr(kernel, "repeatable", True):
         lines.append(f"to learn whether it reads other payload or scales than it should: {again}")
     click.echo("\n".join(lines))
     return 0 if found.arithmetic is not None else 1

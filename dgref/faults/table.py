@@ -175,7 +175,10 @@ so. `not confirmed` with everything in place means that values are wrong, not ad
   `fingerprint`: the diagnosis then names their addresses itself, as `scale_addresses`, if no hypothesis fits. A byte
   names one of 256 places at most, and a grid has thousands: those have to be asked.
 
-It serves `gemm`, `gemm_grouped_contiguous` and `gemm_grouped_masked`; small shapes of a few tiles each way suffice.
+It serves every op whose outputs are sums of products of `a` and `b`: `gemm`, the three grouped ones, `einsum` over one
+axis, `hc_prenorm`. Elsewhere the command says why it cannot: a logit adds up heads behind a ReLU, and Mega MoE has an
+activation and a cast between its products, so that nothing that was written comes back. Small shapes of a few tiles
+each way suffice.
 
 ## The catalogue
 """

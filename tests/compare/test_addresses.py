@@ -10,6 +10,7 @@ import pytest
 
 from dgref.compare.address_alphabet import GARBLED, Alphabet
 from dgref.compare.address_outputs import note, reads_of
+from dgref.compare.address_parts import parts_of
 from dgref.compare.address_report import Addresses, Finding
 from dgref.compare.address_rules import UNASKED, UNREAD
 from dgref.compare.addresses import read_addresses
@@ -36,11 +37,29 @@ FP32 = product("deepseek_fp8", "mn_major_tma", "deepseek_fp8_weight")
 MX = product("mxfp8", "swizzle_128x4", shape={"m": 136, "n": 144, "k": 256})
 FP4 = product("mxfp4", "swizzle_128x4")
 MASKED = product("deepseek_fp8", op="gemm_grouped_masked", shape={"g": 3, "m": 40, "n": 48, "k": 256})
+K_GROUPS = product("deepseek_fp8", "mn_major_tma", op="gemm_grouped_k", shape={"g": 3, "m": 136, "n": 144, "k": 768})
+K_ENDS = replace(K_GROUPS, params={"psum": True, "alignment": 192})  # a column of scales is no multiple of 128 along K
+BATCHED = product("deepseek_fp8", b="deepseek_fp8_weight", op="einsum", shape={"batch": 3, "m": 24, "n": 136, "k": 256})
+SPLITS = Case("splits", "a test", "hc_prenorm", {"m": 72, "n": 24, "k": 512}, params={"num_splits": 3})
+
+
+def batched(expression: str) -> Case:
+    return product(
+        "bfloat16", op="einsum", shape={"batch": 3, "m": 24, "n": 40, "k": 128}, params={"expression": expression}
+    )
+
 
 CASES = [
     *load("fingerprint").cases,
     product("bfloat16", params={"head_splits": [8, 4, 9]}),
     product("nvfp4", out="bfloat16", params={"accumulate": True}),
+    K_GROUPS,
+    K_ENDS,
+    replace(K_GROUPS, params={"groups": "empty", "alignment": 200, "accumulate": True}),
+    product("bfloat16", op="gemm_grouped_k", shape=K_GROUPS.shape, params={"groups": "skewed"}),
+    BATCHED,
+    *(batched(expression) for expression in ("bhr,hdr->bhd", "bhd,hdr->bhr", "bhd,bhr->hdr")),
+    SPLITS,
 ]
 
 
@@ -145,6 +164,12 @@ def bits_across(grid: np.ndarray) -> np.ndarray:
         (MASKED, "scales", lambda g: np.roll(g, 1, 0), "(group, row, block) reads ((group - 1) mod 3, row, block)"),
         (MASKED, "payload", lambda g: g[[0, 0, 0]], "(group, row, k) reads (0, row, k)"),
         (FP4, "payload", rows(lambda i: i ^ 4), "(row, k) reads (row xor 4, k)"),
+        (K_GROUPS, "scales", rows(lambda i: i ^ 1), "(row, block) reads (row xor 1, block)"),
+        (K_ENDS, "scales", lambda g: np.roll(g, 1, 1), "(row, block) reads (row, (block - 1) mod 5)"),
+        (K_ENDS, "scales", stride(3), "row + 139 * block where it lies at row + 136 * block (mn_major_tma)"),
+        (K_GROUPS, "payload", rows(lambda i: i ^ 4), "(row, k) reads (row xor 4, k)"),
+        (BATCHED, "scales", lambda g: g[[1, 2, 0]], "(group, row, block) reads ((group + 1) mod 3, row, block)"),
+        (SPLITS, "payload", rows(lambda i: i ^ 1), "(row, k) reads (row xor 1, k)"),
     ],
 )
 def test_what_is_read_elsewhere_is_a_rule(case: Case, part: str, how: Callable, words: str) -> None:
@@ -176,6 +201,11 @@ def test_a_random_permutation_has_no_rule_and_right_examples() -> None:
         ("scale_byte_order", product("deepseek_fp8_ue8m0", "packed_ue8m0")),
         ("scale_of_neighbour", MX),
         ("scale_of_neighbour", MASKED),
+        ("scale_of_neighbour", K_ENDS),
+        ("scale_major_swapped", K_ENDS),
+        ("scale_padding_missing", replace(K_GROUPS, shape={"g": 3, "m": 134, "n": 144, "k": 768})),
+        ("scale_permuted_not_interleaved", replace(K_ENDS, shape={"g": 3, "m": 256, "n": 144, "k": 768})),
+        ("scale_of_neighbour", BATCHED),
     ],
 )
 def test_injected_faults_of_addresses_are_rules_too(fault: str, case: Case) -> None:
@@ -228,6 +258,21 @@ def test_blocks_of_another_height_are_told_row_by_row() -> None:
     assert row.rule == "(row, block) reads (min(row // 64, 1), block) where (row // 128, block) belongs"
 
 
+def test_the_k_of_another_group_shows_in_both_payloads() -> None:
+    def turned(tensor: ScaledTensor) -> ScaledTensor:
+        data, scale = (
+            np.ascontiguousarray(np.roll(array, by, 1)) for array, by in ((tensor.data, 256), (tensor.scale, 2))
+        )
+        return replace(tensor, data=data, scale=scale)
+
+    case = replace(K_GROUPS, params={"alignment": 256})  # all groups alike
+    found = asked(case, *(lambda state, name=name: state.put(name, turned(state.inputs[name])) for name in "ab"))
+    assert found.confirmed
+    for name in "ab":
+        assert finding(found, name, "payload").rule == "(row, k) reads (row, (k - 256) mod 768)"
+        assert finding(found, name, "scales").rule == "(row, block) reads (row, (block - 2) mod 6)"
+
+
 def test_values_that_are_changed_name_no_wrong_address() -> None:
     twice = asked(FP32, moved("a", "scales", lambda g: g * np.float32(2)))
     assert not twice.confirmed and all(row.in_place for row in twice.findings)
@@ -264,17 +309,19 @@ def test_an_index_is_spelled_and_a_wrong_digit_is_noticed(format: str) -> None:
 
 def test_an_address_outweighs_silence_and_a_contradiction_stays() -> None:
     tensor = FP32.make_inputs()["a"]
-    found, labels = np.full((136, 512), UNASKED, np.int64), np.zeros(136, np.int64)
+    found, (part,) = np.full((136, 512), UNASKED, np.int64), parts_of(FP32, {"a": tensor})
     for shown in ([-1, 5], [7, 5], [8, 5], [7, 5]):  # by the outputs of two columns, launch after launch
-        note(found, "a", labels, np.broadcast_to([0, 128], (136, 2)), np.broadcast_to(shown, (136, 2)))
-    reads = reads_of(tensor, "scales", found)
+        note(found, "a", part, np.array([0, 128]), np.broadcast_to(shown, (136, 2)))
+    reads = reads_of(tensor, "scales", found, [part])
     assert np.array_equal(reads.found, np.broadcast_to([UNREAD, 5, UNASKED, UNASKED], (136, 4)))
 
 
 def test_other_operations_are_refused() -> None:
     case = Case("logits", "a test", "mqa_logits", {"s": 8, "h": 32, "d": 32, "t": 16}, out="float32")
-    with pytest.raises(UnsupportedError, match="addresses of: got mqa_logits, need gemm or"):
+    with pytest.raises(UnsupportedError, match=r"addresses of: got mqa_logits, need gemm or .* \[a logit adds up all"):
         read_addresses(case, lambda inputs: {})
+    with pytest.raises(UnsupportedError, match=r"addresses of: got bmk,bnk->mn, need one axis that is summed over"):
+        asked(batched("bmk,bnk->mn"))
     with pytest.raises(UnsupportedError, match=r"addresses of a: got \(136, 0\), need elements"):
         asked(replace(FP32, shape={"m": 136, "n": 144, "k": 0}))
 
@@ -309,6 +356,12 @@ TELLING = InputChoice("coordinate_exponents", 31)
             "b's scales were read elsewhere (by no simple rule: (1, 0) reads (3, 0), ",
         ),
         (MASKED, "a", rows(lambda i: i ^ 4), "((group, row, block) reads (group, row xor 4, block));"),
+        (
+            replace(K_ENDS, params={**K_ENDS.params, "groups": "single"}),
+            "a",
+            rows(lambda i: i ^ 4),
+            "((row, block) reads (row xor 4, block));",
+        ),
     ],
 )
 def test_a_recorded_output_of_unlike_scales_tells_which_were_read(
