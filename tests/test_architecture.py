@@ -14,7 +14,7 @@ ROOT = Path(dgref.__file__).parent
 
 # Lowest first. A module may import from its own room and from rooms above it in this list, never from one below.
 ROOMS = [
-    ("errors", "registry", "arch", "version", "files", "tables"),
+    ("errors", "annotations", "registry", "arch", "version", "files", "tables"),
     ("formats",),
     ("reference",),
     ("inputs", "ops"),

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Matrix, PagedQuery, Query, ScaledKeys, Stack, Stacks, Vector, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Matrix, PagedQuery, Query, ScaledKeys, Stack, Stacks, Vector
 from dgref.deep_gemm.operands import (
     FP4,
     FP8,

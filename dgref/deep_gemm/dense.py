@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, also_called, explained
+from dgref.annotations import also_called, explained
+from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,

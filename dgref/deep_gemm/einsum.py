@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Recipe, ScaledStack, Stack, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Recipe, ScaledStack, Stack
 from dgref.deep_gemm.operands import (
     FP8,
     blocks,

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, ScaledStack, Stack, Vector, also_called, explained
+from dgref.annotations import also_called, explained
+from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, ScaledStack, Stack, Vector
 from dgref.deep_gemm.dense import check_scaled
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
@@ -23,7 +24,7 @@ from dgref.deep_gemm.operands import (
     write,
 )
 from dgref.deep_gemm.settings import SETTINGS
-from dgref.errors import ShapeError, expected
+from dgref.errors import ShapeError, expected, flag, whole_number
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.grouped import psum_spans
@@ -54,7 +55,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     """
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
-    options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
+    options = _options(use_psum_layout, ensure_zero_padding)
     if d.is_cuda:
         packed = check_scaled(b, *chosen)
         scales = (a_scale, b_scale, chosen[1], packed)
@@ -100,7 +101,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     expected_m_for_psum_layout: int | None = None,
 ) -> None:
     """Write a[i] @ b[group of row i].T into d[i], all BF16; see `m_grouped_fp8_fp4_gemm_nt_contiguous`."""
-    options = (use_psum_layout, ensure_zero_padding or not use_psum_layout)
+    options = _options(use_psum_layout, ensure_zero_padding)
     if d.is_cuda:
         _contiguous_on_gpu(a, b, d, grouped_layout, options)
         return
@@ -122,6 +123,12 @@ def m_grouped_bf16_gemm_nn_contiguous(
     """Do as `m_grouped_bf16_gemm_nt_contiguous`, for b[groups, k, n]."""
     options = (compiled_dims, use_psum_layout, ensure_zero_padding)
     m_grouped_bf16_gemm_nt_contiguous(a, b.transpose(1, 2), d, grouped_layout, *options)
+
+
+def _options(psum: bool, zero_padding: bool) -> tuple[bool, bool]:
+    """Return whether the layout holds ends, and whether padding becomes zero: that of labels always does."""
+    psum = flag("use_psum_layout", psum)
+    return psum, flag("ensure_zero_padding", zero_padding) or not psum
 
 
 def _used_rows(layout: torch.Tensor, rows: int, groups: int, psum: bool) -> np.ndarray:
@@ -160,21 +167,20 @@ def _written_rows(layout: torch.Tensor, used: np.ndarray, psum: bool) -> np.ndar
 def _contiguous_on_gpu(
     a, b, d, layout, options: tuple[bool, bool], a_scale=None, b_scale=None, b_block=(128, 128), packed: bool = False
 ) -> None:
-    if d.numel():
-        kernels().contiguous(
-            a,
-            b,
-            d,
-            layout,
-            a_scale,
-            b_scale,
-            prefix_sum=options[0],
-            alignment=SETTINGS.alignment,
-            zero_padding=options[1],
-            b_block=b_block,
-            packed=packed,
-            resources=SETTINGS.resources,
-        )
+    kernels().contiguous(
+        a,
+        b,
+        d,
+        layout,
+        a_scale,
+        b_scale,
+        prefix_sum=options[0],
+        alignment=SETTINGS.alignment,
+        zero_padding=options[1],
+        b_block=b_block,
+        packed=packed,
+        resources=SETTINGS.resources,
+    )
 
 
 # -- stacks of groups with row counts ---------------------------------------------------------------------------------
@@ -214,7 +220,7 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
             resources=SETTINGS.resources,
         )
         return
-    used, float32 = _rows_under_mask(a, masked_m), disable_ue8m0_cast or None
+    used, float32 = _rows_under_mask(a, masked_m, expected_m), disable_ue8m0_cast or None
     left = scaled("a", (a, a_scale), chosen[0], axes=3, float32=float32, used=used)
     right = scaled("b", (b, b_scale), chosen[1], axes=3, float32=float32)
     _masked_on_cpu(left, right, d, masked_m, used)
@@ -234,10 +240,11 @@ def m_grouped_bf16_gemm_nt_masked(
         kernels().masked(a, b, d, masked_m, expected_m, resources=SETTINGS.resources)
         return
     left, right = payload("a", a, (BF16,), 3), payload("b", b, (BF16,), 3)
-    _masked_on_cpu(left, right, d, masked_m, _rows_under_mask(a, masked_m))
+    _masked_on_cpu(left, right, d, masked_m, _rows_under_mask(a, masked_m, expected_m))
 
 
-def _rows_under_mask(a: torch.Tensor, masked_m: torch.Tensor) -> np.ndarray:
+def _rows_under_mask(a: torch.Tensor, masked_m: torch.Tensor, expected_m: int) -> np.ndarray:
+    whole_number("expected_m", expected_m)
     if a.dim() != 3:
         raise ShapeError(expected("a shape", list(a.shape), "3 axes [groups, m, k]"))
     return np.arange(a.shape[1]) < integers("masked_m", masked_m, (a.shape[0],))[:, None]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Matrix, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Matrix
 from dgref.deep_gemm.operands import check_shape, check_writable, no_kernel
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import FormatError, expected

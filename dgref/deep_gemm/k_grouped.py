@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Matrix, Recipe, Scaled, ScaledFlat, Stack, Vector, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Matrix, Recipe, Scaled, ScaledFlat, Stack, Vector
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
@@ -28,7 +29,7 @@ from dgref.deep_gemm.operands import (
     write,
 )
 from dgref.deep_gemm.settings import SETTINGS
-from dgref.errors import FormatError, InputError, ShapeError, expected
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, expected, flag
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.native import to_numpy
 from dgref.formats.scaling import Scaling
@@ -57,6 +58,7 @@ def k_grouped_fp8_gemm_tn_contiguous(
     if d.is_cuda:
         if block != (1, 128):
             raise no_kernel()
+        _check_matrix(a)
         _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale.t(), b_scale.t())
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
@@ -86,7 +88,7 @@ def k_grouped_fp8_gemm_nt_contiguous(
         raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, without use_psum_layout"))
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
-        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, False, a_scale, b_scale)
+        _k_on_gpu(_flat("a", a), _flat("b", b), d, ks_cpu, grouped_layout, c, False, a_scale, b_scale)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
     for name, scales, rows in (("a", a_scale, d.shape[1]), ("b", b_scale, d.shape[2])):
@@ -110,15 +112,29 @@ def k_grouped_bf16_gemm_tn_contiguous(
 ) -> None:
     """Write a[K of g].T @ b[K of g] into d[g], plus c[g]: a[k, m] and b[k, n] are BF16."""
     if d.is_cuda:
+        _check_matrix(a)
         _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
     _k_on_cpu(payload("a", a.t(), (BF16,)), payload("b", b.t(), (BF16,)), d, spans, c)
 
 
+def _check_matrix(a: torch.Tensor) -> None:
+    """Raise unless a is [k, m]: the kernel takes a line of elements for groups that are matrices of their own."""
+    if a.dim() != 2:
+        raise ShapeError(expected("a shape", list(a.shape), "two axes"))
+
+
+def _flat(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return groups that are matrices of their own as the line of elements by which the kernel knows them."""
+    if not tensor.is_contiguous():
+        raise LayoutError(expected(f"{name} strides", tensor.stride(), "elements one behind the other"))
+    return tensor.view(-1)
+
+
 def _k_on_gpu(a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None) -> None:
     """Launch the kernel for groups of K; scales are [rows, blocks of K]."""
-    launch, sizes = kernels().k_grouped, None if psum else ks_cpu
+    launch, sizes = kernels().k_grouped, None if flag("use_psum_layout", psum) else ks_cpu
     options = {"sizes": sizes, "prefix_sum": psum, "alignment": SETTINGS.alignment, "resources": SETTINGS.resources}
     launch(a, b, d, layout, c, a_scale, b_scale, **options)
 
@@ -136,7 +152,7 @@ class _Spans:
             raise ShapeError(expected("d shape", list(d.shape), "3 axes [groups, m, n]"))
         if not ks_cpu and not psum:
             raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, unless use_psum_layout"))
-        numbers = integers("grouped_layout", layout, (d.shape[0],))
+        psum, numbers = flag("use_psum_layout", psum), integers("grouped_layout", layout, (d.shape[0],))
         if ks_cpu and not psum and list(ks_cpu) != numbers.tolist():
             raise InputError(expected("grouped_layout", numbers.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
         return cls(numbers, psum)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Matrix, Vector, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Matrix, Vector
 from dgref.deep_gemm.operands import check_shape, integers
 from dgref.deep_gemm.settings import SETTINGS, is_blackwell
 from dgref.errors import (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from dgref.annotations import explained
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
-from dgref.deep_gemm.arguments import explained
 from dgref.errors import InputError, UnsupportedError, expected, unknown_name, whole_number, whole_numbers
 from dgref.reference.arithmetic import Arithmetic, resolve
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Matrix, Stack, Vector, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Matrix, Stack, Vector
 from dgref.deep_gemm.grouped import m_grouped_bf16_gemm_nn_contiguous, m_grouped_bf16_gemm_nt_contiguous
 from dgref.deep_gemm.operands import BF16, integers, no_kernel, output_format, payload, write
 from dgref.deep_gemm.settings import SETTINGS

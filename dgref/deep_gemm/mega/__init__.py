@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from dgref import reference
-from dgref.deep_gemm.arguments import Matrix, Recipe, ScaledStack, Stack, Vector, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Matrix, Recipe, ScaledStack, Stack, Vector
 from dgref.deep_gemm.operands import (
     BF16,
     FP4,

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import torch
 
-from dgref.deep_gemm.arguments import Matrix, explained
+from dgref.annotations import explained
+from dgref.deep_gemm.arguments import Matrix
 from dgref.errors import FormatError, ShapeError, expected, whole_number
 
 _FP8_MAX, _FP4_MAX = 448.0, 6.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dgref.annotations import explained
 from dgref.backends.cuda import group_contract
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
@@ -22,18 +23,23 @@ from dgref.errors import (
     ShapeError,
     UnsupportedError,
     expected,
+    flag,
     whole_number,
     whole_numbers,
 )
 
+if TYPE_CHECKING:
+    import torch
 
+
+@explained
 def gemm_grouped_contiguous(
-    a: Any,
-    b: Any,
-    d: Any,
-    layout: Any,
-    a_scale: Any = None,
-    b_scale: Any = None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    d: torch.Tensor,
+    layout: torch.Tensor,
+    a_scale: torch.Tensor | None = None,
+    b_scale: torch.Tensor | None = None,
     *,
     prefix_sum: bool = False,
     alignment: int = 128,
@@ -63,14 +69,15 @@ def gemm_grouped_contiguous(
         zero_labelled(d, layout, zero_padding)
 
 
+@explained
 def gemm_grouped_masked(
-    a: Any,
-    b: Any,
-    d: Any,
-    masked_m: Any,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    d: torch.Tensor,
+    masked_m: torch.Tensor,
     expected_m: int,
-    a_scale: Any = None,
-    b_scale: Any = None,
+    a_scale: torch.Tensor | None = None,
+    b_scale: torch.Tensor | None = None,
     *,
     b_block: tuple[int, int] = (128, 128),
     packed: bool = False,
@@ -90,14 +97,15 @@ def gemm_grouped_masked(
         zero_masked(d, masked_m)
 
 
+@explained
 def gemm_grouped_k(
-    a: Any,
-    b: Any,
-    d: Any,
-    layout: Any,
-    c: Any = None,
-    a_scale: Any = None,
-    b_scale: Any = None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    d: torch.Tensor,
+    layout: torch.Tensor,
+    c: torch.Tensor | None = None,
+    a_scale: torch.Tensor | None = None,
+    b_scale: torch.Tensor | None = None,
     *,
     sizes: Sequence[int] | None = None,
     prefix_sum: bool = False,
@@ -117,7 +125,7 @@ def gemm_grouped_k(
     sizes = None if sizes is None else whole_numbers("sizes", sizes)
     if check or group_contract.always():
         k = sum(sizes or ()) if a.dim() == 1 else group_contract.extent("a", a, 0)
-        group_contract.check_k(layout, k, prefix_sum, alignment)
+        group_contract.check_k(layout, k, prefix_sum, alignment, sizes)
     options = (sizes, prefix_sum, alignment, resources, forced)
     tensors = (a, b, d, layout, c, a_scale, b_scale)
     if a.dim() == 1:
@@ -132,12 +140,13 @@ def _contiguous(
     a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, b_block, packed, resources, forced
 ):
     _check_alignment(alignment, 16 if packed else 64)
+    prefix_sum, zero_padding = flag("prefix_sum", prefix_sum), flag("zero_padding", zero_padding)
     if a.dim() != 2:
         raise ShapeError(expected("a", tuple(a.shape), "one matrix, which holds the rows of all groups"))
     left, right = read.extents("a", a), read.extents("b", b, packed)
     _check_product(left, right, d, (left[1], right[1]))
     _check_layout(layout, right[0] if prefix_sum else left[1])
-    if not (d.numel() and a.numel()):
+    if not (d.numel() and b.numel()):  # no rows, columns, groups or K
         return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     schedule = "PREFIX_SUM" if prefix_sum else "LABELLED"
@@ -166,10 +175,12 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     for name, tensor in (("a", a), ("b", b), ("a_scale", a_scale)):
         if tensor is not None and tensor.dim() != 2:
             raise ShapeError(expected(name, tuple(tensor.shape), "a matrix: groups of K lie one behind the other"))
-    groups = layout.shape[0]
+    groups, prefix_sum = layout.shape[0], flag("prefix_sum", prefix_sum)
     (_, k, m), (_, other_k, n) = read.extents("a", a), read.extents("b", b)
     _check_product((1, m, k), (1, n, other_k), d, (groups, m, n))
     _check_layout(layout, groups)
+    if sizes is not None and not prefix_sum:
+        _check_sizes(sizes, groups, k, 64 if a_scale is None else 128)
     if not (a.numel() and d.numel()):
         return None
     lines = None if a_scale is None else a_scale.shape[1]
@@ -179,11 +190,8 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     if pair.a.major != pair.b.major:
         need = f"{pair.a.major}-major, as a: groups of K lie the same way in both operands"
         raise LayoutError(expected("b", f"{pair.b.major}-major", need))
-    block = 64 if pair.scaling == "NONE" else 128
     if prefix_sum:
-        _check_alignment(alignment, block)
-    elif sizes is not None:
-        _check_sizes(sizes, groups, pair.a.k, block)
+        _check_alignment(alignment, 64 if pair.scaling == "NONE" else 128)
     schedule = "K_PREFIX_SUM" if prefix_sum else "K_SIZES"
     likely = max(1, pair.a.k // groups)
     shape = _shape(pair, d, schedule, pair.a.rows, groups, alignment, accumulate=c is not None, k=likely)
@@ -193,17 +201,17 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
 
 def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced, at_a, at_b):
     # the maps of all groups lie in GPU memory, where no launch may edit them: such a plan keeps to its addresses
-    if sizes is None or prefix_sum or a_scale is None:
+    if sizes is None or prefix_sum or a_scale is None or b_scale is None:
         need = "FP8 with scales, and the K of each group on the host: each is a matrix of its own"
         raise InputError(expected("sizes", sizes, need))
     if d.dim() != 3:
         raise ShapeError(expected("d", tuple(d.shape), "a stack of matrices"))
     groups, m, n = d.shape
     _check_layout(layout, groups)
+    _check_sizes(sizes, groups, a.numel() // m if m else sum(sizes), 128)
+    left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
     if not (a.numel() and d.numel()):
         return None
-    _check_sizes(sizes, groups, a.numel() // m, 128)
-    left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
     lines = sum(size // 128 for size in sizes)
     pair = Pair(left, right, "VECTOR", scales_of(left, right, a_scale, b_scale, "VECTOR", lines), ())
     shape = _shape(pair, d, "K_SIZES", m, groups, accumulate=c is not None)
@@ -216,7 +224,7 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
 def _flat(name: str, tensor: Any, rows: int, sizes: Sequence[int]) -> read.Matrix:
     if str(tensor.dtype) not in read.PAYLOADS["E4M3"]:
         raise FormatError(expected(name, tensor.dtype, " or ".join(read.PAYLOADS["E4M3"])))
-    if tensor.numel() != rows * sum(sizes) or not tensor.is_contiguous():
+    if tuple(tensor.shape) != (rows * sum(sizes),) or not tensor.is_contiguous():
         raise ShapeError(expected(name, tuple(tensor.shape), f"{rows * sum(sizes)} elements one behind the other"))
     stride = max(16, max(sizes))
     return read.Matrix(tensor.data_ptr(), 1, rows, max(1, max(sizes)), "K", stride, "E4M3")

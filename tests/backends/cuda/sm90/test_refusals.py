@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dgref.backends.cuda.launch import Resources
+from dgref.backends.cuda.sm90 import launch
 from dgref.backends.cuda.sm90.configuration import configuration, configure
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_k, gemm_grouped_masked
 from dgref.backends.cuda.sm90.operands import strided
 from dgref.backends.cuda.sm90.shape import Shape, Tile
-from dgref.errors import InputError, LayoutError, ShapeError, UnsupportedError
+from dgref.errors import DgrefError, FormatError, InputError, LayoutError, ShapeError, UnsupportedError
 from tests.backends.cuda.sm90.recording import Driver, record
+from tests.deep_gemm.spoiled import spoiled
 
 M, N, K, GROUPS = 64, 128, 256, 2
 BF16, E4M3 = torch.bfloat16, torch.float8_e4m3fn
@@ -168,7 +173,34 @@ REFUSED += [
         "groups: got 65,536, need at most 65,535, where a is rewritten first",
     ),
 ]
-NOTHING = [contiguous(a=made(0, K), d=made(0, N), layout=labels(0)), masked(0), masked(M, 0)]
+REFUSED += [
+    (contiguous(a=None), FormatError, "gemm_grouped_contiguous: a: got None, need a torch tensor"),
+    (contiguous(layout=[0] * M), FormatError, "gemm_grouped_contiguous: layout: got list, need a torch tensor"),
+    (contiguous(zero_padding=None), InputError, "zero_padding: got None, need True or False"),
+    (contiguous(prefix_sum=1), InputError, "prefix_sum: got 1, need True or False"),
+    (contiguous(check=True, layout=made(M)), FormatError, "layout: got torch.bfloat16 (64,), need one axis of int32"),
+    (masked(M, masked_m=(1, 2)), FormatError, "gemm_grouped_masked: masked_m: got (1, 2), need a torch tensor"),
+    (masked(M, resources=None), InputError, "gemm_grouped_masked: resources: got None, need Resources"),
+    (masked(M, forced=3), InputError, "gemm_grouped_masked: forced: got 3, need Configuration"),
+    (of_k(c="c"), FormatError, "gemm_grouped_k: c: got 'c', need a torch tensor"),
+    (of_k(d=None), FormatError, "gemm_grouped_k: d: got None, need a torch tensor"),
+    (of_k(layout=labels(2)[None], check=True), FormatError, "layout: got torch.int32 (1, 2), need one axis of int32"),
+    (of_k(**FLAT | {"b_scale": None}, sizes=[128, 128]), InputError, "need FP8 with scales, and the K of each group"),
+    (of_k(**FLAT | {"a": made(0, dtype=E4M3)}, sizes=[128, 128]), ShapeError, "sizes: got a sum of 256, need 0"),
+    (of_k(**FLAT | {"b": made(K, N, dtype=E4M3)}, sizes=[128, 128]), ShapeError, "b: got (256, 128), need 32768"),
+    (of_k(a=made(0, M), b=made(0, N), sizes=[128, 128]), ShapeError, "sizes: got a sum of 256, need 0, the K of a"),
+    (
+        of_k(sizes=[64, 192], layout=torch.tensor([192, 64], dtype=torch.int32), check=True),
+        InputError,
+        "layout: got [192, 64], need [64, 192], the sizes that the host was given",
+    ),
+]
+NOTHING = [
+    contiguous(a=made(0, K), d=made(0, N), layout=labels(0)),
+    contiguous(b=made(0, N, K), layout=labels(M) - 1),
+    masked(0),
+    masked(M, 0),
+]
 
 
 @pytest.fixture
@@ -189,6 +221,38 @@ def test_a_call_that_would_write_elsewhere_or_read_too_far_is_refused(
 def test_no_rows_are_no_launch(call: Callable, driver: Driver) -> None:
     call()
     assert driver.launches == []
+
+
+GROUPED = {
+    gemm_grouped_contiguous: {"a": made(M, K), "b": made(GROUPS, N, K), "d": made(M, N), "layout": labels(M)},
+    gemm_grouped_masked: {
+        **{"a": made(GROUPS, M, K), "b": made(GROUPS, N, K), "d": made(GROUPS, M, N)},
+        **{"masked_m": labels(GROUPS), "expected_m": 3},
+    },
+    gemm_grouped_k: {
+        **{"a": made(K, M), "b": made(K, N), "d": made(GROUPS, M, N), "c": made(GROUPS, M, N)},
+        **{"layout": torch.tensor([128, 128], dtype=torch.int32), "sizes": [128, 128]},
+    },
+}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), checked=st.booleans())
+def test_whatever_comes_is_launched_or_refused_in_a_sentence(
+    driver: Driver, data: st.DataObject, checked: bool
+) -> None:
+    call = data.draw(st.sampled_from(sorted(GROUPED, key=lambda function: function.__name__)))
+    scales = dict.fromkeys(("a_scale", "b_scale"))
+    flags = {name: False for name in ("prefix_sum", "zero_padding") if name in signature(call).parameters}
+    arguments = {**GROUPED[call], **scales, **flags, "forced": None, "resources": Resources(), "check": checked}
+    name = data.draw(st.sampled_from(sorted(arguments)))
+    arguments[name] = data.draw(st.sampled_from(list(spoiled(arguments[name]))))
+    driver.launches.clear()
+    launch._kept.plans.clear()
+    try:
+        call(**arguments)
+    except DgrefError as error:
+        assert str(error).startswith(f"{call.__name__}: ") and driver.launches == []
 
 
 def test_scales_too_far_apart_for_a_kernel_to_say_so_are_refused() -> None:
@@ -232,8 +296,8 @@ def test_no_k_gives_c_or_zero(driver: Driver) -> None:
 def test_scales_with_gaps_are_read_one_by_one_by_tiles_that_can(driver: Driver) -> None:
     rows = made(4096, K, dtype=E4M3)
     scales = torch.ones(4096, 4)
-    for given in (scales[:, ::2], scales.view(-1)[: 4096 * 2].view(4096, 2)):
-        operands = {"a": rows, "b": rows, "a_scale": given, "b_scale": given, "d": made(4096, 4096)}
+    for apart in (scales[:, ::2], scales.view(-1)[: 4096 * 2].view(4096, 2)):
+        operands = {"a": rows, "b": rows, "a_scale": apart, "b_scale": apart, "d": made(4096, 4096)}
         dense(**operands, b_block=(1, 128))()
     assert configuration(Shape(4096, 4096, K, scaling="VECTOR"), 132).wide
     assert not configuration(Shape(4096, 4096, K, scaling="VECTOR", pointed=True), 132).wide
