@@ -8,11 +8,23 @@ from functools import lru_cache
 from math import ceil, gcd
 
 from dgref.backends.cuda.sm90.costs import block_clocks, costs_of, store_clocks, streaming_clocks, widening_clocks
-from dgref.backends.cuda.sm90.shape import Configuration, Shape, Tile, ceil_div, is_wide, stage_count, units_of
+from dgref.backends.cuda.sm90.shape import (
+    Configuration,
+    Shape,
+    Tile,
+    ceil_div,
+    is_wide,
+    stage_bytes,
+    stage_count,
+    units_of,
+)
 from dgref.errors import UnsupportedError, expected
 
 WIDENED_LIMIT = 1 << 30  # bytes of workspace
 SPLITS = (1, 2, 3, 4, 6, 8)
+# Bytes that a block asks for at once, by B's format, where each has one tile of few rows: all blocks begin together,
+# and what some ask for far ahead delays what others wait for.
+IN_FLIGHT = {"AS_A": 164 << 10, "E2M1": 128 << 10}
 KEPT_IN_L2 = 36 << 20  # bytes that survive in L2 while D is written through it
 
 
@@ -22,8 +34,8 @@ def block_sizes(shape: Shape) -> Iterator[tuple[int, int, int]]:
         many = (shape.scaling, shape.schedule) == ("VECTOR_32", "PREFIX_SUM") or shape.scaling == "POWERS_32"
         widest_m = 64 if many else 128
         yield from ((m, 64 * groups, groups) for m in (16, 32, 64, 128) if m <= widest_m for groups in (1, 2))
-        if shape.schedule == "DENSE":
-            yield 16, 256, 4
+        if (shape.schedule, shape.scaling) == ("DENSE", "POWERS_32"):  # folding is what takes so many warps to hide
+            yield from ((m, 256, 4) for m in (16, 32))
         return
     widest = {
         "NONE": {64: 256, 128: 256, 256: 128},
@@ -160,7 +172,10 @@ def configure(shape: Shape, tile: Tile, splits: int, multiprocessors: int) -> Co
         units = multiprocessors
     at_once = units if tile.cluster_k > 1 else multiprocessors // tile.cluster  # what shares splits has one tile each
     blocks = min(units, at_once) * tile.cluster
-    return Configuration(shape, tile, stage_count(shape, tile), splits, band_of(shape, tile, blocks), blocks)
+    stages = stage_count(shape, tile)
+    if shape.schedule == "DENSE" and shape.m <= tile.block_m <= 64 and units <= at_once:
+        stages = min(stages, max(4, IN_FLIGHT[shape.weights] // stage_bytes(shape, tile)))
+    return Configuration(shape, tile, stages, splits, band_of(shape, tile, blocks), blocks)
 
 
 def band_of(shape: Shape, tile: Tile, blocks: int) -> int:

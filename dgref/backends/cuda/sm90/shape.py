@@ -155,7 +155,9 @@ def stage_bytes(shape: Shape, tile: Tile) -> int:
     parts, rows = shape.parts, tile.rows_copied
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(parts * rows * 4, 128) * 128
     scale_b = 16 if shape.scaling == "BLOCK" else 4 * scales_deep(shape) * tile.block_n
-    return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + 16  # 16: two barriers
+    barriers = 24 if shape.scaling in ("POWERS", "POWERS_32") else 16
+    folding = scale_b + parts * tile.math_groups * 4 if shape.scaling == "POWERS_32" else 0
+    return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + folding + barriers
 
 
 def scales_deep(shape: Shape) -> int:
@@ -174,7 +176,7 @@ def fixed_bytes(shape: Shape, tile: Tile) -> int:
     """Return the shared memory beside the stages: staging of every warp, arrival counts, tiles on their way."""
     store = 16 * store_line(shape, tile)
     of_a_tile = tile.slabs * 16 * tile.block_n * OUTPUT_BYTES[shape.output]
-    of_a_warp = 2048 if shape.weights == "E2M1" else min(of_a_tile, 8192 // store * store)
+    of_a_warp = 1280 if shape.weights == "E2M1" else min(of_a_tile, 8192 // store * store)
     return 4 * tile.math_groups * of_a_warp + exchanged_bytes(shape, tile) + COUNT_BYTES + TILE_BYTES
 
 

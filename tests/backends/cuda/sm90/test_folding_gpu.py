@@ -83,6 +83,22 @@ def test_every_way_and_tile_gives_the_declared_bits(torch, granule, scales, rows
         assert torch.equal(d.view(torch.int32), want.view(torch.int32)), forced
 
 
+@pytest.mark.parametrize("scales", [NEAR, FAR], ids=["near", "far"])
+def test_an_infinite_scale_meets_no_chain_beyond_the_end_of_k(torch, scales):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    rows, n, k = 3, 264, 1184  # the last 128 of K hold one chain of 32
+    a, a_scale, _, _ = fp8_inputs(torch, rows, n, k, "VECTOR")
+    a_scale[0, -1] = float("inf")
+    b = weights(n, k, 32, **scales)
+    codes, words = placed([b])
+    want, d = declared(torch, a, a_scale, b, 32), torch.empty(rows, n, device="cuda")
+    assert torch.isinf(want[0]).any()
+    for forced in every(Shape(rows, n, k, **kind(32))):
+        fp8_gemm(a, a_scale, codes, words, d.zero_(), b_block=(1, 32), packed=True, forced=forced)
+        assert torch.equal(d.nan_to_num(), want.nan_to_num()), forced
+
+
 @pytest.mark.parametrize("granule", [32, 128])
 def test_splits_are_the_declared_ones_in_a_cluster_and_through_memory(torch, granule):
     from dgref.backends.cuda.sm90.gemm import fp8_gemm

@@ -55,6 +55,24 @@ def test_packed_weights_give_the_bits_of_their_widened_codes(torch, granule, row
     assert torch.allclose(want, exact, rtol=2e-2, atol=2.0)
 
 
+def test_an_infinite_scale_meets_no_chain_beyond_the_end_of_k(torch):
+    from dgref.backends.cuda.sm90.gemm import fp8_gemm
+
+    rows, n, k = 3, 264, 1184  # the last 128 of K hold one chain of 32
+    a, a_scale, _, _ = fp8_inputs(torch, rows, n, k, "VECTOR")
+    a_scale[0, -1] = float("inf")
+    packed, widened, scale = weights(torch, n, k, 32)
+    scale = mn_major(torch, scale)
+    want, d = (torch.empty(rows, n, device="cuda") for _ in range(2))
+    unsplit = configure(Shape(rows, n, k, scaling="VECTOR_32", output="F32"), PLAIN, 1, 132)
+    fp8_gemm(a, a_scale, widened, scale, want, b_block=(1, 32), forced=unsplit)
+    assert torch.isinf(want[0]).all()
+    assert torch.isfinite(want[1:]).all()
+    for forced in every(Shape(rows, n, k, **kind(32), output="F32")):
+        fp8_gemm(a, a_scale, packed, scale, d.zero_(), b_block=(1, 32), packed=True, forced=forced)
+        assert torch.equal(d, want), forced
+
+
 def test_splits_of_packed_weights_are_added_in_ascending_order(torch):
     from dgref.backends.cuda.sm90.gemm import fp8_gemm
 

@@ -9,18 +9,20 @@ template <class P>
 __device__ __forceinline__ void skip_blocks(const Ring<P>& ring, Cursor<P::STAGES>& cursor, int blocks, u32 lane) {
 #pragma unroll 1
   for (int block = 0; block < blocks; ++block, cursor.advance()) {
-    ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+    ptx::barrier_wait(ring.ready(cursor.stage), cursor.phase);
     ring.release(cursor.stage, lane);
   }
 }
 
-// Scales per 32 of K: each wgmma is a chain of its own, promoted by its own scales.
+// Scales per 32 of K: each wgmma is a chain of its own, promoted by its own scales. Beyond the end of K, of which `left`
+// elements are left here, are no chains, whose zeros a scale that is infinite would turn into NaN.
 template <class P>
 __device__ __forceinline__ u32 promote_each_step(float (&total)[P::ACCUMULATORS], float (&sum)[P::ACCUMULATORS], u32 a,
-                                                 u32 b, const float (&scale_a)[2], u32 scale_b) {
+                                                 u32 b, const float (&scale_a)[2], u32 scale_b, int left) {
   u32 loaded = 0;
 #pragma unroll
   for (int step = 0; step < P::STEPS; ++step) {
+    if (step * 32 >= left) break;
     ColumnScales<P> scales;
     scales.load(scale_b + step * P::BLOCK_N * 4);
     pin_all(sum);
@@ -51,7 +53,8 @@ struct ScaledBlocks {
         first_row(group * P::SLABS * 64 + thread / 32 * 16 + lane / 4),
         descriptors(ring, group) {}
 
-  __device__ __forceinline__ void accumulate(float (&total)[P::SLABS][P::ACCUMULATORS], u32 stage, u32 phase) const {
+  __device__ __forceinline__ void accumulate(float (&total)[P::SLABS][P::ACCUMULATORS], u32 stage, u32 phase,
+                                             int left = SCALE_K) const {
     float sum[P::ACCUMULATORS];
     ptx::barrier_wait(ring.full(stage), phase);
     const u32 shared_a = ring.scale_a(stage) + first_row * 4, shared_b = ring.scale_b(stage);
@@ -68,7 +71,7 @@ struct ScaledBlocks {
       float scale_a[2] = {ptx::load_shared(shared_a + slab * 256), ptx::load_shared(shared_a + slab * 256 + 32)};
       if constexpr (P::SCALING == Scaling::VECTOR_32) {
         const u32 loaded = promote_each_step<P>(total[slab], sum, descriptors.a(stage, slab), descriptors.b(stage), scale_a,
-                                                shared_b + lane % 4 * 8);
+                                                shared_b + lane % 4 * 8, left);
         if (slab + 1 == LIVE) ring.release(stage, lane, loaded);
         continue;
       }
@@ -117,7 +120,7 @@ __device__ __forceinline__ void accumulate_scaled(float (&total)[P::SLABS][P::AC
   } else {
 #pragma unroll 1
     for (int block = tile.block_begin; block < tile.block_end; ++block, cursor.advance()) {
-      blocks.accumulate(total, cursor.stage, cursor.phase);
+      blocks.accumulate(total, cursor.stage, cursor.phase, tile.k_size - block * P::BLOCK_K);
     }
   }
 }

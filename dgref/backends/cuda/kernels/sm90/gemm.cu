@@ -41,6 +41,14 @@ __device__ __forceinline__ void copy_all_scales(const Ring<P>& ring, const Scale
   }
 }
 
+template <class P>
+__device__ __forceinline__ void prepare_all_scales(const Ring<P>& ring, const Problem& problem, u32 rank, int warp) {
+  Scheduler<P::SCHEDULE, P::BLOCK_M, P::BLOCK_N, P::BLOCK_K, P::CLUSTER_M, P::CLUSTER_N, P::CLUSTER_K> scheduler(problem, rank);
+  Cursor<P::STAGES> cursor;
+  PlacedTile tile{};
+  while (scheduler.next(tile)) prepare_scales<P>(ring, cursor, tile, warp, threadIdx.x % 32);
+}
+
 template <class P, Output OUTPUT, Addend ADDEND>
 __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char* shared, const Problem& problem,
                                              const Destination& to, const Reduction& reduction, u32 index) {
@@ -90,7 +98,7 @@ __device__ __forceinline__ void multiply_all(const Ring<P>& ring, unsigned char*
 #pragma unroll
       for (int slab = 0; slab < P::SLABS; ++slab) {
         const int left = tile.column + int(group * P::SLABS + slab) * 64 + int(warp) * 16;
-        store_transposed<P, OUTPUT, ADDEND != Addend::NONE>(total[slab], tile, problem, to, left, staging + warp * 2048, lane);
+        store_transposed<P, OUTPUT, ADDEND != Addend::NONE>(total[slab], tile, problem, to, left, staging + warp * (P::STAGING_BYTES / 4), lane);
       }
     } else {
       // The lane is hidden, so that no address made of it is kept over the tiles, where registers are short.
@@ -129,7 +137,6 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     if (P::SCALES_B > 0 && !warp_b) ptx::prefetch_map(&map_scale_b);
     if (bulk_stores) ptx::prefetch_map(&map_d);
     if constexpr (ADDEND == Addend::IN_RING) ptx::prefetch_map(&map_c);
-    if constexpr (P::PACKED) Widening::publish(ring.base + P::TABLES_OFFSET);
   }
   if (ptx::elect()) {
     TileRing<P>{ring.base}.initialise(index);
@@ -148,7 +155,9 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
     if constexpr (P::SCALED && !P::WIDE) {
       if (index == 1 && warp_a) copy_all_scales<P, true, ADDEND>(ring, scale_a, problem, rank);
     }
-    if constexpr (P::SCALES_B > 0 && !P::WIDE) {
+    if constexpr (P::POWERS) {
+      if (index >= 4 - PREPARING_WARPS) prepare_all_scales<P>(ring, problem, rank, int(index) - (4 - PREPARING_WARPS));
+    } else if constexpr (P::SCALES_B > 0 && !P::WIDE) {
       if (index == 2 && warp_b) copy_all_scales<P, false, ADDEND>(ring, scale_b, problem, rank);
     }
   } else {

@@ -63,19 +63,21 @@ struct Plan {
                                   : SCALING == Scaling::POWERS                                      ? 1
                                                                                                     : 0;
   static constexpr int SCALE_B_K = SCALING == Scaling::VECTOR_32 ? 32 : (SCALING == Scaling::POWERS ? 512 : 128);  // of one
-  static constexpr int SCALE_B_BYTES = SCALING == Scaling::BLOCK ? 16 : SCALES_B * BLOCK_N * 4;
-  static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
   static constexpr bool FOLDS = SCALING == Scaling::POWERS_32;  // into the codes, where those of a row allow it
+  static constexpr int SCALE_B_COPIED = SCALES_B * BLOCK_N * 4;
+  static constexpr int SCALE_B_BYTES = SCALING == Scaling::BLOCK ? 16 : (FOLDS ? 2 : 1) * SCALE_B_COPIED;  // twice: words.cuh
+  static constexpr bool ONE_BLOCK = 128 % BLOCK_N == 0;  // a tile never meets two 128-column blocks of scales
   // Arrivals that fill a stage beside those of warps that copy scales: the bulk copies', the block scales'.
   static constexpr int FILLS = 1 + (SCALING == Scaling::BLOCK ? 1 : 0);
-  static constexpr int SCALE_A_COPIED = SCALED ? PARTS * LOAD_M * 4 : 0, SCALE_B_COPIED = SCALES_B * BLOCK_N * 4;
+  static constexpr int SCALE_A_COPIED = SCALED ? PARTS * LOAD_M * 4 : 0;
   // C passes through the stages after the last block of K: 128 bytes of each row at a time, where a block of A would lie.
   static constexpr int C_COLUMNS = 128 / OUTPUT_BYTES_, C_BLOCKS = ceil_div(BLOCK_N, C_COLUMNS);
   // A slab is stored in boxes of its 64 rows, whole lines of 128 bytes where the columns divide into them.
   static constexpr int STORE_LINE = BLOCK_N * OUTPUT_BYTES_ % 128 == 0 ? 128 : 64, STORE_BYTES = 64 * STORE_LINE;
   static constexpr int STORE_COLUMNS = STORE_LINE / OUTPUT_BYTES_, STORES = BLOCK_N / STORE_COLUMNS;  // of one slab
   static constexpr int STAGING_BUFFERS = min_of(SLABS * STORES, 32768 / STORE_BYTES);                 // of one warpgroup
-  static constexpr int STAGING_BYTES = PACKED ? 8192 : STAGING_BUFFERS * STORE_BYTES;
+  // Of packed weights each warp stages 16 rows of 16 columns: see store_transposed.
+  static constexpr int STAGING_BYTES = PACKED ? 5120 : STAGING_BUFFERS * STORE_BYTES;
   static constexpr int STORES_TOGETHER = largest_divisor(STORES, STAGING_BUFFERS);
   static constexpr int STAGING_OFFSET = 0;  // whole kilobytes, as the swizzles ask
   // What a warp sends to the block of its cluster that adds its rows up; and how many warps may have something to send.
@@ -88,8 +90,10 @@ struct Plan {
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
   static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
-  static constexpr int COUNTS_OFFSET = BARRIER_OFFSET + STAGES * 16;
-  static constexpr int TABLES_OFFSET = COUNTS_OFFSET + 8;            // of widening
+  // Of a stage: full, empty; where scales are words, prepared, and for each slab and part whether all rows fold.
+  static constexpr int FOLDS_OFFSET = BARRIER_OFFSET + STAGES * (POWERS ? 24 : 16);
+  static constexpr int FOLDS_BYTES = FOLDS ? PARTS * MATH_GROUPS * 4 : 0;
+  static constexpr int COUNTS_OFFSET = FOLDS_OFFSET + STAGES * FOLDS_BYTES;
   static constexpr int EXCHANGED_OFFSET = COUNTS_OFFSET;             // the barrier of the exchange: nothing is counted then
   static constexpr int TILES_OFFSET = COUNTS_OFFSET + 16;
   static constexpr int SHARED_BYTES = TILES_OFFSET + 128;

@@ -4,6 +4,8 @@
 
 namespace dgref {
 
+constexpr int PREPARING_WARPS = 2;  // of the copying warpgroup, where scales are words: see words.cuh
+
 // A position in the ring of stages.
 template <int STAGES>
 struct Cursor {
@@ -22,6 +24,12 @@ struct Ring {
 
   __device__ u32 full(u32 stage) const { return base + P::BARRIER_OFFSET + stage * 8; }
   __device__ u32 empty(u32 stage) const { return base + P::BARRIER_OFFSET + (P::STAGES + stage) * 8; }
+  __device__ u32 prepared(u32 stage) const { return base + P::BARRIER_OFFSET + (2 * P::STAGES + stage) * 8; }
+  // What whoever multiplies waits for.
+  __device__ u32 ready(u32 stage) const { return P::POWERS ? prepared(stage) : full(stage); }
+  __device__ u32 all_fold(u32 stage, int part, int slab) const {
+    return base + P::FOLDS_OFFSET + stage * P::FOLDS_BYTES + (part * P::MATH_GROUPS + slab) * 4;
+  }
   __device__ u32 a(u32 stage) const { return base + P::A_OFFSET + stage * P::A_BYTES; }
   __device__ u32 b(u32 stage) const { return base + P::B_OFFSET + stage * P::B_BYTES; }
   __device__ u32 scale_a(u32 stage) const { return base + P::SCALE_A_OFFSET + stage * P::SCALE_A_BYTES; }
@@ -37,6 +45,7 @@ struct Ring {
       ptx::barrier_init(full(stage), fills);
       // one arrival of each warp that reads
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);
+      if constexpr (P::POWERS) ptx::barrier_init(prepared(stage), PREPARING_WARPS);
     }
     if (P::CLUSTER_K > 1 && warp == WARPS - 1) {
       const u32 owned = (P::SENDERS + P::CLUSTER_K - 1 - rank) / P::CLUSTER_K;

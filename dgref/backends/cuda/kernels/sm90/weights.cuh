@@ -3,7 +3,7 @@
 #pragma once
 #include "sm90/promote.cuh"
 #include "sm90/store.cuh"
-#include "sm90/widen.cuh"
+#include "sm90/words.cuh"
 
 namespace dgref {
 
@@ -33,75 +33,67 @@ DEFINE_WGMMA_ROWS(128, 64, 65, 66, 67, 68, 69, 70)
 
 // Where one thread's codes of a slab lie: rows lane/4 and 8 below it of its warp's 16; of every 32 of K the elements
 // 4q to 4q+3 and 16+4q to 16+4q+3, q = lane%4 (PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk32").
+template <bool KEPT>
 struct CodePlaces {
-  u32 first;  // of the first 32 of K in a stage
+  u32 kept[KEPT ? 8 : 1];  // of each 32 of K in a stage, or of the first
 
   __device__ __forceinline__ CodePlaces(u32 first_row, u32 lane) {
-    const u32 row = first_row + lane / 4;
-    first = ptx::kept(row * 128 + row % 8 * 16 + lane % 4 * 2);
+    const u32 row = first_row + lane / 4, first = row * 128 + row % 8 * 16 + lane % 4 * 2;
+#pragma unroll
+    for (int step = 0; step < (KEPT ? 8 : 1); ++step) kept[step] = ptx::kept(first ^ step * 16);
   }
 
-  // Of any other: the copy engine's swizzle.
-  __device__ __forceinline__ u32 of(int step) const { return first ^ step * 16; }
+  // The copy engine's swizzle.
+  __device__ __forceinline__ u32 computed(int step) const { return kept[0] ^ step * 16; }
+  __device__ __forceinline__ u32 of(int step) const { return KEPT ? kept[step] : computed(step); }
 };
+
+// One thread's codes of 32 of K, four to a word.
+__device__ __forceinline__ void load_codes(u32 (&codes)[4], u32 place) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) codes[i] = ptx::load_shared_2_bytes(place + i % 2 * 1024 + i / 2 * 8);
+}
+
+// wgmma reads these registers until it is waited for, which the compiler does not know: called after the wait, this
+// keeps it from giving them to other values before.
+__device__ __forceinline__ void keep(u32 (&words)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(words[i])::"memory");
+}
 
 // One thread's weights of one slab and 128 of K, as wgmma reads them.
 template <class P>
 struct Fragments {
+  using Places = CodePlaces<P::SCALING != Scaling::VECTOR_32>;  // whose many sums leave no registers
   u32 words[4][4];
-  Exponents exponents[2];  // of the thread's two rows, where they fold
-  bool all_fold = true;    // of the slab's 64 rows
+  Folded folded[2];  // the thread's two rows
 
-  // `row` is the first of the warp's 16; `left` is what there is of K from here on.
-  __device__ __forceinline__ void load(const Ring<P>& ring, u32 stage, int part, u32 row, u32 lane, const CodePlaces& places,
-                                       const Widening& widen, int left) {
+  // `row` is the first of the warp's 16.
+  __device__ __forceinline__ void load(const Ring<P>& ring, u32 stage, int part, u32 row, u32 lane, const Places& places,
+                                       const Widening& widen) {
     const u32 packed = ring.b(stage);
     u32 codes[4][4];
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      const u32 place = packed + places.of(part * 4 + step);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) codes[step][i] = ptx::load_shared_2_bytes(place + i % 2 * 1024 + i / 2 * 8);
+    for (int step = 0; step < 4; ++step) load_codes(codes[step], packed + places.of(part * 4 + step));
+    if constexpr (P::FOLDS) {
+      const u32 own = ring.scale_b(stage) + (part * P::BLOCK_N + row + lane / 4) * 4;
+      folded[0] = {ptx::load_shared_word(own)}, folded[1] = {ptx::load_shared_word(own + 32)};
     }
-    Octaves octaves[2];
-    if constexpr (P::FOLDS) fold(ring.scale_b(stage) + part * P::BLOCK_N * 4, row, lane, left, octaves);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const bool moves = P::FOLDS && step > 0;
-        const Octaves::Tables tables = moves ? octaves[half].tables(step) : Octaves::Tables{widen.magnitudes, Widening::HIGH};
+        const Octaves::Tables tables = moves ? folded[half].tables(step) : Octaves::Tables{widen.magnitudes, Widening::HIGH};
 #pragma unroll
         for (int i = half; i < 4; i += 2) words[step][i] = widen.look_up(codes[step][i], tables.low, tables.high);
       }
     }
   }
 
-  // How the codes of the thread's rows take up the distances of their scales. The warps of a slab agree on whether all
-  // rows fold, so each looks at all 64: a lane at two of them.
-  __device__ __forceinline__ void fold(u32 scales, u32 row, u32 lane, int left, Octaves (&octaves)[2]) {
-    const u32 own = scales + (row + lane / 4) * 4;
-    const float2 two = ptx::load_shared_2(scales + (row / 64 * 64 + lane * 2) * 4);
-    Exponents voted[2] = {__float_as_uint(two.x), __float_as_uint(two.y)};
-    exponents[0] = ptx::load_shared_word(own), exponents[1] = ptx::load_shared_word(own + 32);
-    if (left < SCALE_K) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) voted[i] = Exponents(voted[i].word, left), exponents[i] = Exponents(exponents[i].word, left);
-    }
-    bool folds[2] = {true, true};
-    all_fold = __all_sync(0xFFFFFFFF, Exponents::near(voted[0], voted[1]));
-    if (!all_fold) {
-      all_fold = __all_sync(0xFFFFFFFF, voted[0].fold() && voted[1].fold());
-      folds[0] = exponents[0].fold(), folds[1] = exponents[1].fold();
-    }
-    octaves[0] = exponents[0].octaves(folds[0]), octaves[1] = exponents[1].octaves(folds[1]);
-  }
-
-  // wgmma reads these registers until it is waited for, which the compiler does not know: called after the wait, this
-  // keeps it from giving them to other values before.
   __device__ __forceinline__ void keep() {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) asm volatile("" : "+r"(words[i / 4][i % 4])::"memory");
+    for (int step = 0; step < 4; ++step) ::dgref::keep(words[step]);
   }
 };
 
@@ -112,17 +104,18 @@ struct WeightScales {
   float2 columns[P::ACCUMULATORS / 4];
   float rows[CHAINS][2];
 
-  // `block` counts the stages of a group's K.
-  __device__ __forceinline__ void load_rows(const Ring<P>& ring, u32 stage, int block, int part, u32 row, u32 lane) {
+  __device__ __forceinline__ void load_rows(const Ring<P>& ring, u32 stage, int part, u32 row, u32 lane) {
     constexpr int LINES = P::SCALES_B / P::PARTS;  // none of its own where a word spans the stage
     const u32 scale_b = ring.scale_b(stage) + (part * LINES * P::BLOCK_N + row + lane / 4) * 4;
 #pragma unroll
     for (int i = 0; i < CHAINS; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        rows[i][half] = ptx::load_shared(scale_b + i * P::BLOCK_N * 4 + half * 32);
+        const u32 place = scale_b + i * P::BLOCK_N * 4 + half * 32;
         if constexpr (P::SCALING == Scaling::POWERS) {
-          rows[i][half] = Exponents(__float_as_uint(rows[i][half])).scale(u32(block * P::PARTS + part) % 4);
+          rows[i][half] = __uint_as_float(ptx::load_shared_2_bytes(place + part * 2) << 16);
+        } else {
+          rows[i][half] = ptx::load_shared(place);
         }
       }
     }
@@ -175,7 +168,7 @@ struct WeightSlab {
   static constexpr bool EARLY = P::BLOCK_M <= 64;  // registers suffice to prepare while wgmma runs
   const Ring<P>& ring;
   const u32 lane, row, tokens;
-  const CodePlaces places;
+  const typename Fragments<P>::Places places;
   const Widening widen;
 
   __device__ __forceinline__ WeightSlab(const Ring<P>& ring, u32 group, u32 thread)
@@ -184,60 +177,75 @@ struct WeightSlab {
         row(group * 64 + thread / 32 * 16),
         tokens(__shfl_sync(0xFFFFFFFF, descriptor_lower(ring.a(0)), 0)),
         places(row, lane),
-        // The address looks like each lane's own, or what is read would move to uniform registers and back for every use.
-        widen(Widening::published(ring.base + P::TABLES_OFFSET + (lane & ptx::zero()))) {}
+        widen(lane & ptx::zero()) {}  // looks like each lane's own, or it would move to uniform registers and back for each use
 
   __device__ __forceinline__ void wait(const Cursor<P::STAGES>& cursor) const {
-    ptx::barrier_wait(ring.full(cursor.stage), cursor.phase);
+    ptx::barrier_wait(ring.ready(cursor.stage), cursor.phase);
   }
 
-  __device__ __forceinline__ void load(Fragments<P>& weights, u32 stage, int part, int left) const {
-    weights.load(ring, stage, part, row, lane, places, widen, left);
+  __device__ __forceinline__ void load(Fragments<P>& weights, u32 stage, int part) const {
+    weights.load(ring, stage, part, row, lane, places, widen);
   }
 
   // Rows whose scales do not fold: of each 32 of K a chain of its own, promoted by its own scale. `fold` says of a thread's
   // two rows whether they do.
   __device__ __forceinline__ void multiply_apart(float (&total)[P::ACCUMULATORS], float (&sum)[P::ACCUMULATORS],
-                                                 Fragments<P>& weights, u32 stage, int part, u32 place,
-                                                 bool (&fold)[2]) const {
+                                                 u32 stage, int part, u32 place, int left, bool (&fold)[2]) const {
     const u32 scale_a = ring.scale_a(stage) + part * P::LOAD_M * 4 + lane % 4 * 8;
-    const Exponents first = weights.exponents[0], second = weights.exponents[1];
+    const u32 own = ring.scale_b(stage) + (part * P::BLOCK_N + row + lane / 4) * 4 + P::SCALE_B_COPIED;
+    const Exponents first(ptx::load_shared_word(own)), second(ptx::load_shared_word(own + 32));
     fold[0] = first.fold(), fold[1] = second.fold();
+#pragma unroll 1  // rare: what counts is that there is little of it
+    for (int step = 0; step < 4 && step * 32 < left; ++step) {
+      u32 words[4];
+      load_codes(words, ring.b(stage) + places.computed(part * 4 + step));
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
+      for (int i = 0; i < 4; ++i) words[i] = widen(words[i]);
       pin_all(sum);
       wgmma_fence();
-      WgmmaRows<P::BLOCK_M>::issue(sum, weights.words[step], place + step * 2, false);
+      WgmmaRows<P::BLOCK_M>::issue(sum, words, place + step * 2, false);
       wgmma_commit();
       pin_all(sum);
       wgmma_wait<0>();
       pin_all(sum);
-      weights.keep();
+      keep(words);
       const float rows[2] = {first.scale(step), second.scale(step)};
 #pragma unroll
       for (int i = 0; i < P::ACCUMULATORS; i += 4) {
-        const float2 columns = ptx::load_shared_2(scale_a + i * 8);  // anew each time: registers are scarce, and this rare
+        const float2 columns = ptx::load_shared_2(scale_a + i * 8);  // anew each time: registers are scarce
         promote_four(&total[i], &sum[i], columns, rows, !fold[0], !fold[1]);
       }
     }
   }
 
-  // Per 128 of K one chain of four wgmma, or per 32 of K a chain of each. `prepare` runs beside the last of them.
+  // Per 128 of K one chain of four wgmma, or per 32 of K a chain of each. `prepare` runs beside the last of them. `left` is
+  // what there is of K from here on: beyond its end are no chains, whose zeros a scale that is infinite would turn into NaN.
   template <class Prepare>
-  __device__ __forceinline__ void multiply(float (&total)[P::ACCUMULATORS], Fragments<P>& weights, u32 stage, int block,
-                                           int part, Prepare prepare) const {
+  __device__ __forceinline__ void multiply(float (&total)[P::ACCUMULATORS], Fragments<P>& weights, u32 stage, int part,
+                                           int left, Prepare prepare) const {
+    if (CHAINS > 1 && left < SCALE_K) {
+      multiply_chains<true>(total, weights, stage, part, left, prepare);
+    } else {
+      multiply_chains<false>(total, weights, stage, part, left, prepare);
+    }
+  }
+
+  // Conditions, only where K may END, keep the compiler from mixing one chain's promotion with the next.
+  template <bool END, class Prepare>
+  __device__ __forceinline__ void multiply_chains(float (&total)[P::ACCUMULATORS], Fragments<P>& weights, u32 stage, int part,
+                                           int left, Prepare prepare) const {
     float sum[TOGETHER][P::ACCUMULATORS];
     WeightScales<P> scales;
     if constexpr (P::FOLDS) {
-      scales.rows[0][0] = weights.exponents[0].folded_scale(), scales.rows[0][1] = weights.exponents[1].folded_scale();
+      scales.rows[0][0] = weights.folded[0].scale(), scales.rows[0][1] = weights.folded[1].scale();
     } else {
-      scales.load_rows(ring, stage, block, part, row, lane);
+      scales.load_rows(ring, stage, part, row, lane);
     }
     if constexpr (EARLY) scales.load_columns(ring, stage, part, lane);
     const u32 place = tokens + stage * (P::A_BYTES / 16) + part * (P::LOAD_M * 128 / 16);
-    const bool all_fold = weights.all_fold;
-    bool fold[2] = {true, true};
-    if (!all_fold) multiply_apart(total, sum[0], weights, stage, part, place, fold);
+    bool all_fold = true, fold[2] = {true, true};
+    if constexpr (P::FOLDS) all_fold = __all_sync(0xFFFFFFFF, ptx::load_shared_word(ring.all_fold(stage, part, row / 64)));
+    if (!all_fold) multiply_apart(total, sum[0], stage, part, place, left, fold);
 #pragma unroll
     for (int chain = 0; chain < CHAINS; chain += TOGETHER) {
       pin_chains(sum);
@@ -257,7 +265,9 @@ struct WeightSlab {
       if (part + 1 == P::PARTS && chain + TOGETHER == CHAINS) ring.release(stage, lane, scales.touched());
       if (all_fold) {
 #pragma unroll
-        for (int i = 0; i < TOGETHER; ++i) promote_weights<P>(total, sum[i], scales, chain + i, true, true);
+        for (int i = 0; i < TOGETHER; ++i) {
+          if (!END || (chain + i) * 32 < left) promote_weights<P>(total, sum[i], scales, chain + i, true, true);
+        }
       } else {
         promote_weights<P>(total, sum[0], scales, 0, fold[0], fold[1]);
       }
@@ -274,23 +284,23 @@ __device__ __forceinline__ void accumulate_weights(float (&total)[P::SLABS][P::A
   if (tile.block_begin == tile.block_end) return;
   const WeightSlab<P> slab(ring, group, thread);
   Fragments<P> first, second;
-  const auto left = [&](int block, int part) { return tile.k_size - block * P::BLOCK_K - part * SCALE_K; };
   slab.wait(cursor);
-  slab.load(first, cursor.stage, 0, left(tile.block_begin, 0));
+  slab.load(first, cursor.stage, 0);
 #pragma unroll 1
   for (int block = tile.block_begin; block < tile.block_end; ++block) {
     const u32 stage = cursor.stage;
     cursor.advance();
-    slab.multiply(total[0], first, stage, block, 0, [&] { slab.load(second, stage, 1, left(block, 1)); });
+    const int left = tile.k_size - block * P::BLOCK_K;
+    slab.multiply(total[0], first, stage, 0, left, [&] { slab.load(second, stage, 1); });
     // Beyond the end of K a stage may hold the scales of another group.
-    if (left(block, 1) <= 0) {
+    if (left <= SCALE_K) {
       ring.release(stage, thread % 32, touched(total[0]));
       break;
     }
-    slab.multiply(total[0], second, stage, block, 1, [&] {
+    slab.multiply(total[0], second, stage, 1, left - SCALE_K, [&] {
       if (block + 1 == tile.block_end) return;
       slab.wait(cursor);
-      slab.load(first, cursor.stage, 0, left(block + 1, 0));
+      slab.load(first, cursor.stage, 0);
     });
   }
 }

@@ -9,16 +9,10 @@ namespace dgref {
 // its upper bit set replicates the sign bit and gives 0. In the difference no byte borrows from its neighbour.
 struct Widening {
   static constexpr u32 LOW = 0xBCB8B080u, HIGH = 0xCCC8C4C0u, SIGNS = 0x40404040u;
-  u32 magnitudes = LOW, signs = SIGNS;
+  u32 magnitudes, signs;
 
-  // Through shared memory: the compiler would load values that it knows anew for every use.
-  static __device__ __forceinline__ void publish(u32 tables) {
-    ptx::store_shared(tables, LOW);
-    ptx::store_shared(tables + 4, SIGNS);
-  }
-  static __device__ __forceinline__ Widening published(u32 tables) {
-    return {ptx::load_shared_word(tables), ptx::load_shared_word(tables + 4)};
-  }
+  // `nothing` is zero, which the compiler does not know: it would load values that it knows anew for every use.
+  __device__ __forceinline__ Widening(u32 nothing = 0) : magnitudes(LOW + nothing), signs(SIGNS + nothing) {}
 
   // Bits of `codes` above the sixteenth are ignored.
   __device__ __forceinline__ u32 operator()(u32 codes) const { return look_up(codes, magnitudes, HIGH); }
@@ -49,6 +43,17 @@ struct Octaves {
   }
 };
 
+// A row and 128 of K that fold: the octaves of the last three of four blocks of 32, and above them the exponent of the
+// first, which is left as the scale of all.
+struct Folded {
+  u32 word;
+
+  __device__ __forceinline__ Octaves::Tables tables(int step) const { return Octaves{word}.tables(step - 1); }
+  __device__ __forceinline__ float scale() const {  // never NaN; 2^-127 is no normal number
+    return __uint_as_float(max(word >> 1 & 0x7F800000u, 0x00400000u));
+  }
+};
+
 // The UE8M0 exponents of a row and 128 of K, a byte each. Where the last three lie within 5 octaves below and 6 above the
 // first, the codes can take the differences, and the first is left as the scale of all.
 struct Exponents {
@@ -71,7 +76,6 @@ struct Exponents {
   __device__ __forceinline__ u32 first() const { return word & 0xFF; }
   __device__ __forceinline__ u32 all_first() const { return __byte_perm(word, 0, 0); }
 
-  __device__ __forceinline__ u32 from_first() const { return word + Octaves::NONE - all_first(); }
   __device__ __forceinline__ bool fold() const {
     const u32 undefined = ((word & 0x7F7F7F7Fu) + 0x01010101u) & word;  // 255 means NaN
     return ((too_far(word & 0xFF00FFu) | too_far(word >> 8 & 0xFF00FFu)) & 0x80008000u | undefined & 0x80808080u) == 0;
@@ -82,7 +86,9 @@ struct Exponents {
     const u32 moved = two + 0x00050005u - first() * 0x00010001u;
     return ((moved & 0x7FFF7FFFu) + (0x7FFFu - Octaves::MOST) * 0x00010001u) | moved;
   }
-  __device__ __forceinline__ Octaves octaves(bool folds) const { return {folds ? from_first() : Octaves::NONE}; }
+  __device__ __forceinline__ Folded folded(bool folds) const {
+    return {__byte_perm(folds ? word + Octaves::NONE - all_first() : Octaves::NONE, word, 0x4321)};
+  }
 
   // Whether the rest of two rows lies within 4 octaves below and 3 above the first: a sign that both fold, found in a few
   // instructions. The first, less 4, is below 248, so that no byte borrows from the next or carries into it.
@@ -93,9 +99,6 @@ struct Exponents {
 
   // So near to 1 that products with scales of A that are near to 1 are normal numbers, from here to any scale of a block.
   static __device__ __forceinline__ bool moderate(u32 exponent) { return exponent - 77 <= 100; }
-
-  // What is left as the scale of 128 of K that fold: never NaN.
-  __device__ __forceinline__ float folded_scale() const { return __uint_as_float(max(first() << 23, 0x00400000u)); }
 
   __device__ __forceinline__ float scale(int step) const {
     const u32 exponent = __byte_perm(word, 0, 0x4440 + step), bits = max(exponent << 23, 0x00400000u);  // 2^-127 is none
