@@ -45,15 +45,17 @@ def dense(found: dict[tuple[str, str], Result]) -> Iterator[str]:
 
 
 def others(found: dict[tuple[str, str], Result]) -> Iterator[str]:
-    """Yield the table of every other timed case of ours, beside torch's time where torch has the same product."""
-    yield "| case | us | TFLOPS | GB/s | share of the roof | torch, us |"
+    """Yield the table of every other timed case of ours, beside torch or, of packed weights, our FP8 product."""
+    yield "| case | us | TFLOPS | GB/s | share of the roof | beside it, us (ratio) |"
     yield "|---|---|---|---|---|---|"
     for (id, name), row in found.items():
         if name != OURS or _is_dense(id):
             continue
         speed = row.throughput
-        peer = found.get((id, PEER))
-        beside = f"{peer.throughput['microseconds']:.1f}" if peer else ""
+        packed = id.startswith("fp4")
+        what, peer = ("FP8", found.get((id.rsplit("-", 1)[1], OURS))) if packed else ("torch", found.get((id, PEER)))
+        other = peer.throughput["microseconds"] if peer else 0
+        beside = f"{what} {other:.1f} ({other / speed['microseconds']:.2f})" if peer else ""
         cells = (f"{speed['microseconds']:.1f}", f"{speed['tflops']:.0f}", f"{speed['gigabytes_per_second']:.0f}")
         yield f"| {id} | " + " | ".join(cells) + f" | {speed['of_roof']:.2f} | {beside} |"
 
