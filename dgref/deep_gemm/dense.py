@@ -115,7 +115,7 @@ def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits,
 
     Every line here is paid for by every launch: whatever the kernel checks when it first sees tensors is left to it.
     """
-    packed = check_scaled(b, block_a, block_b)
+    packed = check_scaled(a, b, block_a, block_b)
     kernels().fp8_gemm(
         a,
         a_scale=a_scale,
@@ -130,9 +130,12 @@ def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits,
     )
 
 
-def check_scaled(b: Any, block_a: Any, block_b: Any) -> bool:
-    """Raise unless there are kernels for scales of these blocks; say whether b is packed FP4."""
+def check_scaled(a: Any, b: Any, block_a: Any, block_b: Any) -> bool:
+    """Raise unless there are kernels for scales of these blocks, and a is FP8; say whether b is packed FP4."""
     packed = b.dtype is not torch.float8_e4m3fn
+    if a.dtype is not torch.float8_e4m3fn:  # which a kernel would take bytes for
+        hint = f"; {BYTES_ARE_CODES}" if a.dtype in (torch.uint8, torch.int8) else ""
+        raise no_kernel(f"a in torch.float8_e4m3fn, not {a.dtype}{hint}")
     if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
         need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
         hint = f"; {BYTES_ARE_CODES}" if b.dtype in (torch.uint8, torch.int8) else ""

@@ -57,7 +57,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     options = _options(use_psum_layout, ensure_zero_padding)
     if d.is_cuda:
-        packed = check_scaled(b, *chosen)
+        packed = check_scaled(a, b, *chosen)
         scales = (a_scale, b_scale, chosen[1], packed)
         _contiguous_on_gpu(a, b, d, grouped_layout, options, *scales)
         return
@@ -206,7 +206,7 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     if d.is_cuda:
-        packed = check_scaled(b, *chosen)
+        packed = check_scaled(a, b, *chosen)
         kernels().masked(
             a,
             b,

@@ -134,6 +134,10 @@ def _flat(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def _k_on_gpu(a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None) -> None:
     """Launch the kernel for groups of K; scales are [rows, blocks of K]."""
+    if a_scale is not None:
+        for name, operand in (("a", a), ("b", b)):  # a kernel would take any bytes for FP8
+            if operand.dtype is not torch.float8_e4m3fn:
+                raise FormatError(expected(name, operand.dtype, "torch.float8_e4m3fn"))
     launch, sizes = kernels().k_grouped, None if flag("use_psum_layout", psum) else ks_cpu
     options = {"sizes": sizes, "prefix_sum": psum, "alignment": SETTINGS.alignment, "resources": SETTINGS.resources}
     launch(a, b, d, layout, c, a_scale, b_scale, **options)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import dgref.deep_gemm as deep_gemm
 from dgref.backends.cuda.sm90 import launch
 from dgref.deep_gemm import kernels
-from dgref.errors import DgrefError, InputError, LayoutError, ShapeError
+from dgref.errors import DgrefError, FormatError, InputError, LayoutError, ShapeError, UnsupportedError
 from tests.backends.cuda.sm90.recording import Driver, record
 from tests.deep_gemm.calls import Arguments, index
 from tests.deep_gemm.spoiled import spoiled, spoiled_tensors
@@ -132,7 +132,6 @@ def shapes_spoiled(value: Any) -> list[Any]:
         other
         for other in spoiled_tensors(value)
         if not other.is_meta  # here no tensor is on a GPU
-        and other.dtype != torch.uint8  # on a GPU also a name of FP8, where no other operand is FP4
         and tuple(other.shape) != (1, *value.shape)  # one group, where a GPU takes stacks as well
         and (other.dtype != torch.int32 or other.shape != value.shape)  # a GPU does not look what is in them
     ]
@@ -154,6 +153,18 @@ def test_no_shape_that_is_refused_on_the_cpu_is_launched(name: str, driver: Driv
 
 
 MISREAD = [
+    (
+        "fp8_gemm_nt",
+        {"a": (codes(M, K).view(torch.uint8), torch.ones(M, 2))},
+        UnsupportedError,
+        "need a in torch.float8_e4m3fn, not torch.uint8; uint8 and int8 are read as packed FP4",
+    ),
+    (
+        "k_grouped_fp8_gemm_nt_contiguous",
+        {"b": (codes(384 * N).view(torch.uint8), torch.ones(N, 3))},
+        FormatError,
+        "b: got torch.uint8, need torch.float8_e4m3fn",
+    ),
     ("k_grouped_fp8_gemm_tn_contiguous", {"a": (codes(384 * M), torch.ones(3, M))}, ShapeError, "a shape: got [49152]"),
     ("k_grouped_bf16_gemm_tn_contiguous", {"a": bf16(384 * M)}, ShapeError, "a shape: got [49152], need two axes"),
     (
