@@ -129,7 +129,7 @@ def _flat(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return groups that are matrices of their own as the line of elements by which the kernel knows them."""
     if not tensor.is_contiguous():
         raise LayoutError(expected(f"{name} strides", tensor.stride(), "elements one behind the other"))
-    return tensor.view(-1)
+    return tensor if tensor.dim() == 1 else tensor.view(-1)
 
 
 def _k_on_gpu(a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None) -> None:
