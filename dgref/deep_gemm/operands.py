@@ -222,12 +222,17 @@ def start_values(c: torch.Tensor | None, d: torch.Tensor) -> np.ndarray | None:
 
 def integers(name: str, tensor: torch.Tensor, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Return an int32 index tensor as an array."""
+    check_integers(name, tensor, shape)
+    return to_numpy(tensor, name)
+
+
+def check_integers(name: str, tensor: torch.Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """Raise unless a tensor is one of indices, whatever it holds: to look would wait for a GPU."""
     if tensor.dtype != torch.int32 or not tensor.is_contiguous():
         got = f"{tensor.dtype}{'' if tensor.is_contiguous() else ', not contiguous'}"
         raise FormatError(expected(name, got, "contiguous torch.int32"))
     if shape is not None:
         check_shape(name, tensor, shape)
-    return to_numpy(tensor, name)
 
 
 def check_shape(name: str, tensor: torch.Tensor, need: tuple[int, ...], why: str = "") -> None:

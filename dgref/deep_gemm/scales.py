@@ -11,7 +11,7 @@ import torch
 from dgref import reference
 from dgref.annotations import explained
 from dgref.deep_gemm.arguments import Matrix, Vector
-from dgref.deep_gemm.operands import check_shape, integers
+from dgref.deep_gemm.operands import check_integers, check_shape, integers
 from dgref.deep_gemm.settings import SETTINGS, is_blackwell
 from dgref.errors import (
     FormatError,
@@ -55,8 +55,10 @@ def get_mn_major_tma_aligned_packed_ue8m0_tensor(sf: torch.Tensor, psum_layout: 
     With `psum_layout`, the ends of groups of rows, words of rows between groups are 0.
     """
     _check_scales(sf)
-    if psum_layout is not None and sf.dim() != 2:
-        raise ShapeError(expected("sf shape", list(sf.shape), "[mn, blocks], with psum_layout"))
+    if psum_layout is not None:
+        check_integers("psum_layout", psum_layout, (psum_layout.numel(),))
+        if sf.dim() != 2:
+            raise ShapeError(expected("sf shape", list(sf.shape), "[mn, blocks], with psum_layout"))
     return _rows_first(_pack_words(sf, psum_layout), sf.shape[-2])
 
 
@@ -79,11 +81,12 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
         raise FormatError(expected("sf", f"{sf.dtype} {list(sf.shape)}", "contiguous torch.float32 [K blocks, mn]"))
     if not ks_cpu and not use_psum_layout:
         raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, unless use_psum_layout"))
+    whole_number("k_alignment", k_alignment, 1)
+    ks_cpu = None if ks_cpu is None else whole_numbers("ks_cpu", ks_cpu)
     if not use_psum_layout:
-        if not sf.is_cuda:
-            integers("grouped_layout", grouped_layout)
-            if list(ks_cpu) != grouped_layout.tolist():
-                raise InputError(expected("grouped_layout", grouped_layout.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
+        check_integers("grouped_layout", grouped_layout, (len(ks_cpu),))
+        if not sf.is_cuda and list(ks_cpu) != grouped_layout.tolist():
+            raise InputError(expected("grouped_layout", grouped_layout.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
         return _pack_k_groups(sf, _blocks_of(ks_cpu, gran_k))
     lengths = group_lengths(integers("grouped_layout", grouped_layout.cpu()), True, k_alignment)
     counts = _blocks_of(lengths, gran_k)

@@ -209,3 +209,31 @@ def test_how_many_rows_to_expect_is_a_whole_number_on_either_device(expected_m: 
     for run in (on_gpu, lambda name, arguments: getattr(deep_gemm, name)(**arguments)):
         with pytest.raises(InputError, match=f"expected_m: got {expected_m!r}, need an integer from 0 up"):
             run(name, CALLS[name]() | {"expected_m": expected_m})
+
+
+SCALES = torch.ones(3, M)
+OF_K = {"sf": SCALES, "grouped_layout": index(*SIZES), "ks_cpu": SIZES, "gran_k": 128, "k_alignment": 128}
+WORDS = [
+    ({"psum_layout": torch.tensor([1.0, 3.0])}, "psum_layout: got torch.float32, need contiguous torch.int32"),
+    ({"psum_layout": index([1, 3])}, "psum_layout shape: got [1, 2], need [2]"),
+    ({"psum_layout": [1, 3]}, "psum_layout: got [1, 3], need a torch tensor"),
+    ({**OF_K, "grouped_layout": None}, "grouped_layout: got None, need a torch tensor"),
+    ({**OF_K, "grouped_layout": index(*SIZES).long()}, "grouped_layout: got torch.int64, need contiguous torch.int32"),
+    ({**OF_K, "grouped_layout": index(384)}, "grouped_layout shape: got [1], need [2]"),
+    ({**OF_K, "ks_cpu": [128.0, 256]}, "ks_cpu: got 128.0, need an integer from 0 up"),
+    ({**OF_K, "k_alignment": "aligned"}, "k_alignment: got 'aligned', need an integer from 1 up"),
+]
+
+
+@pytest.mark.parametrize("placed", [gpu, lambda value: value], ids=["gpu", "cpu"])
+@pytest.mark.parametrize(("changes", "sentence"), WORDS, ids=[sentence for _, sentence in WORDS])
+def test_words_of_scales_are_made_for_groups_that_are_integers(
+    placed: Callable, changes: Arguments, sentence: str, driver: Driver
+) -> None:
+    name = "get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor" if "sf" in changes else ""
+    arguments = {"sf": SCALES, **changes}
+    with pytest.raises(DgrefError) as caught:
+        getattr(deep_gemm, name or "get_mn_major_tma_aligned_packed_ue8m0_tensor")(
+            **{key: placed(value) for key, value in arguments.items()}
+        )
+    assert sentence in str(caught.value) and not driver.launches

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dgref.backends.cuda.binding import Address, Operand, Struct
 from dgref.backends.cuda.jit import Kernel, compile_kernel, on_device
 from dgref.backends.cuda.launch import Plan
-from dgref.errors import FormatError, ShapeError, UnsupportedError, expected
+from dgref.errors import FormatError, ShapeError, UnsupportedError, expected, whole_numbers
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.layouts.elements import ue8m0_codes
 
@@ -162,7 +162,7 @@ def _packed_psum(scales, check: bool, ends: Any, row_alignment: int = 128) -> to
     import torch
 
     rows, columns = scales.shape[-2:]
-    ends = _as_int32(ends, scales)
+    ends = _as_int32("ends", ends, scales)
     geometry = Geometry(rows, columns, -(-rows // 4) * 4, groups=len(ends), row_alignment=row_alignment)
     target = torch.empty(
         *scales.shape[:-2], geometry.words, geometry.padded_rows, dtype=torch.int32, device=scales.device
@@ -184,7 +184,7 @@ def _packed_k_grouped(scales, check: bool, extents: Any, total_words: int | None
                 expected("extents", f"{known} with sum {sum(known)}", f"counts with sum {scales.shape[0]}")
             )
         total_words = sum(-(-extent // 4) for extent in known)
-    extents = _as_int32(extents, scales)
+    extents = _as_int32("extents", extents, scales)
     geometry = Geometry(*scales.shape, 0, groups=len(extents), total_words=total_words)
     target = torch.empty(total_words, geometry.columns, dtype=torch.int32, device=scales.device)
     wide = 4 if geometry.columns % 4 == 0 else 1
@@ -274,12 +274,14 @@ def _kernel(entry: str, arguments: tuple) -> Kernel:
     return compile_kernel(SOURCE, entry, {str(index): value for index, value in enumerate(arguments)})
 
 
-def _as_int32(values: Any, like) -> torch.Tensor:
+def _as_int32(name: str, values: Any, like) -> torch.Tensor:
     import torch
 
     if isinstance(values, torch.Tensor):
+        if values.dtype not in (torch.int32, torch.int64):
+            raise FormatError(expected(name, values.dtype, "torch.int32 or torch.int64"))
         return values.to(device=like.device, dtype=torch.int32).contiguous()
-    return torch.tensor(list(values), dtype=torch.int32, device=like.device)
+    return torch.tensor(whole_numbers(name, values), dtype=torch.int32, device=like.device)
 
 
 def _batches(scales) -> int:
