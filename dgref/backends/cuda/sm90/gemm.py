@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dgref.annotations import explained
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
 from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import configuration
@@ -11,17 +12,21 @@ from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.nothing import add_nothing, check_addend
 from dgref.backends.cuda.sm90.pair import Pair, pair_of
 from dgref.backends.cuda.sm90.shape import Configuration, Shape
-from dgref.errors import ShapeError, expected
+from dgref.errors import ShapeError, expected, flag
 from dgref.reference.gemm import split_columns, split_width
 
+if TYPE_CHECKING:
+    import torch
 
+
+@explained
 def fp8_gemm(
-    a: Any,
-    a_scale: Any,
-    b: Any,
-    b_scale: Any,
-    d: Any,
-    c: Any = None,
+    a: torch.Tensor,
+    a_scale: torch.Tensor,
+    b: torch.Tensor,
+    b_scale: torch.Tensor,
+    d: torch.Tensor,
+    c: torch.Tensor | None = None,
     *,
     b_block: tuple[int, int] = (128, 128),
     batch_invariant: bool = False,
@@ -37,31 +42,39 @@ def fp8_gemm(
     rows that are not MN-major and TMA-aligned, are rewritten first, which costs one pass over them. With `packed`,
     b is [n, k/2] E2M1 codes, two to a byte, the low nibble first, widened exactly to E4M3 inside; `b_block` then has
     one row. `head_splits` (left, middle, right) leaves `middle` columns of d untouched between `left` and `right`
-    columns of the product.
+    columns of the product. `c` may be d itself; where it shares memory with d otherwise, some of it is read after d
+    has been written there.
     """
     options = (b_block, batch_invariant, head_splits, packed, resources, forced)
     if not repeatable(_fp8_plan, (a, a_scale, b, b_scale, d, c), options):
         add_nothing(d, c)
 
 
+@explained
 def bf16_gemm(
-    a: Any,
-    b: Any,
-    d: Any,
-    c: Any = None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    d: torch.Tensor,
+    c: torch.Tensor | None = None,
     *,
     batch_invariant: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
 ) -> None:
-    """Write a[m, k] * b[n, k]^T into d (plus c where given); either operand may be a transposed view."""
+    """Write a[m, k] * b[n, k]^T into d (plus c where given); either operand may be a transposed view.
+
+    `c` is that of `fp8_gemm`.
+    """
     if not repeatable(_bf16_plan, (a, b, d, c), (batch_invariant, resources, forced)):
         add_nothing(d, c)
 
 
 def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_splits, packed, resources, forced):
+    batch_invariant, packed = flag("batch_invariant", batch_invariant), flag("packed", packed)
     if not (a.shape[-1] and d.numel()):
-        _check_fit(read.extents("a", a), read.extents("b", b, packed), d, head_splits)
+        read.check_payload("a", a, "E4M3")
+        read.check_payload("b", b, "E2M1" if packed else "E4M3")
+        _check_nothing(read.extents("a", a), read.extents("b", b, packed), d, head_splits)
         return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     shape = _shape(pair, d, c, batch_invariant, head_splits)
@@ -70,8 +83,11 @@ def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_split
 
 
 def _bf16_plan(a, b, d, c, batch_invariant, resources, forced):
+    batch_invariant = flag("batch_invariant", batch_invariant)
     if not (a.shape[-1] and d.numel()):
-        _check_fit(read.extents("a", a), read.extents("b", b), d)
+        read.check_payload("a", a, "BF16")
+        read.check_payload("b", b, "BF16")
+        _check_nothing(read.extents("a", a), read.extents("b", b), d)
         return None
     pair = pair_of(a, b)
     shape = _shape(pair, d, c, batch_invariant, None)
@@ -89,6 +105,12 @@ def _check_fit(left: tuple[int, int, int], right: tuple[int, int, int], d: Any, 
     need = (rows, columns) if groups == 1 and d.dim() == 2 else (groups, rows, columns)
     if tuple(d.shape) != need:
         raise ShapeError(expected("d", tuple(d.shape), need))
+
+
+def _check_nothing(left: tuple[int, int, int], right: tuple[int, int, int], d: Any, head_splits: Any = None) -> None:
+    """Raise where a product over no K, or of no elements, would be refused over some."""
+    _check_fit(left, right, d, head_splits)
+    read.output_format("d", d)
 
 
 def _shape(pair: Pair, d: Any, c: Any, batch_invariant: bool, head_splits: Any) -> Shape:

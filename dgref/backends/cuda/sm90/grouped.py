@@ -139,8 +139,9 @@ def gemm_grouped_k(
 def _contiguous(
     a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, b_block, packed, resources, forced
 ):
+    packed, prefix_sum = flag("packed", packed), flag("prefix_sum", prefix_sum)
+    zero_padding = flag("zero_padding", zero_padding)
     _check_alignment(alignment, 16 if packed else 64)
-    prefix_sum, zero_padding = flag("prefix_sum", prefix_sum), flag("zero_padding", zero_padding)
     if a.dim() != 2:
         raise ShapeError(expected("a", tuple(a.shape), "one matrix, which holds the rows of all groups"))
     left, right = read.extents("a", a), read.extents("b", b, packed)
@@ -156,7 +157,7 @@ def _contiguous(
 
 
 def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, resources, forced):
-    likely = whole_number("expected_m", expected_m)
+    likely, packed = whole_number("expected_m", expected_m), flag("packed", packed)
     left, right = read.extents("a", a), read.extents("b", b, packed)
     groups, rows, _ = left
     if groups != right[0]:

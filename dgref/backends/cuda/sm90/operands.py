@@ -59,10 +59,15 @@ def extents(name: str, tensor: Any, packed: bool = False) -> tuple[int, int, int
     return (*groups, 1)[0], rows, k * 2 if packed else k
 
 
-def matrix(name: str, tensor: Any, element: str) -> Matrix:
-    """Read a [rows, k] or [groups, rows, k] tensor; a transposed view is an MN-major operand."""
+def check_payload(name: str, tensor: Any, element: str) -> None:
+    """Raise unless a tensor holds an operand's elements."""
     if str(tensor.dtype) not in PAYLOADS[element]:
         raise FormatError(expected(name, tensor.dtype, " or ".join(PAYLOADS[element])))
+
+
+def matrix(name: str, tensor: Any, element: str) -> Matrix:
+    """Read a [rows, k] or [groups, rows, k] tensor; a transposed view is an MN-major operand."""
+    check_payload(name, tensor, element)
     groups, rows, k = extents(name, tensor)
     row_stride, k_stride = tensor.stride()[-2:]
     major = "K" if k_stride == 1 or k == 1 else "MN"
@@ -72,6 +77,10 @@ def matrix(name: str, tensor: Any, element: str) -> Matrix:
     if groups > 1 and tensor.stride(0) != line * lines:
         raise LayoutError(expected(name, f"stride {tensor.stride(0)} between groups", f"{line * lines}, back to back"))
     width = WIDTH[element]
+    if line == 0 and lines > 1:
+        raise LayoutError(
+            expected(name, f"strides {tuple(tensor.stride())}", "lines that lie apart: copy what is expanded")
+        )
     if line * width % 16 and lines * groups > 1:
         need = f"a multiple of 16 bytes: the copy engine reads no other; pad {'K' if major == 'K' else 'the rows'}"
         raise LayoutError(expected(f"{name}, line stride", f"{line * width} bytes", need))

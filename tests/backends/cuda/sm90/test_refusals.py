@@ -84,6 +84,12 @@ SHORT |= {"b_scale": torch.ones(N, 1)}
 PACKED = {"b": made(GROUPS, N, K // 2, dtype=torch.uint8), "packed": True, "b_block": (1, 32)}
 WIDE = configure(Shape(M, N, K, scaling="VECTOR"), Tile(256, 128, 2), 1, 132)
 REFUSED = [
+    (dense(packed="no"), InputError, "packed: got 'no', need True or False"),
+    (dense(batch_invariant=3), InputError, "batch_invariant: got 3, need True or False"),
+    (contiguous(packed="no"), InputError, "packed: got 'no', need True or False"),
+    (dense(a=made(1, K, dtype=E4M3).expand(M, K)), LayoutError, "need lines that lie apart: copy what is expanded"),
+    (lambda: bf16_gemm(made(M, 0), made(N, 0), made(M, N, dtype=E4M3)), FormatError, "d: got torch.float8_e4m3fn"),
+    (lambda: bf16_gemm(made(M, 0), made(N, 0, dtype=E4M3), made(M, N)), FormatError, "b: got torch.float8_e4m3fn"),
     (dense(**GAPS, forced=WIDE), UnsupportedError, "need one of at most 128 rows, for scales with gaps between them"),
     (batch(d=made(M, N)), ShapeError, "d: got (64, 128), need (2, 64, 128)"),
     (batch(d=made(1, M, N)), ShapeError, "d: got (1, 64, 128), need (2, 64, 128)"),
@@ -223,13 +229,24 @@ def test_no_rows_are_no_launch(call: Callable, driver: Driver) -> None:
     assert driver.launches == []
 
 
-GROUPED = {
-    gemm_grouped_contiguous: {"a": made(M, K), "b": made(GROUPS, N, K), "d": made(M, N), "layout": labels(M)},
+NO_SCALES = dict.fromkeys(("a_scale", "b_scale"))
+PRODUCTS = {
+    fp8_gemm: {
+        **{"a": made(M, K, dtype=E4M3), "a_scale": torch.ones(M, 2), "b": made(N, K, dtype=E4M3)},
+        **{"b_scale": torch.ones(1, 2), "d": made(M, N), "c": made(M, N)},
+    },
+    bf16_gemm: {"a": made(M, K), "b": made(N, K), "d": made(M, N), "c": made(M, N)},
+    gemm_grouped_contiguous: {
+        **{"a": made(M, K), "b": made(GROUPS, N, K), "d": made(M, N), "layout": labels(M)},
+        **NO_SCALES,
+    },
     gemm_grouped_masked: {
+        **NO_SCALES,
         **{"a": made(GROUPS, M, K), "b": made(GROUPS, N, K), "d": made(GROUPS, M, N)},
         **{"masked_m": labels(GROUPS), "expected_m": 3},
     },
     gemm_grouped_k: {
+        **NO_SCALES,
         **{"a": made(K, M), "b": made(K, N), "d": made(GROUPS, M, N), "c": made(GROUPS, M, N)},
         **{"layout": torch.tensor([128, 128], dtype=torch.int32), "sizes": [128, 128]},
     },
@@ -241,10 +258,10 @@ GROUPED = {
 def test_whatever_comes_is_launched_or_refused_in_a_sentence(
     driver: Driver, data: st.DataObject, checked: bool
 ) -> None:
-    call = data.draw(st.sampled_from(sorted(GROUPED, key=lambda function: function.__name__)))
-    scales = dict.fromkeys(("a_scale", "b_scale"))
-    flags = {name: False for name in ("prefix_sum", "zero_padding") if name in signature(call).parameters}
-    arguments = {**GROUPED[call], **scales, **flags, "forced": None, "resources": Resources(), "check": checked}
+    call = data.draw(st.sampled_from(sorted(PRODUCTS, key=lambda function: function.__name__)))
+    options = {"prefix_sum": False, "zero_padding": False, "packed": False, "batch_invariant": False, "check": checked}
+    options |= {"forced": None, "resources": Resources()}
+    arguments = PRODUCTS[call] | {name: options[name] for name in options.keys() & signature(call).parameters}
     name = data.draw(st.sampled_from(sorted(arguments)))
     arguments[name] = data.draw(st.sampled_from(list(spoiled(arguments[name]))))
     driver.launches.clear()
