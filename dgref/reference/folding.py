@@ -50,8 +50,7 @@ def kinds(a: ScaledTensor, b: ScaledTensor, arithmetic: Arithmetic) -> np.ndarra
     """Return numbers [..., N] that say which rows of b fold in the same parts of K; None where it does not matter.
 
     Rows of one kind need no zeros in place of chains that are not there. It matters where a scale of A would make
-    something of those zeros. Beyond the end of K a part that does not fold has chains of zeros all the same, on the GPU
-    too: there an infinite scale gives NaN.
+    something of those zeros.
     """
     if not _may_fold(b, arithmetic) or not _marks_zeros(a):
         return None
@@ -126,7 +125,8 @@ def _parts(b: ScaledTensor, interval: int, wide: Format, sparing: bool) -> tuple
             found.append(np.where(keep, every, 0))
             scales.append(np.where(folds[..., part], grid[..., part, 0], _NOTHING))
             parts.append(part)
-        for index in () if whole[part] else range(each):
+        within = min(each, -(-(k - part * interval) // _width(b)))  # beyond the end of K are no chains
+        for index in () if whole[part] else range(within):
             own = np.zeros_like(every)
             own[..., index, :] = np.where(keep[..., 0], 0, values[..., part, index, :])
             found.append(own)

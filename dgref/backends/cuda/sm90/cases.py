@@ -16,8 +16,8 @@ from dgref.backends.cuda.sm90 import gemm, grouped
 from dgref.backends.cuda.sm90.arithmetic import arithmetic_of
 from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.launch import available
-from dgref.backends.cuda.sm90.pair import SCALINGS, WORDS
-from dgref.backends.cuda.sm90.shape import Shape
+from dgref.backends.cuda.sm90.pair import SCALINGS
+from dgref.backends.cuda.sm90.shape import WORDS, Shape
 from dgref.formats import RECIPES, ScaledTensor, as_native
 from dgref.guards import guarded_outputs
 from dgref.ops import OPS

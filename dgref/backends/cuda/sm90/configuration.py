@@ -9,6 +9,7 @@ from math import ceil, gcd
 
 from dgref.backends.cuda.sm90.costs import block_clocks, costs_of, store_clocks, streaming_clocks, widening_clocks
 from dgref.backends.cuda.sm90.shape import (
+    WORDS,
     Configuration,
     Shape,
     Tile,
@@ -23,7 +24,7 @@ from dgref.errors import UnsupportedError, expected
 WIDENED_LIMIT = 1 << 30  # bytes of workspace
 SPLITS = (1, 2, 3, 4, 6, 8)
 # Bytes that a block asks for at once, by B's format, where each has one tile of few rows: all blocks begin together,
-# and what some ask for far ahead delays what others wait for.
+# and what some ask for far ahead delays what others wait for. Four stages are kept all the same.
 IN_FLIGHT = {"AS_A": 164 << 10, "E2M1": 128 << 10}
 KEPT_IN_L2 = 36 << 20  # bytes that survive in L2 while D is written through it
 
@@ -152,7 +153,7 @@ def widened_shape(shape: Shape) -> Shape:
 
     The GPU then says how many rows of each group are multiplied in this way, and how many by `unfolded`.
     """
-    if shape.scaling not in ("POWERS", "POWERS_32"):
+    if shape.scaling not in WORDS.values():
         return replace(shape, weights="AS_A")
     folded = {"scaling": "BLOCK", "folded": shape.scaling, "schedule": "MASKED"}
     return replace(shape, weights="AS_A", **folded)

@@ -21,7 +21,7 @@ from dgref.backends.cuda.sm90 import workspace
 from dgref.backends.cuda.sm90.configuration import unfolded
 from dgref.backends.cuda.sm90.operands import NO_SCALES, Matrix, Scales
 from dgref.backends.cuda.sm90.rearrange import folded, rearranged
-from dgref.backends.cuda.sm90.shape import Configuration, scales_deep, store_line
+from dgref.backends.cuda.sm90.shape import GRANULES, Configuration, scales_deep, store_line
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import InputError, ShapeError, expected, shown, whole_number
 
@@ -91,7 +91,7 @@ def prepare(
     operands, more = rearranged(configuration, operands)
     before = (*before, *more)
     if configuration.shape.folded:
-        operands, others, folding = folded(operands, {"POWERS": 128, "POWERS_32": 32}[configuration.shape.folded])
+        operands, others, folding = folded(operands, GRANULES[configuration.shape.folded])
         rest = unfolded(configuration.shape, available(resources))
         before = (*before, folding, _plan(rest, others, resources))
     plan = _plan(configuration, operands, resources)

@@ -10,10 +10,10 @@ from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.launch import Operands
 from dgref.backends.cuda.sm90.operands import Matrix
 from dgref.backends.cuda.sm90.rearrange import k_major
+from dgref.backends.cuda.sm90.shape import GRANULES, WORDS, scale_span
 from dgref.errors import FormatError, InputError, ShapeError, expected
 
 SCALINGS = {(128, 128): "BLOCK", (1, 128): "VECTOR", (1, 32): "VECTOR_32"}
-WORDS = {"VECTOR": "POWERS", "VECTOR_32": "POWERS_32"}  # where packed weights have UE8M0 scales, four to a word
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def _weight_scales(b_scale: Any, b: Matrix, scaling: str, lines: int | None) -> 
             raise FormatError(expected("b_block", (128, 128), "(1, 32) or (1, 128) where b is packed"))
         return read.block_scales("b_scale", b_scale, b)
     if scaling in WORDS.values():
-        return read.word_scales("b_scale", b_scale, b, {"POWERS": 512, "POWERS_32": 128}[scaling])
-    granule = 32 if scaling == "VECTOR_32" else 128
+        return read.word_scales("b_scale", b_scale, b, scale_span(scaling))
+    granule = GRANULES[scaling]
     if granule == 32 and b.groups > 1 and b.k % 128:
         raise ShapeError(expected("b", f"K = {b.k}", "a multiple of 128 where groups have scales per 32"))
     return read.vector_scales("b_scale", b_scale, b, lines or -(-b.k // granule) * b.groups)

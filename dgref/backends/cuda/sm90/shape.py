@@ -7,6 +7,8 @@ from dataclasses import dataclass
 SHARED_LIMIT = 232_448  # bytes one block may have (CUDA C++ Programming Guide, compute capability 9.0)
 MAX_STAGES = 24
 OUTPUT_BYTES = {"BF16": 2, "F32": 4}
+WORDS = {"VECTOR": "POWERS", "VECTOR_32": "POWERS_32"}  # where packed weights have UE8M0 scales, four to a word
+GRANULES = {"VECTOR": 128, "VECTOR_32": 32, "POWERS": 128, "POWERS_32": 32}  # elements of K to a scale of one column
 COUNT_BYTES, TILE_BYTES = 16, 128  # of shared memory: arrivals of splits, or their barrier; tiles on their way
 
 
@@ -155,16 +157,19 @@ def stage_bytes(shape: Shape, tile: Tile) -> int:
     parts, rows = shape.parts, tile.rows_copied
     scale_a = 0 if shape.scaling == "NONE" else ceil_div(parts * rows * 4, 128) * 128
     scale_b = 16 if shape.scaling == "BLOCK" else 4 * scales_deep(shape) * tile.block_n
-    barriers = 24 if shape.scaling in ("POWERS", "POWERS_32") else 16
+    barriers = 24 if shape.scaling in WORDS.values() else 16
     folding = scale_b + parts * tile.math_groups * 4 if shape.scaling == "POWERS_32" else 0
     return (parts * rows + tile.block_n) * 128 + scale_a + scale_b + folding + barriers
 
 
 def scales_deep(shape: Shape) -> int:
     """Return how many scales, or words, of a column of B a stage holds; those of 128 x 128 blocks belong to none."""
-    if shape.scaling == "POWERS":
-        return 1  # a word is for two stages
-    return {"NONE": 0, "BLOCK": 0, "VECTOR": 1, "VECTOR_32": 4, "POWERS_32": 1}[shape.scaling] * shape.parts
+    return ceil_div(shape.block_k, scale_span(shape.scaling)) if shape.scaling in GRANULES else 0
+
+
+def scale_span(scaling: str) -> int:
+    """Return how many elements of K a number, or a word of four, of a column's scales covers."""
+    return GRANULES[scaling] * (4 if scaling in WORDS.values() else 1)
 
 
 def store_line(shape: Shape, tile: Tile) -> int:
@@ -189,7 +194,7 @@ def exchanged_bytes(shape: Shape, tile: Tile) -> int:
 
 
 def stage_count(shape: Shape, tile: Tile) -> int:
-    """Return how many stages fit; never more than one tile of K can use, twice over."""
+    """Return how many stages fit, up to a limit."""
     return min(MAX_STAGES, (SHARED_LIMIT - fixed_bytes(shape, tile)) // stage_bytes(shape, tile))
 
 

@@ -20,8 +20,8 @@ from dgref.backends.cuda.jit import current_device
 from dgref.backends.cuda.sm90.configuration import candidates
 from dgref.backends.cuda.sm90.gemm import bf16_gemm, fp8_gemm
 from dgref.backends.cuda.sm90.grouped import gemm_grouped_contiguous, gemm_grouped_masked
-from dgref.backends.cuda.sm90.pair import SCALINGS, WORDS
-from dgref.backends.cuda.sm90.shape import Configuration, Shape
+from dgref.backends.cuda.sm90.pair import SCALINGS
+from dgref.backends.cuda.sm90.shape import WORDS, Configuration, Shape
 from dgref.errors import InputError, expected
 from dgref.files import write_atomically
 from dgref.timing import median_microseconds

@@ -90,7 +90,7 @@ struct Plan {
   static constexpr int SCALE_A_OFFSET = B_OFFSET + STAGES * B_BYTES;
   static constexpr int SCALE_B_OFFSET = SCALE_A_OFFSET + STAGES * SCALE_A_BYTES;
   static constexpr int BARRIER_OFFSET = SCALE_B_OFFSET + STAGES * SCALE_B_BYTES;
-  // Of a stage: full, empty; where scales are words, prepared, and for each slab and part whether all rows fold.
+  // Of a stage: full, empty; where scales are words, prepared; where they fold, for each slab and part whether all rows do.
   static constexpr int FOLDS_OFFSET = BARRIER_OFFSET + STAGES * (POWERS ? 24 : 16);
   static constexpr int FOLDS_BYTES = FOLDS ? PARTS * MATH_GROUPS * 4 : 0;
   static constexpr int COUNTS_OFFSET = FOLDS_OFFSET + STAGES * FOLDS_BYTES;

@@ -11,7 +11,7 @@ __device__ __forceinline__ u32 two_scales(u32 word, int first) {
   return __byte_perm(__float_as_uint(exponents.scale(first)), __float_as_uint(exponents.scale(first + 1)), 0x7632);
 }
 
-// POWERS_32: how each row folds, and, where not all rows of a slab do, what came, behind the words of both parts.
+// POWERS_32: how each row folds; and, behind the words of both parts, what came, unless that is near enough in all rows.
 template <class P>
 __device__ __forceinline__ void prepare_to_fold(const Ring<P>& ring, u32 stage, int slab, int part, int left, u32 lane) {
   const u32 place = ring.scale_b(stage) + (part * P::BLOCK_N + slab * 64 + int(lane) * 2) * 4;
