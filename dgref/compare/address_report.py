@@ -53,6 +53,7 @@ class Addresses:
     total: int  # of the outputs that depend on known addresses alone
     unknown: int  # of the others
     alternatives: tuple[Finding, ...] = ()  # explain every output as well as the misplaced payload among `findings`
+    unasked: tuple[str, ...] = ()  # operands that were zero in every launch
 
     @property
     def confirmed(self) -> bool:
@@ -70,6 +71,7 @@ class Addresses:
         for lead, rows in (("", self.findings), ("or, as no output can tell which: ", self.alternatives)):
             for row in rows:
                 lines += [lead + row.sentence(), *(f"  {example}" for example in row.examples)]
+        lines += [f"{name}: not asked, as it was zero in every launch" for name in self.unasked]
         return [*lines, self._confirmation()]
 
     def _confirmation(self) -> str:
@@ -94,6 +96,7 @@ class Addresses:
             "confirmed": self.confirmed,
             "findings": [row.to_dict() for row in self.findings],
             "alternatives": [row.to_dict() for row in self.alternatives],
+            "unasked": list(self.unasked),
             "launches": self.launches,
             "kind": self.kind,
             "agreed": self.agreed,

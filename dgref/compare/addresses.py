@@ -77,7 +77,7 @@ class _Reader:
         chosen, rivals, counts = self._chosen(found, moved)
         findings = tuple(self._finding(part, read) for part, read in chosen.items())
         others = tuple(self._finding(part, found[part]) for part in rivals)
-        return Addresses(findings, self.launches, TELLING.kind, *counts, others)
+        return Addresses(findings, self.launches, TELLING.kind, *counts, others, ("c",) if "c" in self.inputs else ())
 
     def _chosen(self, found: Found, moved: list[Source]) -> tuple[Found, list[Source], Counts]:
         """Return what explains every further output, payloads that do so just as well, and the agreement."""

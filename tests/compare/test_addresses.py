@@ -98,6 +98,7 @@ def test_a_right_kernel_reads_everything_where_it_belongs(case: Case) -> None:
     found = asked(replace(case, shape={axis: wide.get(axis, extent) for axis, extent in case.shape.items()}))
     assert found.in_place, found.lines()
     assert not found.alternatives
+    assert ("c: not asked, as it was zero in every launch" in found.lines()) == bool(case.params.get("accumulate"))
 
 
 def stride(extra: int) -> Callable[[np.ndarray], np.ndarray]:
