@@ -114,6 +114,12 @@ def described(value: Any) -> str:
     return text if len(text) <= 40 and "\n" not in text else type(value).__name__
 
 
+def kind_of(value: Any) -> str:
+    """Return the type of a value as a message names it: that of a tuple or a list with how many members it has."""
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list) else kind
+
+
 def _check_tensor(subject: str, value: Any, axes: tuple[int, ...]) -> None:
     import torch
 
@@ -139,8 +145,7 @@ def _check_members(subject: str, value: Any, kind: Any, scaled: bool) -> None:
     if not isinstance(value, tuple | list) or (fixed and len(value) != len(parts)):
         what = "integers" if parts[0] is int else "tensors"
         need = f"{len(parts)} {what}" if fixed else f"a sequence of {what}"
-        size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-        got = f"{type(value).__name__}{size}" if size or isinstance(value, torch.Tensor) else described(value)
+        got = kind_of(value) if isinstance(value, tuple | list | torch.Tensor) else described(value)
         raise FormatError(expected(subject, got, "a tuple (tensor, scales)" if scaled else need))
     for place, member in enumerate(value):
         name = (subject, f"{subject} scales")[place] if scaled else f"{subject}[{place}]"

@@ -19,6 +19,7 @@ from dgref.deep_gemm.operands import (
     check_shape,
     integers,
     no_kernel,
+    pair,
     payload,
     unpacked,
 )
@@ -31,6 +32,7 @@ from dgref.formats.tensor import ScaledTensor
 _KEYS_AT_ONCE = 256  # kernels write whole units of keys, so rows are this much longer than they look
 _LONGEST = 1 << 31  # keys that an int32 of context_lens can count
 _ROW_BYTES = 1024  # and start at multiples of this
+_OR_NONE = "scales or None"  # beside a query
 
 
 @explained
@@ -49,7 +51,7 @@ def fp8_fp4_mqa_logits(
     `q` is (tensor, None) in FP8 or (tensor, words) in FP4, `kv` (tensor, scales). Outside its keys a row is -inf;
     without `clean_logits` nothing is promised there. With `max_seqlen_k`, row s starts at its own first key.
     """
-    (q, q_scale), (keys, key_scale) = _two("q", q), _two("kv", kv)
+    (q, q_scale), (keys, key_scale) = pair("q", q, _OR_NONE), pair("kv", kv)
     if q.is_cuda:
         raise no_kernel()
     tokens = (q.shape[0],)
@@ -123,7 +125,7 @@ def fp8_fp4_paged_mqa_logits(
     `kv_cache` is uint8 [pages, page, 1, bytes]: in each page all payloads, then all scales. `context_lens` [batch,
     next_n] says how many keys each token sees; past them nothing is promised. `schedule_meta` is checked, not needed.
     """
-    q, q_scale = _two("q", q)
+    q, q_scale = pair("q", q, _OR_NONE)
     if q.is_cuda:
         raise no_kernel()
     if clean_logits:
@@ -177,12 +179,6 @@ def _sequences(indices: torch.Tensor, context_lens: torch.Tensor) -> np.ndarray:
     return integers("indices", indices, (context_lens.shape[0],))
 
 
-def _two(name: str, operand: Any) -> tuple[Any, Any]:
-    if not isinstance(operand, tuple | list) or len(operand) != 2:
-        raise FormatError(expected(name, type(operand).__name__, "a tuple (tensor, scales or None)"))
-    return operand[0], operand[1]
-
-
 def _arithmetic(q_scale: Any, weights: torch.Tensor, dtype: torch.dtype) -> Any:
     if weights.dtype not in OUTPUTS:
         raise FormatError(expected("weights", weights.dtype, "torch.float32, or torch.bfloat16 as the logits"))
@@ -210,9 +206,9 @@ def _query(q: torch.Tensor, scale: torch.Tensor | None, axes: int) -> ScaledTens
 def _contiguous_keys(keys: torch.Tensor, scale: torch.Tensor, fp4: bool) -> ScaledTensor:
     if fp4:
         return _fp4("kv", payload("kv", keys, (FP4,)), scale)
-    check_shape("kv scales", scale, (keys.shape[0],), "one for each key")
     if scale.dtype != torch.float32:
         raise FormatError(expected("kv scales", scale.dtype, "torch.float32"))
+    check_shape("kv scales", scale, (keys.shape[0],), "one for each key")
     return replace(payload("kv", keys, (FP8,)), scale=to_numpy(scale)[:, None], scaling=Scaling((1, FULL)))
 
 

@@ -16,19 +16,21 @@ from dgref.deep_gemm.operands import (
     BYTES_ARE_CODES,
     FP8,
     blocks,
-    check_product,
+    check_depth,
     check_shape,
     no_kernel,
     output_format,
     pair,
     payload,
+    payloads,
     product_kind,
-    scaled,
     start_values,
+    with_scales,
     write,
 )
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.formats.native import like
+from dgref.formats.tensor import ScaledTensor
 from dgref.reference.gemm import split_columns
 
 # name -> whether a and b come transposed, and the dimensions that DeepGEMM compiles for
@@ -38,6 +40,7 @@ TRANSPOSES = {
     "tn": (True, True, "mn"),
     "tt": (True, False, "mn"),
 }
+_FORMS = ": nt, nn, tn and tt are names for that"
 _BLOCKS = ((128, 128), (1, 128), (1, 32))  # of b's scales
 
 
@@ -104,10 +107,15 @@ def plain_gemm(a: Any, b: Any, d: Any, c: Any = None, formats: tuple[str, ...] =
         return
     left = payload("a", a, formats)
     right = payload("b", b, (left.format,))
-    check_product(left, right, d)
+    check_depth(left, right, _FORMS)
+    _check_sides(left, right, d)
     out, start = output_format("d", d), start_values(c, d)
     arithmetic = SETTINGS.arithmetic_of(product_kind(left, right))
     write(d, reference.gemm(left, right, start, arithmetic=arithmetic, out=out))
+
+
+def _check_sides(a: ScaledTensor, b: ScaledTensor, d: torch.Tensor) -> None:
+    check_shape("d", d, (a.shape[0], b.shape[0]), "[m, n] of a and b")
 
 
 def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32=False) -> None:
@@ -145,9 +153,11 @@ def check_scaled(a: Any, b: Any, block_a: Any, block_b: Any) -> bool:
 
 def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:
     float32 = float32 or None  # without `disable_ue8m0_cast` the architecture decides
-    left = scaled("a", (a, a_scale), block_a, float32=float32)
-    right = scaled("b", (b, b_scale), block_b, float32=float32)
-    check_product(left, right, d if head_splits is None else None)
+    left, right = payloads(a, b, forms=_FORMS if head_splits is None else "")
+    left = with_scales("a", left, a_scale, block_a, float32)
+    right = with_scales("b", right, b_scale, block_b, float32)
+    if head_splits is None:
+        _check_sides(left, right, d)
     out, start = output_format("d", d), start_values(c, d)
     options = {"arithmetic": SETTINGS.arithmetic_of(product_kind(left, right)), "out": out, "head_splits": head_splits}
     result = reference.gemm(left, right, start, **options)

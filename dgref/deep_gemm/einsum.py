@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 
@@ -13,10 +13,11 @@ from dgref.deep_gemm.operands import (
     FP8,
     blocks,
     check_shape,
+    holds_words,
     no_kernel,
     output_format,
     pair,
-    payload,
+    payloads,
     product_kind,
     start_values,
     with_scales,
@@ -26,6 +27,7 @@ from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import FormatError, expected, unknown_name, whole_numbers
 from dgref.formats.native import to_numpy
 from dgref.formats.scaling import Scaling
+from dgref.formats.tensor import ScaledTensor
 from dgref.reference.einsum import roles
 
 Output = Annotated[torch.Tensor, 2, 3]  # without a batch where it is summed over
@@ -70,8 +72,11 @@ def fp8_einsum(
         raise no_kernel()
     role = roles(expr)
     block_a, block_b = blocks(recipe, None, None, False)
-    left = _summed_last("a", a, role.a, role.a_last, block_a)
-    right = _summed_last("b", b, role.b, role.b_last, block_b)
+    (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
+    orders = _order(role.a, role.a_last), _order(role.b, role.b_last)
+    left, right = payloads(a.permute(orders[0]), b.permute(orders[1]), (FP8,), (3, 3))
+    left = _scaled("a", left, a_scale, role.a, role.a_last, block_a)
+    right = _scaled("b", right, b_scale, role.b, role.b_last, block_b)
     options = {"arithmetic": SETTINGS.arithmetic_of(product_kind(left, right)), "out": output_format("d", d)}
     write(d, reference.einsum(expr, left, right, start_values(c, d), **options))
 
@@ -81,11 +86,16 @@ def _known(expression: str, known: tuple[str, ...]) -> None:
         raise unknown_name("expr", expression, known)
 
 
-def _summed_last(name: str, operand: Any, written: str, last: str, block: tuple[int, int]) -> Any:
-    tensor, scales = pair(name, operand)
-    order = [written.index(letter) for letter in last]
-    plain = payload(name, tensor.permute(order), (FP8,), 3)
-    if scales.dtype != torch.int32:  # said in the axes of the expression
+def _order(written: str, last: str) -> list[int]:
+    """Return the order of axes that puts last what is summed over."""
+    return [written.index(letter) for letter in last]
+
+
+def _scaled(
+    name: str, plain: ScaledTensor, scales: torch.Tensor, written: str, last: str, block: tuple[int, int]
+) -> ScaledTensor:
+    """Return an operand whose scales have their axes as written."""
+    if not holds_words(name, scales):  # said in the axes of the expression
         grid = Scaling(whole_numbers("recipe", block, 1)).grid(plain.shape)
         check_shape(f"{name} scales", scales, tuple(grid[last.index(letter)] for letter in written), written)
-    return with_scales(name, plain, scales.permute(order), block)
+    return with_scales(name, plain, scales.permute(_order(written, last)), block)

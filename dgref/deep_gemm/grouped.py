@@ -18,13 +18,13 @@ from dgref.deep_gemm.operands import (
     integers,
     output_format,
     pair,
-    payload,
+    payloads,
     product_kind,
-    scaled,
+    with_scales,
     write,
 )
 from dgref.deep_gemm.settings import SETTINGS
-from dgref.errors import ShapeError, expected, flag, whole_number
+from dgref.errors import flag, whole_number
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.grouped import psum_spans
@@ -61,10 +61,11 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
         scales = (a_scale, b_scale, chosen[1], packed)
         _contiguous_on_gpu(a, b, d, grouped_layout, options, *scales)
         return
+    left, right = payloads(a, b, axes=(2, 3))
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     float32 = disable_ue8m0_cast or None
-    left = scaled("a", (a, a_scale), chosen[0], float32=float32, used=used)
-    right = scaled("b", (b, b_scale), chosen[1], axes=3, float32=float32)
+    left = with_scales("a", left, a_scale, chosen[0], float32, used)
+    right = with_scales("b", right, b_scale, chosen[1], float32)
     _contiguous_on_cpu(left, right, d, grouped_layout, options, used)
 
 
@@ -105,8 +106,8 @@ def m_grouped_bf16_gemm_nt_contiguous(
     if d.is_cuda:
         _contiguous_on_gpu(a, b, d, grouped_layout, options)
         return
+    left, right = payloads(a, b, (BF16,), (2, 3))
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
-    left, right = payload("a", a, (BF16,)), payload("b", b, (BF16,), 3)
     _contiguous_on_cpu(left, right, d, grouped_layout, options, used)
 
 
@@ -220,9 +221,10 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
             resources=SETTINGS.resources,
         )
         return
+    left, right = payloads(a, b, axes=(3, 3))
     used, float32 = _rows_under_mask(a, masked_m, expected_m), disable_ue8m0_cast or None
-    left = scaled("a", (a, a_scale), chosen[0], axes=3, float32=float32, used=used)
-    right = scaled("b", (b, b_scale), chosen[1], axes=3, float32=float32)
+    left = with_scales("a", left, a_scale, chosen[0], float32, used)
+    right = with_scales("b", right, b_scale, chosen[1], float32)
     _masked_on_cpu(left, right, d, masked_m, used)
 
 
@@ -239,14 +241,12 @@ def m_grouped_bf16_gemm_nt_masked(
     if d.is_cuda:
         kernels().masked(a, b, d, masked_m, expected_m, resources=SETTINGS.resources)
         return
-    left, right = payload("a", a, (BF16,), 3), payload("b", b, (BF16,), 3)
+    left, right = payloads(a, b, (BF16,), (3, 3))
     _masked_on_cpu(left, right, d, masked_m, _rows_under_mask(a, masked_m, expected_m))
 
 
 def _rows_under_mask(a: torch.Tensor, masked_m: torch.Tensor, expected_m: int) -> np.ndarray:
     whole_number("expected_m", expected_m)
-    if a.dim() != 3:
-        raise ShapeError(expected("a shape", list(a.shape), "3 axes [groups, m, k]"))
     return np.arange(a.shape[1]) < integers("masked_m", masked_m, (a.shape[0],))[:, None]
 
 

@@ -18,11 +18,13 @@ from dgref.deep_gemm.operands import (
     FP8,
     UE8M0,
     check_shape,
+    holds_words,
     integers,
     no_kernel,
     output_format,
     pair,
     payload,
+    payloads,
     product_kind,
     start_values,
     with_float_scales,
@@ -34,6 +36,7 @@ from dgref.formats.layouts import LAYOUTS
 from dgref.formats.native import to_numpy
 from dgref.formats.scaling import Scaling
 from dgref.formats.tensor import ScaledTensor
+from dgref.reference.grouped import k_spans
 from dgref.reference.scale_transforms import group_lengths
 
 
@@ -62,8 +65,10 @@ def k_grouped_fp8_gemm_tn_contiguous(
         _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale.t(), b_scale.t())
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
-    left = _k_scaled("a", payload("a", a.t(), (FP8,)), a_scale, block, spans)
-    right = _k_scaled("b", payload("b", b.t(), (FP8,)), b_scale, block, spans)
+    left, right = payloads(a.t(), b.t(), (FP8,))
+    spans.check(left)
+    left = _k_scaled("a", left, a_scale, block, spans)
+    right = _k_scaled("b", right, b_scale, block, spans)
     _k_on_cpu(left, right, d, spans, c)
 
 
@@ -91,11 +96,12 @@ def k_grouped_fp8_gemm_nt_contiguous(
         _k_on_gpu(_flat("a", a), _flat("b", b), d, ks_cpu, grouped_layout, c, False, a_scale, b_scale)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
+    left, right = _joined("a", a, d.shape[1], ks_cpu), _joined("b", b, d.shape[2], ks_cpu)
     for name, scales, rows in (("a", a_scale, d.shape[1]), ("b", b_scale, d.shape[2])):
-        if scales.dtype != torch.int32:
+        if not holds_words(name, scales):
             check_shape(f"{name} scales", scales, (rows, sum(spans.blocks(128))), "rows by K blocks of every group")
-    left = _k_scaled("a", _joined("a", a, d.shape[1], ks_cpu), a_scale.t(), block, spans)
-    right = _k_scaled("b", _joined("b", b, d.shape[2], ks_cpu), b_scale.t(), block, spans)
+    left = _k_scaled("a", left, a_scale.t(), block, spans)
+    right = _k_scaled("b", right, b_scale.t(), block, spans)
     _k_on_cpu(left, right, d, spans, c)
 
 
@@ -116,7 +122,8 @@ def k_grouped_bf16_gemm_tn_contiguous(
         _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
-    _k_on_cpu(payload("a", a.t(), (BF16,)), payload("b", b.t(), (BF16,)), d, spans, c)
+    left, right = payloads(a.t(), b.t(), (BF16,))
+    _k_on_cpu(left, right, d, spans, c)
 
 
 def _check_matrix(a: torch.Tensor) -> None:
@@ -161,6 +168,10 @@ class _Spans:
             raise InputError(expected("grouped_layout", numbers.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
         return cls(numbers, psum)
 
+    def check(self, operand: ScaledTensor) -> None:
+        """Raise unless the groups fit the K of an operand: how many scales it needs follows from them."""
+        list(k_spans(self.numbers, operand.shape[-1], self.psum, SETTINGS.alignment))
+
     def blocks(self, width: int) -> list[int]:
         """Return how many blocks of K each group has; every group starts a new one."""
         return [-(-length // width) for length in group_lengths(self.numbers, self.psum, SETTINGS.alignment)]
@@ -178,7 +189,8 @@ def _joined(name: str, flat: torch.Tensor, rows: int, sizes: list[int]) -> Scale
     """Return the [rows, sum of K] operand whose groups are matrices one behind the other."""
     if flat.numel() != rows * sum(sizes) or not flat.is_contiguous():
         need = f"{rows} x {sum(sizes)} elements, contiguous"
-        raise ShapeError(expected(f"{name} shape", list(flat.shape), need))
+        why = f"d has {rows} {'rows' if name == 'a' else 'columns'}, and the sizes in ks_cpu add up to {sum(sizes)}"
+        raise ShapeError(expected(f"{name} shape", list(flat.shape), need, why))
     if FORMAT_OF.get(flat.dtype) != FP8:
         raise FormatError(expected(name, flat.dtype, "torch.float8_e4m3fn"))
     parts = torch.split(flat.reshape(-1), [rows * size for size in sizes])
@@ -192,7 +204,7 @@ def _k_scaled(
     """Return an operand with scales [K blocks, rows]: every group starts a new block, and a new row of words."""
     counts, rows = spans.blocks(block[1]), plain.shape[0]
     why = "K blocks of every group by rows"
-    if scales.dtype != torch.int32:
+    if not holds_words(name, scales):
         held = scales[: sum(counts)] if spans.psum else scales  # as words: DeepGEMM reads what the groups need
         check_shape(f"{name} scales", held, (sum(counts), rows), why)
         return with_float_scales(name, plain, held.t(), block)

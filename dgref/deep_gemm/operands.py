@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dgref.annotations import kind_of
 from dgref.deep_gemm.arguments import Block
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import (
@@ -44,10 +45,10 @@ BYTES_ARE_CODES = (
 KNOWN_BLOCKS = ((1, 128), (128, 128), (1, 32), (1, 64), (1, 16))
 
 
-def pair(name: str, operand: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the payload and the scales of an operand that must have both."""
+def pair(name: str, operand: Any, scales: str = "scales") -> tuple[torch.Tensor, Any]:
+    """Return the payload and the scales of an operand; `scales` says what these may be."""
     if not isinstance(operand, tuple | list) or len(operand) != 2:
-        raise FormatError(expected(name, type(operand).__name__, "a tuple (tensor, scales)"))
+        raise FormatError(expected(name, kind_of(operand), f"a tuple (tensor, {scales})"))
     return operand[0], operand[1]
 
 
@@ -83,73 +84,82 @@ def payload(name: str, tensor: torch.Tensor, formats: tuple[str, ...], axes: int
     return ScaledTensor(unpack(to_numpy(tensor.detach(), name), FP4, axis=-2 if packed_rows else -1), FP4)
 
 
-def scaled(
-    name: str,
-    operand: tuple[torch.Tensor, torch.Tensor],
-    block: Block,
-    *,
-    axes: int = 2,
-    float32: bool | None = None,
-    used: Any = None,
-) -> ScaledTensor:
-    """Return an operand with its scales, one for each `block`.
-
-    FP32 scales stay as they are on Hopper and become UE8M0 on Blackwell (`float32` overrides); int32 words hold four
-    UE8M0 bytes. `used` says which rows must have scales that are powers of two: padding holds anything.
-    """
-    plain = payload(name, operand[0], (FP8, FP4), axes)
-    return with_scales(name, plain, operand[1], block, float32, used)
+def payloads(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    formats: tuple[str, ...] = (FP8, FP4),
+    axes: tuple[int, int] = (2, 2),
+    forms: str = "",
+) -> tuple[ScaledTensor, ScaledTensor]:
+    """Return the codes of both operands, which must have one K: what scales they need follows from it."""
+    left, right = payload("a", a, formats, axes[0]), payload("b", b, formats, axes[1])
+    check_depth(left, right, forms)
+    return left, right
 
 
 def with_scales(
     name: str, plain: ScaledTensor, scales: Any, block: Block, float32: bool | None = None, used: Any = None
 ) -> ScaledTensor:
-    """Return a payload with scales of torch float32 or packed int32 words."""
+    """Return a payload with its scales, one for each `block`.
+
+    FP32 scales stay as they are on Hopper and become UE8M0 on Blackwell (`float32` overrides); int32 words hold four
+    UE8M0 bytes. `used` says which rows must have scales that are powers of two: padding holds anything.
+    """
     block = whole_numbers("recipe", block, 1)
-    grid = Scaling(block).grid(plain.shape)
-    if scales.dtype == torch.int32:
-        return replace(plain, scale=unpacked(f"{name} scales", scales, grid, block), scaling=Scaling(block, UE8M0))
-    hint = _bytes_meant(scales, plain, block) or _fitting(scales, plain)
+    grid, hint = Scaling(block).grid(plain.shape), _fitting(scales, plain, block)
+    if holds_words(name, scales):
+        codes = unpacked(f"{name} scales", scales, grid, block, hint)
+        return replace(plain, scale=codes, scaling=Scaling(block, UE8M0))
     why = f"one for each {block[0]}x{block[1]} block of {list(plain.shape)}{hint}"
     check_shape(f"{name} scales", scales, grid, why)
     return with_float_scales(name, plain, scales, block, float32, used)
 
 
-def _fitting(scales: torch.Tensor, plain: ScaledTensor) -> str:
-    """Return the end of a message about scales of a wrong shape: the blocks that they would fit, if there are any."""
-    for rows, columns in KNOWN_BLOCKS:
-        if tuple(scales.shape) == Scaling((rows, columns)).grid(plain.shape):
-            return f"; these fit {rows}x{columns} blocks: say so in the recipe"
-    return ""
+def holds_words(name: str, scales: torch.Tensor) -> bool:
+    """Return whether scales are packed in words; FP32 is all else that they may be, whatever their shape."""
+    if scales.dtype not in (torch.float32, torch.int32):
+        need = "torch.float32, or torch.int32 words of four UE8M0 bytes"
+        raise FormatError(expected(f"{name} scales", scales.dtype, need))
+    return scales.dtype == torch.int32
 
 
-def _bytes_meant(scales: torch.Tensor, plain: ScaledTensor, block: Block) -> str:
-    """Return the same end where scales would fit bytes of FP8 that were read as two codes of FP4 each."""
-    if plain.format == FP4 and tuple(scales.shape) == Scaling(block).grid((*plain.shape[:-1], plain.shape[-1] // 2)):
-        return f"; {BYTES_ARE_CODES}"
-    return ""
+def _fitting(scales: torch.Tensor, plain: ScaledTensor, block: Block) -> str:
+    """Return the end of a message about scales of a wrong shape: what they would fit, if there is anything."""
+    shape, words, hint = tuple(scales.shape), scales.dtype == torch.int32, ""
+    halved = (*plain.shape[:-1], plain.shape[-1] // 2)
+    if plain.format == FP4 and shape == _shape_of_scales(halved, block, words):
+        hint += f"; {BYTES_ARE_CODES}"
+    if not words and block[0] == 1 and shape == _shape_of_scales(plain.shape, block, True):
+        hint += "; words of four UE8M0 bytes would fit: .view(torch.int32) makes words of them"
+    for known in KNOWN_BLOCKS:
+        if shape == _shape_of_scales(plain.shape, known, words) and (known[0] == 1 or not words):
+            return f"{hint}; these fit {known[0]}x{known[1]} blocks: say so in the recipe"
+    return hint
+
+
+def _shape_of_scales(shape: tuple[int, ...], block: Block, words: bool) -> tuple[int, ...]:
+    """Return the shape of scales, or of the words that hold four of them each."""
+    *lines, columns = Scaling(block).grid(shape)
+    return (*lines, -(-columns // 4) if words else columns)
 
 
 def with_float_scales(
     name: str, plain: ScaledTensor, scales: Any, block: Block, float32: bool | None = None, used: Any = None
 ) -> ScaledTensor:
     """Return a payload with FP32 scales, as they are or as the UE8M0 codes that Blackwell makes of them."""
-    if scales.dtype != torch.float32:
-        need = "torch.float32, or torch.int32 words of four UE8M0 bytes"
-        raise FormatError(expected(f"{name} scales", scales.dtype, need))
     values = to_numpy(scales.detach(), f"{name} scales")
     if SETTINGS.architecture == "sm90" if float32 is None else float32:
         return replace(plain, scale=values, scaling=Scaling(block))
     return replace(plain, scale=exponents(values, used), scaling=Scaling(block, UE8M0))
 
 
-def unpacked(subject: str, words: torch.Tensor, grid: tuple[int, ...], block: Block) -> np.ndarray:
+def unpacked(subject: str, words: torch.Tensor, grid: tuple[int, ...], block: Block, hint: str = "") -> np.ndarray:
     """Return the UE8M0 codes of words [..., rows, ceil(blocks / 4)]."""
     if words.dtype != torch.int32:
         raise FormatError(expected(subject, words.dtype, "torch.int32 words of four UE8M0 bytes"))
     if block[0] != 1:
         raise FormatError(expected(subject, f"packed words for {block[0]}x{block[1]} blocks", "one row for each block"))
-    check_shape(subject, words, (*grid[:-1], -(-grid[-1] // 4)), f"four of {list(grid)} in each word")
+    check_shape(subject, words, (*grid[:-1], -(-grid[-1] // 4)), f"four of {list(grid)} in each word{hint}")
     held = np.ascontiguousarray(to_numpy(words.detach(), subject))
     return held[..., None].view(np.uint8).reshape(*words.shape[:-1], 4 * words.shape[-1])[..., : grid[-1]]
 
@@ -245,15 +255,20 @@ def check_shape(name: str, tensor: torch.Tensor, need: tuple[int, ...], why: str
     raise ShapeError(expected(f"{name} shape", list(shape), list(need), why))
 
 
-def check_product(a: ScaledTensor, b: ScaledTensor, d: torch.Tensor | None = None) -> None:
-    """Raise unless a[m, k], b[n, k] and, where given, d[m, n] fit; say so where an operand looks transposed."""
-    (m, k), (n, depth) = a.shape, b.shape
-    if k != depth:
-        turned = "a" if m == depth else "b" if n == k else ""
-        hint = f"{turned} looks transposed: nt, nn, tn and tt are names for that" if turned else ""
-        raise ShapeError(expected("b", f"k = {depth}", f"k = {k}, as in a", hint))
-    if d is not None:
-        check_shape("d", d, (m, n), "[m, n] of a and b")
+def check_depth(a: ScaledTensor, b: ScaledTensor, forms: str = "") -> None:
+    """Raise unless a[..., m, k] and b[..., n, k] have one K; say so where one looks transposed, or is bytes of FP8.
+
+    `forms` says which functions take transposed operands, where there are some.
+    """
+    (m, k), (n, depth) = a.shape[-2:], b.shape[-2:]
+    if k == depth:
+        return
+    turned = " or ".join(name for name, fits in (("a", m == depth), ("b", n == k)) if fits)
+    hints = [f"{turned} looks transposed{forms}"] if turned else []
+    name, wider = ("a", a) if k > depth else ("b", b)
+    if wider.format == FP4 and max(k, depth) == 2 * min(k, depth):
+        hints.append(f"{name} looks like FP8: {BYTES_ARE_CODES}")
+    raise ShapeError(expected("b", f"k = {depth}", f"k = {k}, as in a", "; ".join(hints)))
 
 
 def check_output(d: torch.Tensor, result: np.ndarray) -> None:

@@ -150,7 +150,8 @@ def transform_sf_into_required_layout(
         if not packed:
             return get_mn_major_tma_aligned_packed_ue8m0_tensor(_broadcast(sf, mn, rows), psum_layout)
     got = f"{sf.dtype} scales of {rows}x{columns} blocks{', kept float32' if disable_ue8m0_cast else ''}"
-    need = "1x128 or 128x128 float32 on Hopper; blocks of 32 or 128 along K on Blackwell"
+    packing = "get_mn_major_tma_aligned_packed_ue8m0_tensor packs float32 of 1x32 blocks for either"
+    need = f"1x128 or 128x128 float32 on Hopper; blocks of 32 or 128 along K on Blackwell; {packing}"
     raise UnsupportedError(expected("sf", got, need, "Blackwell" if blackwell else "Hopper"))
 
 

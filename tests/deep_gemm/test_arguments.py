@@ -79,11 +79,24 @@ def grouped(**changes: Any) -> Callable:
 
 CODES, SCALES = fp8(M)
 BYTES = CODES.view(torch.uint8)
+WORDS = torch.zeros(M, 2, dtype=torch.int32)  # for 1x32 blocks
+BOTH_BYTES = {"a": (BYTES, SCALES), "b": (BYTES, SCALES)}
+NO_WORDS = (CODES, WORDS.view(torch.float32))
+BY_32 = {"recipe_a": (1, 32), "recipe_b": (128, 128)}
 NEAR_MISSES = [
     (ShapeError, "a scales shape: got [2, 6]", "this one is transposed", dense(a=(CODES, torch.ones(2, M)))),
     (ShapeError, "b scales shape: got [8, 2], need [1, 2]", "fit 1x128 blocks: say so in the recipe", dense(b=fp8(N))),
     (ShapeError, "a scales shape: got [6, 8]", "these fit 1x32 blocks", dense(a=(CODES, torch.ones(M, 8)))),
-    (ShapeError, "a scales shape: got [6, 2], need [6, 4]", ": .view(torch.float8_e4m3fn)", dense(a=(BYTES, SCALES))),
+    (ShapeError, "a scales shape: got [6, 2], need [6, 4]", ": .view(torch.float8", dense(**BOTH_BYTES)),
+    (ShapeError, "b: got k = 256, need k = 512", "a looks like FP8", dense(a=(BYTES, SCALES))),
+    (ShapeError, "b: got k = 512, need k = 256", "b looks like FP8", dense(b=(BYTES, SCALES))),
+    (ShapeError, "b: got k = 8, need k = 256", "[b looks transposed: nt,", dense(b=(turned(fp8(N)[0]), SCALES))),
+    (ShapeError, "b: got k = 256, need k = 6", "[a looks transposed", dense(a=(turned(CODES), SCALES))),
+    (ShapeError, "b: got k = 6, need k = 256", "[a or b looks transposed", dense(b=(turned(CODES), SCALES))),
+    (FormatError, "a scales: got torch.int64, need torch.float32", "", dense(a=(CODES, WORDS.long()), **BY_32)),
+    (ShapeError, "a scales shape: got [6, 2], need [6, 8]", ": .view(torch.int32)", dense(a=NO_WORDS, **BY_32)),
+    (ShapeError, "b scales shape: got [6, 2], need [6, 1]", "these fit 1x32 blocks: say so", dense(b=(CODES, WORDS))),
+    (FormatError, "a: got a tuple of 3, need a tuple (tensor, scales)", "", dense(a=(CODES, SCALES, SCALES))),
     (ShapeError, "b: got k = 8, need k = 256", "b looks transposed", dense(b=turned(fp8(N, 128)))),
     (ShapeError, "d shape: got [8, 6], need [6, 8]", "this one is transposed", dense(d=torch.zeros(N, M))),
     (FormatError, "d: got None, need a torch tensor", "", dense(d=None)),
@@ -91,7 +104,7 @@ NEAR_MISSES = [
     (LayoutError, "d strides: got (1, 1)", "an overlapping view", dense(d=torch.zeros(99).as_strided((M, N), (1, 1)))),
     (InputError, "d: got a tensor on meta", "", dense(d=torch.zeros(M, N, device="meta"))),
     (FormatError, "a scales: got None, need a torch tensor", "", dense(a=(CODES, None))),
-    (FormatError, "recipe: got tuple of 2, need 3 integers", "", dense(recipe=(1, 128))),
+    (FormatError, "recipe: got a tuple of 2, need 3 integers", "", dense(recipe=(1, 128))),
     (InputError, "recipe: got 'row', need an integer from 1 up", "", dense(recipe=(1, "row", 128))),
     (FormatError, "a: got tuple, need a torch tensor alone", "takes no scales", grouped(a=fp8(M))),
     (FormatError, "grouped_layout: got [0, 0], need a torch tensor", "", grouped(grouped_layout=[0, 0])),
@@ -103,6 +116,47 @@ def test_a_near_miss_is_named_with_what_would_be_right(kind: type, sentence: str
     with pytest.raises(kind) as caught:
         call()
     assert sentence in str(caught.value) and hint in str(caught.value)
+
+
+TURNED = [  # functions of several groups, and which of their operands have its last two axes swapped
+    ("m_grouped_fp8_fp4_gemm_nt_contiguous", "b"),
+    ("m_grouped_fp8_fp4_gemm_nt_contiguous", "a"),
+    ("m_grouped_bf16_gemm_nt_contiguous", "b"),
+    ("m_grouped_fp8_fp4_gemm_nt_masked", "b"),
+    ("m_grouped_bf16_gemm_nt_masked", "b"),
+    ("k_grouped_fp8_gemm_tn_contiguous", "b"),
+    ("k_grouped_bf16_gemm_tn_contiguous", "b"),
+    ("fp8_einsum", "b"),
+]
+
+
+@pytest.mark.parametrize(("name", "operand"), TURNED, ids=["-".join(row) for row in TURNED])
+def test_an_operand_with_its_axes_swapped_is_named_before_its_scales(name: str, operand: str) -> None:
+    arguments = CALLS[name]()
+    found = arguments[operand]
+    arguments[operand] = (turned(found[0]), found[1]) if isinstance(found, tuple) else turned(found)
+    with pytest.raises(ShapeError, match=rf"^{name}: b: got k = .*\[{operand} looks transposed\]"):
+        function(name)(**arguments)
+
+
+@pytest.mark.parametrize("form", ["tn", "nt"])
+@pytest.mark.parametrize("sizes", [[128, 128], [256, 256]])
+def test_sizes_that_do_not_add_up_to_k_are_named_before_scales(form: str, sizes: list[int]) -> None:
+    name = f"k_grouped_fp8_gemm_{form}_contiguous"
+    arguments = CALLS[name]() | {"ks_cpu": sizes, "grouped_layout": index(*sizes)}
+    sentence = {
+        "tn": f"grouped_layout: got lengths that add up to {sum(sizes)}, need 384, the K of a",
+        "nt": f"the sizes in ks_cpu add up to {sum(sizes)}",
+    }
+    with pytest.raises(ShapeError, match=sentence[form]):
+        function(name)(**arguments)
+
+
+def test_the_type_of_the_scales_of_keys_is_judged_before_their_shape() -> None:
+    call = CALLS["fp8_mqa_logits"]()
+    keys, scales = call["kv"]
+    with pytest.raises(FormatError, match=r"kv scales: got torch\.int64, need torch\.float32"):
+        deep_gemm.fp8_mqa_logits(**call | {"kv": (keys, scales.long()[1:])})
 
 
 def test_rows_apart_or_interleaved_have_memory_of_their_own() -> None:
