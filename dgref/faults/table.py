@@ -165,6 +165,7 @@ coordinate, an exchange of coordinates, one layout read as another, wrong stride
 groups, bits of coordinates at other places. Where none does, the examples remain. What the addresses are worth is then
 measured: outputs on inputs of which every scale differs are predicted from them, and `confirmed` says that all came out
 so. `not confirmed` with everything in place means that values are wrong, not addresses.
+C is zero in every launch, which a line says where a case has one: `dgref run` finds a C that is left out or misread.
 
 - Two check digits tell an address from a value that was changed on the way, and a launch over ones takes a constant
   factor out. What is zero or NaN whatever is written, as behind the end of a buffer, shows no address.
