@@ -29,7 +29,7 @@ def explained(function: Callable, name: str | None = None) -> Callable:
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         try:
-            return function(*arguments, **options)
+            return function(*arguments, **options) if options else function(*arguments)
         except (DgrefError, *_RAW) as error:
             raise _explanation(function, call.__name__, arguments, options, error) from None
 

@@ -194,4 +194,6 @@ def whole_numbers(
         members = list(values)
     except TypeError:
         raise error(expected(subject, repr(values), "a sequence of integers")) from None
+    if {int}.issuperset(map(type, members)) and min(members, default=lowest) >= lowest:
+        return tuple(members)  # as nearly always, and launches pay for each line here
     return tuple(whole_number(subject, member, lowest, error=error) for member in members)

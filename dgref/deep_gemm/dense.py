@@ -13,7 +13,6 @@ from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
-    BYTES_ARE_CODES,
     FP8,
     blocks,
     check_depth,
@@ -28,6 +27,7 @@ from dgref.deep_gemm.operands import (
     with_scales,
     write,
 )
+from dgref.deep_gemm.reading import Axes, plain_reading, scaled_readings, turned
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.formats.native import like
 from dgref.formats.tensor import ScaledTensor
@@ -41,11 +41,17 @@ TRANSPOSES = {
     "tt": (True, False, "mn"),
 }
 _FORMS = ": nt, nn, tn and tt are names for that"
-_BLOCKS = ((128, 128), (1, 128), (1, 32))  # of b's scales
+
+
+def _turns(layout: str) -> tuple[Axes, Axes]:
+    """Return the axes of a and of b that come swapped."""
+    flip_a, flip_b, _ = TRANSPOSES[layout]
+    return (0, 1) if flip_a else None, (0, 1) if flip_b else None
 
 
 def _fp8_gemm(layout: str) -> Callable:
-    flip_a, flip_b, dims = TRANSPOSES[layout]
+    (turn_a, turn_b), (*_, dims) = _turns(layout), TRANSPOSES[layout]
+    reading = scaled_readings(turn_a, turn_b)
 
     def fp8_fp4_gemm(
         a: Scaled,
@@ -60,34 +66,42 @@ def _fp8_gemm(layout: str) -> Callable:
     ) -> None:
         a, a_scale = a if type(a) is tuple and len(a) == 2 else pair("a", a)
         b, b_scale = b if type(b) is tuple and len(b) == 2 else pair("b", b)
-        if flip_a:
-            a, a_scale = a.transpose(0, 1), a_scale.transpose(0, 1)
-        if flip_b:
-            b, b_scale = b.transpose(0, 1), b_scale.transpose(0, 1)
-        block_a, block_b = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
-        run = fp8_gemm_on_gpu if d.is_cuda else _fp8_gemm_on_cpu
-        run(a, a_scale, b, b_scale, d, c, block_a, block_b, None, disable_ue8m0_cast)
+        if d.is_cuda:
+            read = reading(recipe, recipe_a, recipe_b)
+            kernels().fp8_gemm(a, a_scale, b, b_scale, d, c, resources=SETTINGS.resources, reading=read)
+            return
+        left = turned(a, turn_a), turned(a_scale, turn_a)
+        right = turned(b, turn_b), turned(b_scale, turn_b)
+        chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
+        _fp8_gemm_on_cpu(*left, *right, d, c, *chosen, None, disable_ue8m0_cast)
 
     return _named(fp8_fp4_gemm, "fp8_fp4_gemm", layout)
 
 
 def _bf16_gemm(layout: str) -> Callable:
-    flip_a, flip_b, dims = TRANSPOSES[layout]
+    (turn_a, turn_b), (*_, dims) = _turns(layout), TRANSPOSES[layout]
+    read = plain_reading(turn_a, turn_b)
 
     def bf16_gemm(a: Matrix, b: Matrix, d: Matrix, c: Matrix | None = None, compiled_dims: str = dims) -> None:
-        plain_gemm(a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b, d, c)
+        if d.is_cuda:
+            kernels().bf16_gemm(a, b, d, c, resources=SETTINGS.resources, reading=read)
+            return
+        _plain_on_cpu(turned(a, turn_a), turned(b, turn_b), d, c, (BF16,))
 
     return _named(bf16_gemm, "bf16_gemm", layout)
 
 
 def _cublaslt_gemm(layout: str) -> Callable:
-    flip_a, flip_b, _ = TRANSPOSES[layout]
+    turn_a, turn_b = _turns(layout)
+    read = plain_reading(turn_a, turn_b)
 
     def cublaslt_gemm(a: Matrix, b: Matrix, d: Matrix, c: Matrix | None = None) -> None:
-        if d.is_cuda and a.dtype is torch.float8_e4m3fn:
-            raise no_kernel()
-        left, right = a.transpose(0, 1) if flip_a else a, b.transpose(0, 1) if flip_b else b
-        plain_gemm(left, right, d, c, (BF16, FP8))
+        if d.is_cuda:
+            if a.dtype is torch.float8_e4m3fn:
+                raise no_kernel()
+            kernels().bf16_gemm(a, b, d, c, resources=SETTINGS.resources, reading=read)
+            return
+        _plain_on_cpu(turned(a, turn_a), turned(b, turn_b), d, c, (BF16, FP8))
 
     return _named(cublaslt_gemm, "cublaslt_gemm", layout)
 
@@ -100,11 +114,8 @@ def _named(function: Callable, family: str, layout: str) -> Callable:
     return explained(function)
 
 
-def plain_gemm(a: Any, b: Any, d: Any, c: Any = None, formats: tuple[str, ...] = (BF16,)) -> None:
+def _plain_on_cpu(a: Any, b: Any, d: Any, c: Any, formats: tuple[str, ...]) -> None:
     """Write a[m, k] @ b[n, k].T, both of one format, into d, plus c where given."""
-    if d.is_cuda:
-        kernels().bf16_gemm(a, b, d, c, resources=SETTINGS.resources)
-        return
     left = payload("a", a, formats)
     right = payload("b", b, (left.format,))
     check_depth(left, right, _FORMS)
@@ -116,39 +127,6 @@ def plain_gemm(a: Any, b: Any, d: Any, c: Any = None, formats: tuple[str, ...] =
 
 def _check_sides(a: ScaledTensor, b: ScaledTensor, d: torch.Tensor) -> None:
     check_shape("d", d, (a.shape[0], b.shape[0]), "[m, n] of a and b")
-
-
-def fp8_gemm_on_gpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32=False) -> None:
-    """Launch the kernel for FP8 by FP8 or FP4.
-
-    Every line here is paid for by every launch: whatever the kernel checks when it first sees tensors is left to it.
-    """
-    packed = check_scaled(a, b, block_a, block_b)
-    kernels().fp8_gemm(
-        a,
-        a_scale=a_scale,
-        b=b,
-        b_scale=b_scale,
-        d=d,
-        c=c,
-        b_block=block_b,
-        head_splits=head_splits,
-        packed=packed,
-        resources=SETTINGS.resources,
-    )
-
-
-def check_scaled(a: Any, b: Any, block_a: Any, block_b: Any) -> bool:
-    """Raise unless there are kernels for scales of these blocks, and a is FP8; say whether b is packed FP4."""
-    packed = b.dtype is not torch.float8_e4m3fn
-    if a.dtype is not torch.float8_e4m3fn:  # which a kernel would take bytes for
-        hint = f"; {BYTES_ARE_CODES}" if a.dtype in (torch.uint8, torch.int8) else ""
-        raise no_kernel(f"a in torch.float8_e4m3fn, not {a.dtype}{hint}")
-    if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
-        need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
-        hint = f"; {BYTES_ARE_CODES}" if b.dtype in (torch.uint8, torch.int8) else ""
-        raise no_kernel(f"{need}, not {block_a} by {block_b} with b in {b.dtype}{hint}")
-    return packed
 
 
 def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits, float32) -> None:
@@ -169,6 +147,9 @@ def _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, c, block_a, block_b, head_splits
     d.detach()[:, torch.from_numpy(columns)] = like(result[:, columns], d)  # no kernel writes the gaps
 
 
+_reading = scaled_readings()
+
+
 @explained
 def fp8_gemm_nt_skip_head_mid(
     a: Scaled,
@@ -180,10 +161,13 @@ def fp8_gemm_nt_skip_head_mid(
     disable_ue8m0_cast: bool = False,
 ) -> None:
     """Write a[m, k] @ b[n, k].T into d, with `mid` columns left alone after the first `left` of each left + right."""
-    (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
+    (a, a_scale), (b, b_scale), splits = pair("a", a), pair("b", b), tuple(head_splits)
+    if d.is_cuda:
+        launch, read = kernels().fp8_gemm, _reading(recipe, None, None)
+        launch(a, a_scale, b, b_scale, d, head_splits=splits, resources=SETTINGS.resources, reading=read)
+        return
     chosen = blocks(recipe, None, None, b_scale.dtype is torch.int32)
-    run = fp8_gemm_on_gpu if d.is_cuda else _fp8_gemm_on_cpu
-    run(a, a_scale, b, b_scale, d, None, *chosen, tuple(head_splits), disable_ue8m0_cast)
+    _fp8_gemm_on_cpu(a, a_scale, b, b_scale, d, None, *chosen, splits, disable_ue8m0_cast)
 
 
 fp8_fp4_gemm_nt, fp8_fp4_gemm_nn, fp8_fp4_gemm_tn, fp8_fp4_gemm_tt = map(_fp8_gemm, TRANSPOSES)

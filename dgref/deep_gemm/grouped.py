@@ -10,7 +10,6 @@ import torch
 from dgref import reference
 from dgref.annotations import also_called, explained
 from dgref.deep_gemm.arguments import Block, Matrix, Recipe, Scaled, ScaledStack, Stack, Vector
-from dgref.deep_gemm.dense import check_scaled
 from dgref.deep_gemm.kernels import kernels
 from dgref.deep_gemm.operands import (
     BF16,
@@ -23,11 +22,16 @@ from dgref.deep_gemm.operands import (
     with_scales,
     write,
 )
+from dgref.deep_gemm.reading import Reading, plain_reading, scaled_readings
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import flag, whole_number
 from dgref.formats.native import to_numpy
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.grouped import psum_spans
+
+_TURNED = (1, 2)  # the axes of b that are swapped where it is b[groups, k, n]
+_READING, _READING_TURNED = scaled_readings(), scaled_readings(turn_b=_TURNED)
+_PLAIN, _PLAIN_TURNED = plain_reading(), plain_reading(turn_b=_TURNED)
 
 # -- rows of groups, one after the other ------------------------------------------------------------------------------
 
@@ -54,13 +58,12 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     left alone without, as are rows behind all groups.
     """
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
-    chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     options = _options(use_psum_layout, ensure_zero_padding)
     if d.is_cuda:
-        packed = check_scaled(a, b, *chosen)
-        scales = (a_scale, b_scale, chosen[1], packed)
-        _contiguous_on_gpu(a, b, d, grouped_layout, options, *scales)
+        read = _READING(recipe, recipe_a, recipe_b)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, read, a_scale, b_scale)
         return
+    chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     left, right = payloads(a, b, axes=(2, 3))
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     float32 = disable_ue8m0_cast or None
@@ -85,7 +88,12 @@ def m_grouped_fp8_fp4_gemm_nn_contiguous(
 ) -> None:
     """Do as `m_grouped_fp8_fp4_gemm_nt_contiguous`, for b[groups, k, n]."""
     weights, scales = pair("b", b)
-    b = (weights.transpose(1, 2), scales.transpose(1, 2))
+    if d.is_cuda:
+        options, (a, a_scale) = _options(use_psum_layout, ensure_zero_padding), pair("a", a)
+        read = _READING_TURNED(recipe, recipe_a, recipe_b)
+        _contiguous_on_gpu(a, weights, d, grouped_layout, options, read, a_scale, scales)
+        return
+    b = (weights.transpose(*_TURNED), scales.transpose(*_TURNED))
     options = (compiled_dims, disable_ue8m0_cast, use_psum_layout, ensure_zero_padding)
     m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe, recipe_a, recipe_b, *options)
 
@@ -104,7 +112,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     """Write a[i] @ b[group of row i].T into d[i], all BF16; see `m_grouped_fp8_fp4_gemm_nt_contiguous`."""
     options = _options(use_psum_layout, ensure_zero_padding)
     if d.is_cuda:
-        _contiguous_on_gpu(a, b, d, grouped_layout, options)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, _PLAIN)
         return
     left, right = payloads(a, b, (BF16,), (2, 3))
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
@@ -122,8 +130,12 @@ def m_grouped_bf16_gemm_nn_contiguous(
     ensure_zero_padding: bool = True,
 ) -> None:
     """Do as `m_grouped_bf16_gemm_nt_contiguous`, for b[groups, k, n]."""
+    if d.is_cuda:
+        options = _options(use_psum_layout, ensure_zero_padding)
+        _contiguous_on_gpu(a, b, d, grouped_layout, options, _PLAIN_TURNED)
+        return
     options = (compiled_dims, use_psum_layout, ensure_zero_padding)
-    m_grouped_bf16_gemm_nt_contiguous(a, b.transpose(1, 2), d, grouped_layout, *options)
+    m_grouped_bf16_gemm_nt_contiguous(a, b.transpose(*_TURNED), d, grouped_layout, *options)
 
 
 def _options(psum: bool, zero_padding: bool) -> tuple[bool, bool]:
@@ -166,7 +178,7 @@ def _written_rows(layout: torch.Tensor, used: np.ndarray, psum: bool) -> np.ndar
 
 
 def _contiguous_on_gpu(
-    a, b, d, layout, options: tuple[bool, bool], a_scale=None, b_scale=None, b_block=(128, 128), packed: bool = False
+    a, b, d, layout, options: tuple[bool, bool], read: Reading, a_scale: Any = None, b_scale: Any = None
 ) -> None:
     kernels().contiguous(
         a,
@@ -178,9 +190,8 @@ def _contiguous_on_gpu(
         prefix_sum=options[0],
         alignment=SETTINGS.alignment,
         zero_padding=options[1],
-        b_block=b_block,
-        packed=packed,
         resources=SETTINGS.resources,
+        reading=read,
     )
 
 
@@ -205,22 +216,11 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     `expected_m` only helps to choose a configuration.
     """
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
-    chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     if d.is_cuda:
-        packed = check_scaled(a, b, *chosen)
-        kernels().masked(
-            a,
-            b,
-            d,
-            masked_m,
-            expected_m,
-            a_scale,
-            b_scale,
-            b_block=chosen[1],
-            packed=packed,
-            resources=SETTINGS.resources,
-        )
+        launch, read = kernels().masked, _READING(recipe, recipe_a, recipe_b)
+        launch(a, b, d, masked_m, expected_m, a_scale, b_scale, resources=SETTINGS.resources, reading=read)
         return
+    chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
     left, right = payloads(a, b, axes=(3, 3))
     used, float32 = _rows_under_mask(a, masked_m, expected_m), disable_ue8m0_cast or None
     left = with_scales("a", left, a_scale, chosen[0], float32, used)

@@ -30,6 +30,7 @@ from dgref.deep_gemm.operands import (
     with_float_scales,
     write,
 )
+from dgref.deep_gemm.reading import Reading, check_fp8
 from dgref.deep_gemm.settings import SETTINGS
 from dgref.errors import FormatError, InputError, LayoutError, ShapeError, expected, flag
 from dgref.formats.layouts import LAYOUTS
@@ -62,7 +63,7 @@ def k_grouped_fp8_gemm_tn_contiguous(
         if block != (1, 128):
             raise no_kernel()
         _check_matrix(a)
-        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale.t(), b_scale.t())
+        _k_on_gpu(a, b, d, ks_cpu, grouped_layout, c, use_psum_layout, a_scale, b_scale, _scales_turned)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, use_psum_layout)
     left, right = payloads(a.t(), b.t(), (FP8,))
@@ -93,7 +94,8 @@ def k_grouped_fp8_gemm_nt_contiguous(
         raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, without use_psum_layout"))
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
-        _k_on_gpu(_flat("a", a), _flat("b", b), d, ks_cpu, grouped_layout, c, False, a_scale, b_scale)
+        flat = _flat("a", a), _flat("b", b)
+        _k_on_gpu(*flat, d, ks_cpu, grouped_layout, c, False, a_scale, b_scale, _scales_as_given)
         return
     spans = _Spans.of(d, ks_cpu, grouped_layout, False)
     left, right = _joined("a", a, d.shape[1], ks_cpu), _joined("b", b, d.shape[2], ks_cpu)
@@ -139,15 +141,35 @@ def _flat(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dim() == 1 else tensor.view(-1)
 
 
-def _k_on_gpu(a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None) -> None:
-    """Launch the kernel for groups of K; scales are [rows, blocks of K]."""
-    if a_scale is not None:
-        for name, operand in (("a", a), ("b", b)):  # a kernel would take any bytes for FP8
-            if operand.dtype is not torch.float8_e4m3fn:
-                raise FormatError(expected(name, operand.dtype, "torch.float8_e4m3fn"))
-    launch, sizes = kernels().k_grouped, None if flag("use_psum_layout", psum) else ks_cpu
-    options = {"sizes": sizes, "prefix_sum": psum, "alignment": SETTINGS.alignment, "resources": SETTINGS.resources}
-    launch(a, b, d, layout, c, a_scale, b_scale, **options)
+def _k_on_gpu(
+    a, b, d, ks_cpu, layout, c, psum: bool, a_scale: Any = None, b_scale: Any = None, read: Reading | None = None
+) -> None:
+    kernels().k_grouped(
+        a,
+        b,
+        d,
+        layout,
+        c,
+        a_scale,
+        b_scale,
+        sizes=None if flag("use_psum_layout", psum) else ks_cpu,
+        prefix_sum=psum,
+        alignment=SETTINGS.alignment,
+        resources=SETTINGS.resources,
+        reading=read,
+    )
+
+
+def _scales_as_given(a: Any, a_scale: Any, b: Any, b_scale: Any) -> tuple:
+    """Read FP8 with scales [rows, blocks of K]: one for each 128 of K."""
+    check_fp8("a", a)
+    check_fp8("b", b)
+    return a, a_scale, b, b_scale, (1, 128), False
+
+
+def _scales_turned(a: Any, a_scale: Any, b: Any, b_scale: Any) -> tuple:
+    """Read FP8 with scales [blocks of K, rows]."""
+    return _scales_as_given(a, a_scale.t(), b, b_scale.t())
 
 
 class _Spans:

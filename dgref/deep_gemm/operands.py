@@ -47,6 +47,8 @@ KNOWN_BLOCKS = ((1, 128), (128, 128), (1, 32), (1, 64), (1, 16))
 
 def pair(name: str, operand: Any, scales: str = "scales") -> tuple[torch.Tensor, Any]:
     """Return the payload and the scales of an operand; `scales` says what these may be."""
+    if type(operand) is tuple and len(operand) == 2:
+        return operand  # as nearly always, and launches pay for each line here
     if not isinstance(operand, tuple | list) or len(operand) != 2:
         raise FormatError(expected(name, kind_of(operand), f"a tuple (tensor, {scales})"))
     return operand[0], operand[1]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import dgref.deep_gemm as deep_gemm
-from dgref.backends.cuda.sm90 import gemm
-from dgref.deep_gemm import dense, grouped, k_grouped, kernels
+from dgref.backends.cuda.sm90 import gemm, launch
+from dgref.deep_gemm import dense, grouped, k_grouped, kernels, reading
 from dgref.errors import InputError, UnsupportedError
 from dgref.formats import LAYOUTS
-from tests.backends.cuda.sm90.recording import record
+from tests.backends.cuda.sm90.recording import Driver, record
 
 M, N, K = 8, 256, 512
 
@@ -29,6 +29,16 @@ def gpu(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_subclass(OnGpu)
 
 
+READ = ("a", "a_scale", "b", "b_scale", "b_block", "packed")  # what a reading returns, of its first four
+TENSORS = {
+    "fp8": ("a", "a_scale", "b", "b_scale", "d", "c"),
+    "bf16": ("a", "b", "d", "c"),
+    "contiguous": ("a", "b", "d", "layout", "a_scale", "b_scale"),
+    "masked": ("a", "b", "d", "masked_m", "expected_m", "a_scale", "b_scale"),
+    "k": ("a", "b", "d", "layout", "c", "a_scale", "b_scale"),
+}
+
+
 def pack_on_cpu(name: str, scales: torch.Tensor) -> torch.Tensor:
     """Stand in for the scale-layout kernel."""
     return gpu(LAYOUTS[name].pack(scales.as_subclass(torch.Tensor)))
@@ -39,7 +49,12 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple,
     noted: list[tuple[str, tuple, dict]] = []
 
     def note(name: str) -> Any:
-        return lambda *arguments, **options: noted.append((name, arguments, options))
+        def launch(*arguments: Any, reading: Any = None, **options: Any) -> None:
+            given = dict(zip(TENSORS[name], arguments, strict=False))
+            read = reading and reading(*map(given.get, READ[:4]))
+            noted.append((name, arguments, options | given | (dict(zip(READ, read, strict=True)) if read else {})))
+
+        return launch
 
     made = kernels.Kernels(*map(note, ("fp8", "bf16", "contiguous", "masked", "k")))
     for module in (dense, grouped, k_grouped):
@@ -61,7 +76,7 @@ def test_fp8_goes_straight_to_the_kernel(launches) -> None:
     deep_gemm.fp8_gemm_nt(a, b, d)
     ((name, arguments, options),) = launches
     assert name == "fp8" and arguments[0] is a[0]
-    same = {"a_scale": a[1], "b": b[0], "b_scale": b[1], "d": d, "c": None, "head_splits": None}
+    same = {"a": a[0], "a_scale": a[1], "b": b[0], "b_scale": b[1], "d": d, "c": None}
     assert all(options.pop(key) is value for key, value in same.items())
     assert options == {"b_block": (128, 128), "packed": False, "resources": (0, False)}
 
@@ -81,6 +96,24 @@ def test_packed_codes_are_announced_to_the_kernel(launches) -> None:
     ((_, _, options),) = launches
     assert options["b_block"] == (1, 32) and options["packed"]
     assert options["b_scale"] is b[1]  # the kernel reads it wherever it lies
+
+
+@pytest.mark.parametrize("name", ["m_grouped_fp8_gemm_nn_contiguous", "m_grouped_bf16_gemm_nn_contiguous"])
+def test_groups_are_transposed_one_by_one(name: str, launches) -> None:
+    a, (b, b_scale), d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N, dtype=torch.bfloat16))
+    turned = (b.t()[None], b_scale.t()[None])
+    pairs = (a, turned) if "fp8" in name else (a[0].bfloat16(), turned[0].bfloat16())
+    getattr(deep_gemm, name)(*pairs, d, gpu(torch.zeros(M, dtype=torch.int32)))
+    ((_, _, options),) = launches
+    assert options["b"].shape == (1, N, K) and ("bf16" in name or options["b_scale"].shape == (1, N // 128, K // 128))
+
+
+def test_scales_of_groups_of_k_are_turned(launches) -> None:
+    a = (gpu(torch.zeros(K, N).to(torch.float8_e4m3fn)), gpu(torch.ones(K // 128, N)))
+    sizes = gpu(torch.tensor([K], dtype=torch.int32))
+    deep_gemm.k_grouped_fp8_gemm_tn_contiguous(a, a, gpu(torch.zeros(1, N, N)), [K], sizes)
+    ((_, _, options),) = launches
+    assert options["a_scale"].shape == options["b_scale"].shape == (N, K // 128) and options["b_block"] == (1, 128)
 
 
 def test_settings_reach_every_kernel(launches) -> None:
@@ -123,6 +156,55 @@ def test_tensors_on_two_devices_are_an_error(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match=message):
         deep_gemm.fp8_gemm_nt((a, a_scale.as_subclass(OnAnother)), b, d)
     assert not driver.launches
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    made = SimpleNamespace(fp8_gemm=gemm.fp8_gemm, bf16_gemm=gemm.bf16_gemm)
+    monkeypatch.setattr(dense, "kernels", lambda: made)
+    return record(monkeypatch)
+
+
+def launched(driver: Driver, name: str, *arguments: Any, **options: Any) -> list[tuple]:
+    driver.launches.clear()
+    getattr(deep_gemm, name)(*arguments, **options)
+    return list(driver.launches)
+
+
+def square() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an operand of as many rows as columns, whose scales have four rows and columns as well."""
+    return gpu(torch.zeros(K, K).to(torch.float8_e4m3fn)), gpu(torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("kind", ["fp8_gemm", "bf16_gemm"])
+def test_names_of_transposes_have_plans_of_their_own(kind: str, driver: Driver) -> None:
+    a, b, d = fp8(K, (1, 128)), square(), gpu(torch.zeros(K, K))
+    pairs = (a, b) if kind == "fp8_gemm" else (a[0].bfloat16(), b[0].bfloat16())
+    found = [launched(driver, f"{kind}_{layout}", *pairs, d) for layout in ("nt", "nn", "nt", "nn")]
+    assert found[0] == found[2] and found[1] == found[3] and found[0] != found[1]
+
+
+def test_a_call_that_is_repeated_elsewhere_is_launched_there_and_read_no_more(driver, monkeypatch) -> None:
+    turned, asked = reading.turned, []
+    monkeypatch.setattr(reading, "turned", lambda tensor, axes: asked.append(axes) or turned(tensor, axes))
+    first, other = ((fp8(M, (1, 128)), fp8_turned(), gpu(torch.zeros(M, N))) for _ in range(2))
+    before = [launched(driver, "fp8_gemm_nn", *given) for given in (first, other)]
+    assert asked == [None, None, (0, 1), (0, 1)] and [name for name, *_ in before[1]] == ["dgref::transpose", "gemm"]
+    launch._kept.plans.clear()
+    assert launched(driver, "fp8_gemm_nn", *other) == before[1] != before[0]
+
+
+def fp8_turned() -> tuple[torch.Tensor, torch.Tensor]:
+    b, b_scale = fp8(N, (128, 128))
+    return gpu(b.t().contiguous()), gpu(b_scale.t().contiguous())
+
+
+def test_recipes_may_be_lists(driver: Driver) -> None:
+    a, b, d = fp8(M, (1, 128)), fp8(N, (1, 128)), gpu(torch.zeros(M, N))
+    given = [{"recipe": (1, 1, 128)}, {"recipe": [1, 1, 128]}, {"recipe_a": [1, 128], "recipe_b": [1, 128]}]
+    found = [launched(driver, "fp8_gemm_nt", a, b, d, **options) for options in given]
+    assert found[0] == found[1] and len(launch._kept.plans) == 2
+    assert [arguments[0] for arguments in found[2]] == ["gemm"]
 
 
 def q() -> torch.Tensor:

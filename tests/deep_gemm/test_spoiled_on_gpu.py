@@ -180,6 +180,12 @@ MISREAD = [
         InputError,
         "need FP8 with scales",
     ),
+    (
+        "k_grouped_fp8_gemm_tn_contiguous",
+        {"b": (codes(384, N), torch.ones(N, 1, 3))},
+        ShapeError,
+        "b scales shape: got [32, 1, 3], need two axes",
+    ),
     ("m_grouped_bf16_gemm_nn_contiguous", {"d": bf16(0, N)}, ShapeError, "d: got (0, 32), need (128, 32)"),
     ("m_grouped_bf16_gemm_nn_contiguous", {"use_psum_layout": "no"}, InputError, "use_psum_layout: got 'no'"),
     ("k_grouped_bf16_gemm_tn_contiguous", {"use_psum_layout": 2}, InputError, "use_psum_layout: got 2"),

@@ -13,7 +13,7 @@ from typing import Any
 from dgref.arch import Architecture
 from dgref.backends.base import BackendBase, Inputs, Kernel
 from dgref.backends.cuda.case_kernel import CaseKernel
-from dgref.backends.cuda.launch import Plan
+from dgref.backends.cuda.launch import LATEST
 from dgref.reference.arithmetic import Arithmetic
 from dgref.suite import Case
 
@@ -58,7 +58,7 @@ class CudaBackend(BackendBase):
     def prepare(self, case: Case, inputs: Inputs) -> Kernel:
         from dgref import machine
 
-        Plan.last, self._prepared = None, case
+        LATEST.plan, self._prepared = None, case
         return cases_of(machine.architecture().name)[case.op].prepare(case, inputs, self._invariant)
 
     def provenance(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class CudaBackend(BackendBase):
         from dgref.backends.cuda.compiler import chosen_compiler
 
         found = {"compiler": chosen_compiler().identity, "architecture": machine.architecture().target}
-        plan, case = Plan.last, self._prepared
+        plan, case = LATEST.plan, self._prepared
         if plan is None or case is None:
             return found  # nothing was launched
         found |= plan.kernel.provenance

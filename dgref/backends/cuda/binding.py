@@ -50,3 +50,7 @@ class Operand:
     def t(self) -> Operand:
         """Return the transposed view of a matrix, which lies at the same address."""
         return Operand(self._tensor.t(), self._index)
+
+    def transpose(self, first: int, second: int) -> Operand:
+        """Return the view with two axes swapped, which lies at the same address."""
+        return Operand(self._tensor.transpose(first, second), self._index)

@@ -10,7 +10,8 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from dgref.backends.cuda.binding import Address, Struct
 from dgref.backends.cuda.driver import bindings, check_status, launcher
@@ -42,10 +43,21 @@ class Resources(NamedTuple):
 WHOLE_CARD = Resources()
 
 
+class Latest:
+    """Which plan was launched last in this process.
+
+    No attribute of the class `Plan` says so: Python forgets where all attributes of plans lie whenever one of their
+    class is set.
+    """
+
+    plan: Plan | None = None
+
+
+LATEST = Latest()
+
+
 class Plan:
     """One function with one geometry on one stream, and the memory its arguments are written to."""
-
-    last: ClassVar[Plan | None] = None  # what was launched last in this process
 
     def __init__(self, function: Any, parameters: Sequence[str], geometry: Geometry, stream: int, kernel: Any = None):
         self.kernel = kernel
@@ -57,8 +69,8 @@ class Plan:
         self._pointers_at: list[tuple[int, int]] = []  # word of the block, operand
         self.kept: Sequence[Any] = ()  # tensors whose addresses stay in the block
         self._addresses: Sequence[int] | None = None  # of the operands that the block has been written for
-        self._given = (int(self._config.getPtr()), int(function), ctypes.addressof(self._pointers), None)
-        self._launch = launcher()
+        given = (int(self._config.getPtr()), int(function), ctypes.addressof(self._pointers), None)
+        self._launch = partial(launcher(), *given)
 
     def __call__(self, values: Sequence[Any]) -> None:
         """Launch with these arguments; the driver copies them before it returns."""
@@ -85,7 +97,10 @@ class Plan:
         """Launch with the operands of a call at these addresses."""
         if addresses != self._addresses:
             self._move(addresses)
-        self.again()
+        LATEST.plan = self
+        status = self._launch()
+        if status:
+            check_status(status, "cuLaunchKernelEx")
 
     def _move(self, addresses: Sequence[int]) -> None:
         self._addresses = None  # what is interrupted half way must not be taken for what is in the block
@@ -96,10 +111,7 @@ class Plan:
 
     def again(self) -> None:
         """Launch with the arguments that are in the block."""
-        Plan.last = self
-        status = self._launch(*self._given)
-        if status:
-            check_status(status, "cuLaunchKernelEx")
+        self.at(self._addresses)
 
 
 def value_of(argument: Any) -> Any:

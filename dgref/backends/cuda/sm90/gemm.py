@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dgref.annotations import explained
@@ -10,7 +11,7 @@ from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.nothing import add_nothing, check_addend
-from dgref.backends.cuda.sm90.pair import Pair, pair_of
+from dgref.backends.cuda.sm90.pair import Pair, meant, pair_of
 from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from dgref.errors import ShapeError, expected, flag
 from dgref.reference.gemm import split_columns, split_width
@@ -34,6 +35,7 @@ def fp8_gemm(
     packed: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
+    reading: Callable[..., tuple] | None = None,
 ) -> None:
     """Write a[m, k] * b[n, k]^T, scaled, into d (plus c where given), for E4M3 payloads and FP32 scales.
 
@@ -43,9 +45,10 @@ def fp8_gemm(
     b is [n, k/2] E2M1 codes, two to a byte, the low nibble first, widened exactly to E4M3 inside; `b_block` then has
     one row. `head_splits` (left, middle, right) leaves `middle` columns of d untouched between `left` and `right`
     columns of the product. `c` may be d itself; where it shares memory with d otherwise, some of it is read after d
-    has been written there.
+    has been written there. `reading`, where given, is asked once for each geometry what the operands mean: of a,
+    a_scale, b and b_scale it returns these four, b_block and packed.
     """
-    options = (b_block, batch_invariant, head_splits, packed, resources, forced)
+    options = (b_block, batch_invariant, head_splits, packed, resources, forced, reading)
     if not repeatable(_fp8_plan, (a, a_scale, b, b_scale, d, c), options):
         add_nothing(d, c)
 
@@ -60,16 +63,18 @@ def bf16_gemm(
     batch_invariant: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
+    reading: Callable[..., tuple] | None = None,
 ) -> None:
     """Write a[m, k] * b[n, k]^T into d (plus c where given); either operand may be a transposed view.
 
-    `c` is that of `fp8_gemm`.
+    `c` and `reading` are those of `fp8_gemm`.
     """
-    if not repeatable(_bf16_plan, (a, b, d, c), (batch_invariant, resources, forced)):
+    if not repeatable(_bf16_plan, (a, b, d, c), (batch_invariant, resources, forced, reading)):
         add_nothing(d, c)
 
 
-def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_splits, packed, resources, forced):
+def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_splits, packed, resources, forced, reading):
+    a, a_scale, b, b_scale, b_block, packed = meant(reading, a, a_scale, b, b_scale, b_block, packed)
     batch_invariant, packed = flag("batch_invariant", batch_invariant), flag("packed", packed)
     if not (a.shape[-1] and d.numel()):
         read.check_payload("a", a, "E4M3")
@@ -82,7 +87,8 @@ def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_split
     return prepare(forced or configuration(shape, available(resources)), given, resources, pair.before)
 
 
-def _bf16_plan(a, b, d, c, batch_invariant, resources, forced):
+def _bf16_plan(a, b, d, c, batch_invariant, resources, forced, reading):
+    a, _, b, *_ = meant(reading, a, None, b, None)
     batch_invariant = flag("batch_invariant", batch_invariant)
     if not (a.shape[-1] and d.numel()):
         read.check_payload("a", a, "BF16")

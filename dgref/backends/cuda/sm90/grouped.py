@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dgref.annotations import explained
@@ -13,7 +13,7 @@ from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.gemm import destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.nothing import add_nothing, zero_ended, zero_labelled, zero_masked
-from dgref.backends.cuda.sm90.pair import Pair, pair_of, scales_of
+from dgref.backends.cuda.sm90.pair import Pair, meant, pair_of, scales_of
 from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import (
@@ -49,18 +49,19 @@ def gemm_grouped_contiguous(
     check: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
+    reading: Callable[..., tuple] | None = None,
 ) -> None:
     """Write a[m, k] * b[g, n, k]^T into d[m, n], where each block of `alignment` rows belongs to one group g.
 
     `layout` holds a label per row (-1: padding, after a block's last used row: the kernel looks no further) or, with
     `prefix_sum`, the end of each group. Rows of padding are left alone, or set to zero with `zero_padding`. FP8 where
     scales are given (b's of `b_block`), else BF16; with `packed`, b holds E2M1 codes, as in `fp8_gemm`. With `check`,
-    the host reads the layout first, and an error names what breaks its contract.
+    the host reads the layout first, and an error names what breaks its contract. `reading` is that of `fp8_gemm`.
     """
     if check or group_contract.always():
         rows, groups = (group_contract.extent(name, tensor, 0) for name, tensor in (("a", a), ("b", b)))
         group_contract.check_rows(layout, rows, groups, prefix_sum, alignment)
-    options = (prefix_sum, alignment, zero_padding, b_block, packed, resources, forced)
+    options = (prefix_sum, alignment, zero_padding, b_block, packed, resources, forced, reading)
     if repeatable(_contiguous, (a, b, d, layout, a_scale, b_scale), options) or not d.numel():
         return
     if prefix_sum:
@@ -84,15 +85,16 @@ def gemm_grouped_masked(
     check: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
+    reading: Callable[..., tuple] | None = None,
 ) -> None:
     """Write the first masked_m[g] rows of a[g, m, k] * b[g, n, k]^T into d[g, m, n]; no other row is touched.
 
     `masked_m` is read on the GPU when the kernel runs; `expected_m` only chooses the configuration. With `check`, the
-    host reads it first, and an error names the group that has too many.
+    host reads it first, and an error names the group that has too many. `reading` is that of `fp8_gemm`.
     """
     if check or group_contract.always():
         group_contract.check_mask(masked_m, group_contract.extent("a", a, 1))
-    options = (expected_m, b_block, packed, resources, forced)
+    options = (expected_m, b_block, packed, resources, forced, reading)
     if not repeatable(_masked, (a, b, d, masked_m, a_scale, b_scale), options) and d.numel():
         zero_masked(d, masked_m)
 
@@ -113,6 +115,7 @@ def gemm_grouped_k(
     check: bool = False,
     resources: Resources = WHOLE_CARD,
     forced: Configuration | None = None,
+    reading: Callable[..., tuple] | None = None,
 ) -> None:
     """Write, for each group g, the product over its part of K into d[g] (plus c[g] where given).
 
@@ -120,13 +123,13 @@ def gemm_grouped_k(
     is rewritten K-major first. Or both FP8 operands are flat, each group a K-major matrix [m, k_g] of its own: this
     needs `sizes`, the K of each group, on the host. `layout` holds the sizes on the GPU, or with `prefix_sum` the ends
     of groups that start at multiples of `alignment`, between which both operands hold zeros. With `check`, the host
-    reads it first.
+    reads it first. `reading` is that of `fp8_gemm`.
     """
     sizes = None if sizes is None else whole_numbers("sizes", sizes)
     if check or group_contract.always():
         k = sum(sizes or ()) if a.dim() == 1 else group_contract.extent("a", a, 0)
         group_contract.check_k(layout, k, prefix_sum, alignment, sizes)
-    options = (sizes, prefix_sum, alignment, resources, forced)
+    options = (sizes, prefix_sum, alignment, resources, forced, reading)
     tensors = (a, b, d, layout, c, a_scale, b_scale)
     if a.dim() == 1:
         launched = repeatable(_k_flat, tensors, (*options, a.data_ptr(), b.data_ptr()))
@@ -137,8 +140,9 @@ def gemm_grouped_k(
 
 
 def _contiguous(
-    a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, b_block, packed, resources, forced
+    a, b, d, layout, a_scale, b_scale, prefix_sum, alignment, zero_padding, b_block, packed, resources, forced, reading
 ):
+    a, a_scale, b, b_scale, b_block, packed = meant(reading, a, a_scale, b, b_scale, b_block, packed)
     packed, prefix_sum = flag("packed", packed), flag("prefix_sum", prefix_sum)
     zero_padding = flag("zero_padding", zero_padding)
     _check_alignment(alignment, 16 if packed else 64)
@@ -156,7 +160,8 @@ def _contiguous(
     return prepare(forced or configuration(shape, available(resources)), given, resources, pair.before)
 
 
-def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, resources, forced):
+def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, resources, forced, reading):
+    a, a_scale, b, b_scale, b_block, packed = meant(reading, a, a_scale, b, b_scale, b_block, packed)
     likely, packed = whole_number("expected_m", expected_m), flag("packed", packed)
     left, right = read.extents("a", a), read.extents("b", b, packed)
     groups, rows, _ = left
@@ -172,7 +177,8 @@ def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, re
     return prepare(forced or configuration(shape, available(resources)), given, resources, pair.before)
 
 
-def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced):
+def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced, reading):
+    a, a_scale, b, b_scale, *_ = meant(reading, a, a_scale, b, b_scale)
     for name, tensor in (("a", a), ("b", b), ("a_scale", a_scale)):
         if tensor is not None and tensor.dim() != 2:
             raise ShapeError(expected(name, tuple(tensor.shape), "a matrix: groups of K lie one behind the other"))
@@ -200,7 +206,8 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     return prepare(forced or configuration(shape, available(resources)), given, resources, pair.before)
 
 
-def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced, at_a, at_b):
+def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, resources, forced, reading, at_a, at_b):
+    a, a_scale, b, b_scale, *_ = meant(reading, a, a_scale, b, b_scale)
     # the maps of all groups lie in GPU memory, where no launch may edit them: such a plan keeps to its addresses
     if sizes is None or prefix_sum or a_scale is None or b_scale is None:
         need = "FP8 with scales, and the K of each group on the host: each is a matrix of its own"

@@ -16,7 +16,7 @@ from dgref.backends.cuda import environment
 from dgref.backends.cuda.binding import Address, Operand, Struct
 from dgref.backends.cuda.driver import ensure_context, multiprocessors
 from dgref.backends.cuda.jit import Kernel, compile_kernel, current_device, current_place, on_device
-from dgref.backends.cuda.launch import WHOLE_CARD, Plan, Resources
+from dgref.backends.cuda.launch import LATEST, WHOLE_CARD, Plan, Resources
 from dgref.backends.cuda.sm90 import workspace
 from dgref.backends.cuda.sm90.configuration import unfolded
 from dgref.backends.cuda.sm90.operands import NO_SCALES, Matrix, Scales
@@ -181,7 +181,7 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
     into one argument block, and per stream, whose workspaces they hold.
     """
     device, stream = current_place()
-    addresses, key, together, elsewhere = [], [build, device, stream, options], 0, 0
+    addresses, key, together, elsewhere = [], [build, device, stream, options], 0, False
     for tensor in tensors:
         if tensor is None:
             addresses.append(0)
@@ -189,7 +189,8 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
         else:
             addresses.append(address := tensor.data_ptr())
             together |= address
-            elsewhere |= tensor.get_device() ^ device
+            if tensor.get_device() != device:
+                elsewhere = True
             key.append(tensor.dtype)
             key.append(tensor.shape)
             key.append(tensor.stride())
@@ -257,7 +258,7 @@ def release_workspaces() -> None:
     with _LISTING:
         for plans in _EVERY_THREADS.values():
             plans.clear()
-    Plan.last = None
+    LATEST.plan = None
     workspace.forget()
 
 

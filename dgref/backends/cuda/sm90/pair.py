@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,13 @@ class Pair:
     def given(self, **others: Any) -> Operands:
         """Return everything that a launch is given."""
         return Operands(a=self.a, b=self.b, **self.scales, **others)
+
+
+def meant(
+    reading: Callable[..., tuple] | None, a: Any, a_scale: Any, b: Any, b_scale: Any, b_block: Any = None, packed=False
+) -> tuple:
+    """Return operands, b's block and whether b is packed: as the caller's reading says, where there is one."""
+    return (a, a_scale, b, b_scale, b_block, packed) if reading is None else reading(a, a_scale, b, b_scale)
 
 
 def pair_of(

@@ -57,6 +57,8 @@ def test_only_a_call_that_differs_in_what_a_launch_depends_on_is_built(built: li
 
 
 def test_an_operand_hands_out_no_number(built: list[tuple]) -> None:
+    operand = Operand(torch.zeros(4, 2, 8), 3).transpose(1, 2)
+    assert operand.stride() == (16, 1, 8) and operand.data_ptr().index == 3
     operand = Operand(torch.zeros(4, 8), 3).t()
     address = operand.data_ptr()
     assert operand.stride() == (1, 8) and address.index == 3 and address % 16 == 0

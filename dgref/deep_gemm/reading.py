@@ -1,0 +1,71 @@
+"""What transposes and recipes mean for kernels: found out when a launch is planned, not at every call that repeats it.
+
+A reading takes a, its scales, b and its scales, and returns them as kernels take them, the block of b's scales, and
+whether b is packed. Plans are looked up by it, so equal arguments give the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from dgref.deep_gemm.operands import BYTES_ARE_CODES, blocks, no_kernel
+
+Axes = tuple[int, int] | None  # the two that come swapped
+Reading = Callable[[Any, Any, Any, Any], tuple]
+_BLOCKS = ((128, 128), (1, 128), (1, 32))  # of b's scales
+
+
+def scaled_readings(turn_a: Axes = None, turn_b: Axes = None) -> Callable[[Any, Any, Any], Reading]:
+    """Return what gives the reading for a recipe, or one for each of a and b: None, or any sequence of numbers."""
+
+    @lru_cache(maxsize=1024)
+    def said(recipe: Any, recipe_a: Any, recipe_b: Any) -> Reading:
+        def read(a: Any, a_scale: Any, b: Any, b_scale: Any) -> tuple:
+            a, a_scale = turned(a, turn_a), turned(a_scale, turn_a)
+            b, b_scale = turned(b, turn_b), turned(b_scale, turn_b)
+            block_a, block_b = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
+            check_fp8("a", a)
+            return a, a_scale, b, b_scale, block_b, _is_packed(b, block_a, block_b)
+
+        return read
+
+    def reading(*recipes: Any) -> Reading:
+        try:
+            return said(*recipes)
+        except TypeError:  # lists are recipes too
+            return said(*(given if given is None else tuple(given) for given in recipes))
+
+    return reading
+
+
+def plain_reading(turn_a: Axes = None, turn_b: Axes = None) -> Reading:
+    """Return the reading of operands without scales."""
+    return lambda a, a_scale, b, b_scale: (turned(a, turn_a), a_scale, turned(b, turn_b), b_scale, (128, 128), False)
+
+
+def turned(tensor: Any, axes: Axes) -> Any:
+    """Return an operand with two axes swapped, or as it is."""
+    return tensor if axes is None else tensor.transpose(*axes)
+
+
+def check_fp8(name: str, tensor: Any) -> None:
+    """Raise where a kernel would take other bytes for FP8."""
+    if tensor.dtype is not torch.float8_e4m3fn:
+        raise no_kernel(f"{name} in torch.float8_e4m3fn, not {tensor.dtype}{_hint(tensor)}")
+
+
+def _is_packed(b: Any, block_a: Any, block_b: Any) -> bool:
+    """Say whether b is packed FP4; raise unless there are kernels for scales of these blocks."""
+    packed = b.dtype is not torch.float8_e4m3fn
+    if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
+        need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
+        raise no_kernel(f"{need}, not {block_a} by {block_b} with b in {b.dtype}{_hint(b)}")
+    return packed
+
+
+def _hint(tensor: Any) -> str:
+    return f"; {BYTES_ARE_CODES}" if tensor.dtype in (torch.uint8, torch.int8) else ""
