@@ -14,7 +14,7 @@ import torch
 import dgref.deep_gemm as deep_gemm
 
 M, N, K, GROUPS = 64, 128, 512, 4
-CALLS, ROUNDS = 100, 30
+CALLS, ROUNDS = 100, 200
 HEAD = ("call", "the same tensors again", "tensors elsewhere each time")
 
 
@@ -46,16 +46,12 @@ def stacked(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def microseconds(call: Callable[..., None], arguments: list[tuple]) -> float:
-    """Return what a call costs whose geometry is known, with these arguments in turn: the best of several rounds."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        for given in arguments:
-            call(*given)
-        best = min(best, (time.perf_counter() - begun) / len(arguments) * 1e6)
+    """Return what a call costs with these arguments in turn."""
     torch.cuda.synchronize()
-    return best
+    begun = time.perf_counter()
+    for given in arguments:
+        call(*given)
+    return (time.perf_counter() - begun) / len(arguments) * 1e6
 
 
 def elsewhere(value: Any) -> Any:
@@ -66,8 +62,14 @@ def elsewhere(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    measured = [
+        (name, call, ([arguments] * CALLS, [elsewhere(arguments) for _ in range(CALLS)]))
+        for name, call, arguments in calls("cuda")
+    ]
+    best = [[float("inf")] * 2 for _ in measured]
+    for _ in range(ROUNDS):  # of all calls in turn: a moment in which the machine is slow falls on each of them
+        for row, (_, call, given) in zip(best, measured, strict=True):
+            row[:] = map(min, row, (microseconds(call, arguments) for arguments in given))
     print(f"| {' | '.join(HEAD)} |\n|---|---|---|")
-    for name, call, arguments in calls("cuda"):
-        same = microseconds(call, [arguments] * CALLS)
-        new = microseconds(call, [elsewhere(arguments) for _ in range(CALLS)])
-        print(f"| {name} | {same:.1f} | {new:.1f} |", flush=True)
+    for (name, *_), (same, new) in zip(measured, best, strict=True):
+        print(f"| {name} | {same:.1f} | {new:.1f} |")
