@@ -28,8 +28,7 @@ def scaled_readings(turn_a: Axes = None, turn_b: Axes = None) -> Callable[[Any, 
             a, a_scale = turned(a, turn_a), turned(a_scale, turn_a)
             b, b_scale = turned(b, turn_b), turned(b_scale, turn_b)
             block_a, block_b = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
-            check_fp8("a", a)
-            return a, a_scale, b, b_scale, block_b, _is_packed(b, block_a, block_b)
+            return a, a_scale, b, b_scale, block_b, _is_packed(a, b, block_a, block_b)
 
         return read
 
@@ -52,15 +51,11 @@ def turned(tensor: Any, axes: Axes) -> Any:
     return tensor if axes is None else tensor.transpose(*axes)
 
 
-def check_fp8(name: str, tensor: Any) -> None:
-    """Raise where a kernel would take other bytes for FP8."""
-    if tensor.dtype is not torch.float8_e4m3fn:
-        raise no_kernel(f"{name} in torch.float8_e4m3fn, not {tensor.dtype}{_hint(tensor)}")
-
-
-def _is_packed(b: Any, block_a: Any, block_b: Any) -> bool:
-    """Say whether b is packed FP4; raise unless there are kernels for scales of these blocks."""
+def _is_packed(a: Any, b: Any, block_a: Any, block_b: Any) -> bool:
+    """Say whether b is packed FP4; raise unless a is FP8 and there are kernels for scales of these blocks."""
     packed = b.dtype is not torch.float8_e4m3fn
+    if a.dtype is not torch.float8_e4m3fn:  # which a kernel would take bytes for
+        raise no_kernel(f"a in torch.float8_e4m3fn, not {a.dtype}{_hint(a)}")
     if block_a != (1, 128) or block_b not in _BLOCKS or (packed and block_b[0] != 1):
         need = "scales of 1x128 by 128x128 (b in FP8), 1x128 or 1x32"
         raise no_kernel(f"{need}, not {block_a} by {block_b} with b in {b.dtype}{_hint(b)}")
