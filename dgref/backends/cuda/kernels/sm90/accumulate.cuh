@@ -50,7 +50,7 @@ struct ScaledBlocks {
       : ring(ring),
         lane(thread % 32),
         boundary(BOUNDARY > 0 ? BOUNDARY : 128 - tile.column % 128),
-        first_row(group * P::SLABS * 64 + thread / 32 * 16 + lane / 4),
+        first_row(first_scale_row<P>(group, thread)),
         descriptors(ring, group) {}
 
   __device__ __forceinline__ void accumulate(float (&total)[P::SLABS][P::ACCUMULATORS], u32 stage, u32 phase,
@@ -169,7 +169,7 @@ template <class P>
 __device__ __forceinline__ void accumulate_in_turns(float (&total)[P::ACCUMULATORS], const Ring<P>& ring,
                                                     Cursor<P::STAGES>& cursor, const Tile& tile, u32 group, u32 thread) {
   const OperandDescriptors<P> descriptors(ring, group);
-  const u32 lane = thread % 32, row = group * 64 + thread / 32 * 16 + lane / 4;
+  const u32 lane = thread % 32, row = first_scale_row<P>(group, thread);
   const int boundary = 128 - tile.column % 128;
   int left = tile.block_end - tile.block_begin;
 #pragma unroll 1

@@ -80,14 +80,13 @@ template <class P>
 __device__ bool reduce_cluster(float (&total)[P::SLABS][P::ACCUMULATORS], const Ring<P>& ring, const Tile& tile, u32 warp,
                                u32 lane) {
   constexpr int CHUNKS = P::ACCUMULATORS / 4;
+  ptx::cluster_wait();  // until every block has made its barrier; for all warps, or racecheck would never go on
   if (warp >= P::SENDERS) return false;
   const u32 owner = warp % P::CLUSTER_K, own = tile.split;
   const int wanted = P::PACKED ? min(ceil_div(tile.rows, 8), CHUNKS) : (int(warp) * 16 < tile.rows ? CHUNKS : 0);
   if (own != owner) {
-    ptx::cluster_wait();  // until the owner has made its barrier
     const u32 exchanged = ptx::address_in_block(ring.exchanged(), owner);
     const u32 place = ptx::address_in_block(ring.exchange(own, warp), owner) + lane * 16;
-    if (lane == 0) ptx::barrier_expect_cluster(exchanged, wanted * 512);
 #pragma unroll
     for (int i = 0; i < CHUNKS; ++i) {
       const float* const v = &total[0][4 * i];
@@ -95,6 +94,7 @@ __device__ bool reduce_cluster(float (&total)[P::SLABS][P::ACCUMULATORS], const 
     }
     return false;
   }
+  if (lane == 0) ptx::barrier_expect(ring.exchanged(), (P::CLUSTER_K - 1) * wanted * 512);  // some may have landed before
   ptx::barrier_wait(ring.exchanged(), 0);
 #pragma unroll
   for (int i = 0; i < CHUNKS; ++i) {

@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(128 + 128 * MATH_GROUPS, 1)
          int alignment, int zero_padding, int left, int middle, int right, int bulk_stores) {
   using P = Plan<ELEMENT, SCALING, SCHEDULE, BLOCK_M, BLOCK_N, STAGES, MATH_GROUPS, CLUSTER_M, CLUSTER_N, CLUSTER_K, LOAD_M,
                  MAJOR_A, MAJOR_B, WEIGHTS, OUTPUT == Output::F32 ? 4 : 2>;
+  static_assert(!P::POWERS || ADDEND != Addend::IN_RING, "those who prepare words know of no C in the ring");
   extern __shared__ __align__(1024) unsigned char shared[];
   const Ring<P> ring{ptx::kept(ptx::shared_address(shared))};
   const Problem problem{m, n, k, groups, splits, band, alignment, zero_padding, layout};

@@ -65,6 +65,14 @@ __device__ __forceinline__ u32 touched(const float2 (&loaded)[COUNT]) {
   return all;
 }
 
+// The row of the first of a thread's scales of A. Of fewer rows than the slab's that are copied, warps that have none of
+// their own read the first ones: what they make of them is not stored.
+template <class P>
+__device__ __forceinline__ int first_scale_row(u32 group, u32 thread) {
+  const int of_warp = thread / 32 * 16;
+  return group * P::SLABS * 64 + (P::LOAD_M < 64 ? of_warp % P::LOAD_M : of_warp) + thread % 32 / 4;
+}
+
 // A thread's share of the scales of B's columns: two of every eight.
 template <class P>
 struct ColumnScales {

@@ -113,11 +113,6 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
       : "memory");
 }
 
-// Adds to what a barrier in another block of the cluster expects, and arrives there.
-__device__ __forceinline__ void barrier_expect_cluster(u32 mapped, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cluster.b64 _, [%0], %1;" ::"r"(mapped), "r"(bytes) : "memory");
-}
-
 // Into the shared memory of another block of the cluster; its barrier there counts the 16 bytes when they have landed.
 __device__ __forceinline__ void store_cluster_4(u32 mapped, float x, float y, float z, float w, u32 mapped_barrier) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(mapped),

@@ -45,11 +45,11 @@ struct Ring {
       ptx::barrier_init(full(stage), fills);
       // one arrival of each warp that reads
       ptx::barrier_init(empty(stage), 4 * P::MATH_GROUPS * P::CLUSTER);
-      if constexpr (P::POWERS) ptx::barrier_init(prepared(stage), PREPARING_WARPS);
+      if constexpr (P::POWERS) ptx::barrier_init(prepared(stage), PREPARING_WARPS * 32);
     }
     if (P::CLUSTER_K > 1 && warp == WARPS - 1) {
       const u32 owned = (P::SENDERS + P::CLUSTER_K - 1 - rank) / P::CLUSTER_K;
-      ptx::barrier_init(exchanged(), max(1u, (P::CLUSTER_K - 1) * owned));
+      ptx::barrier_init(exchanged(), max(1u, owned));
     }
     ptx::barrier_init_fence();
   }
@@ -64,12 +64,13 @@ struct Ring {
 
   // Tells every block that writes into this stage that the calling warp has read it. An arrival does not wait for loads
   // from shared memory that are on their way, though it releases them: `loaded` takes a bit of each, and becomes a part
-  // of the barrier's address that is zero, which the compiler does not know.
+  // of the barrier's address that is zero, which the compiler does not know. The last lane arrives: of a word that all lanes
+  // read, racecheck remembers the last as its reader, and knows of no order between lanes.
   __device__ __forceinline__ void release(u32 stage, u32 lane, u32 loaded = 0) const {
     const u32 barrier = empty(stage) + (loaded & ptx::zero());
     __syncwarp();
     if constexpr (P::CLUSTER == 1) {
-      if (lane == 0) ptx::barrier_arrive(barrier);
+      if (lane == 31) ptx::barrier_arrive(barrier);
     } else {
       if (lane < P::CLUSTER) ptx::barrier_arrive_cluster(ptx::address_in_block(barrier, lane));
     }

@@ -25,7 +25,7 @@ struct TileRing {
     const u32 slot = 4 * P::MATH_GROUPS + 3 - warp;
     if (slot >= SLOTS) return;
     ptx::barrier_init(full(slot), 1);
-    ptx::barrier_init(empty(slot), 4 * P::MATH_GROUPS);
+    ptx::barrier_init(empty(slot), 4 * P::MATH_GROUPS * 32);
   }
 
   // For the one thread that copies.
@@ -45,7 +45,7 @@ struct TileRing {
     Words received;
 #pragma unroll
     for (int i = 0; i < WORDS; ++i) received.word[i] = __shfl_sync(0xFFFFFFFF, mine, i);
-    if (lane == 0) ptx::barrier_arrive(empty(cursor.stage));
+    ptx::barrier_arrive(empty(cursor.stage));
     cursor.advance();
     return __builtin_bit_cast(Tile, received);
   }

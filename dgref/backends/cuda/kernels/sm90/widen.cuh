@@ -64,7 +64,7 @@ struct Exponents {
   // Beyond the end of K, of which `left` elements are left here, there are no scales: the first stands for them.
   __device__ __forceinline__ Exponents(u32 word, int left = 128) : word(word) {
     if (left >= 128) return;
-    const u32 kept = (1u << (left + 31) / 32 * 8) - 1;
+    const u32 kept = (1u << (max(left, 0) + 31) / 32 * 8) - 1;
     this->word = (word & kept) | (all_first() & ~kept);
   }
 

@@ -57,8 +57,7 @@ __device__ __forceinline__ void prepare_scales(const Ring<P>& ring, Cursor<P::ST
       }
     }
     ptx::async_proxy_fence();  // the copy engine overwrites these words next
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(ring.prepared(stage));
+    ptx::barrier_arrive(ring.prepared(stage));
   }
 }
 
