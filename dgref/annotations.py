@@ -48,6 +48,9 @@ def _explanation(
     """Return an error of dgref's for one that a call raised; the same one where nothing is known to be amiss."""
     found = error if isinstance(error, DgrefError) else _amiss(function, arguments, options)
     if found is None:
+        own = f"{function.__qualname__}()"  # begins Python's sentence about arguments that are missing or too many
+        if isinstance(error, TypeError) and str(error).startswith(own):
+            error.args = (str(error).replace(own, f"{name}()", 1),)
         return error
     found.sentence = getattr(found, "sentence", str(found))  # an outer function renames what an inner one raised
     found.args = (f"{name}: {found.sentence}",)

@@ -57,19 +57,17 @@ LIBRARIES = (
 _BLACKWELL_DATA_CENTER = ("sm100", "sm103")
 
 
-def examine(environment: Mapping[str, str] | None = None, home: Path | None = None) -> list[Finding]:
-    """Return every finding about this machine, section by section."""
+def examine(environment: Mapping[str, str] | None = None, home: Path | None = None) -> Iterator[Finding]:
+    """Yield every finding about this machine as it is made, section by section."""
     environment = os.environ if environment is None else environment
     home = home or Path.home()
     here = machine.architecture()
-    return [
-        *_device(),
-        *_compiler(),
-        *(library(row, here) for row in LIBRARIES),
-        *_backends(),
-        *_caches(environment, home),
-        *_variables(environment, here),
-    ]
+    yield from _device()
+    yield from _compiler()
+    yield from (library(row, here) for row in LIBRARIES)
+    yield from _backends()
+    yield from _caches(environment, home)
+    yield from _variables(environment, here)
 
 
 def exit_code(findings: list[Finding]) -> int:

@@ -47,7 +47,7 @@ def test_environment_variables_that_spoil_a_run_are_named(
 
 
 def test_harmless_settings_are_notes(tmp_path: Path) -> None:
-    rows = doctor.examine({"DG_JIT_DEBUG": "1", "CUDA_LAUNCH_BLOCKING": "1"}, tmp_path)
+    rows = list(doctor.examine({"DG_JIT_DEBUG": "1", "CUDA_LAUNCH_BLOCKING": "1"}, tmp_path))
     assert doctor.exit_code(rows) == 0
     assert {"DG_JIT_DEBUG", "CUDA_LAUNCH_BLOCKING"} <= {row.name for row in rows}
 

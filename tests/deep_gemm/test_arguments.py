@@ -50,6 +50,12 @@ def test_the_call_itself_works(name: str) -> None:
     function(name)(**CALLS[name]())
 
 
+@pytest.mark.parametrize("name", ["fp8_gemm_nt", "fp8_fp4_gemm_nt", "fp8_m_grouped_gemm_nt_masked"])
+def test_too_few_arguments_are_too_few_for_the_name_that_was_called(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}\(\) missing \d required"):
+        function(name)()
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), architecture=st.sampled_from(["sm90", "sm100"]))
 def test_a_spoiled_argument_is_an_error_of_dgrefs_or_none(data: st.DataObject, architecture: str) -> None:
