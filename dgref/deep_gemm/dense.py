@@ -29,6 +29,7 @@ from dgref.deep_gemm.operands import (
 )
 from dgref.deep_gemm.reading import Axes, plain_reading, scaled_readings, turned
 from dgref.deep_gemm.settings import SETTINGS
+from dgref.errors import whole_numbers
 from dgref.formats.native import like
 from dgref.formats.tensor import ScaledTensor
 from dgref.reference.gemm import split_columns
@@ -161,7 +162,7 @@ def fp8_gemm_nt_skip_head_mid(
     disable_ue8m0_cast: bool = False,
 ) -> None:
     """Write a[m, k] @ b[n, k].T into d, with `mid` columns left alone after the first `left` of each left + right."""
-    (a, a_scale), (b, b_scale), splits = pair("a", a), pair("b", b), tuple(head_splits)
+    (a, a_scale), (b, b_scale), splits = pair("a", a), pair("b", b), whole_numbers("head_splits", head_splits)
     if d.is_cuda:
         launch, read = kernels().fp8_gemm, _reading(recipe, None, None)
         launch(a, a_scale, b, b_scale, d, head_splits=splits, resources=SETTINGS.resources, reading=read)

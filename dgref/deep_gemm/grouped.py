@@ -30,8 +30,10 @@ from dgref.formats.tensor import ScaledTensor
 from dgref.reference.grouped import psum_spans
 
 _TURNED = (1, 2)  # the axes of b that are swapped where it is b[groups, k, n]
-_READING, _READING_TURNED = scaled_readings(), scaled_readings(turn_b=_TURNED)
-_PLAIN, _PLAIN_TURNED = plain_reading(), plain_reading(turn_b=_TURNED)
+_ROWS, _STACKS = (2, 3), (3, 3)  # axes of a and b
+_READING, _READING_TURNED = scaled_readings(axes=_ROWS), scaled_readings(turn_b=_TURNED, axes=_ROWS)
+_PLAIN, _PLAIN_TURNED = plain_reading(axes=_ROWS), plain_reading(turn_b=_TURNED, axes=_ROWS)
+_READING_OF_STACKS, _PLAIN_STACKS = scaled_readings(axes=_STACKS), plain_reading(axes=_STACKS)
 
 # -- rows of groups, one after the other ------------------------------------------------------------------------------
 
@@ -64,7 +66,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
         _contiguous_on_gpu(a, b, d, grouped_layout, options, read, a_scale, b_scale)
         return
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
-    left, right = payloads(a, b, axes=(2, 3))
+    left, right = payloads(a, b, axes=_ROWS)
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     float32 = disable_ue8m0_cast or None
     left = with_scales("a", left, a_scale, chosen[0], float32, used)
@@ -114,7 +116,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     if d.is_cuda:
         _contiguous_on_gpu(a, b, d, grouped_layout, options, _PLAIN)
         return
-    left, right = payloads(a, b, (BF16,), (2, 3))
+    left, right = payloads(a, b, (BF16,), _ROWS)
     used = _used_rows(grouped_layout, a.shape[0], b.shape[0], use_psum_layout)
     _contiguous_on_cpu(left, right, d, grouped_layout, options, used)
 
@@ -217,11 +219,11 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     """
     (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
     if d.is_cuda:
-        launch, read = kernels().masked, _READING(recipe, recipe_a, recipe_b)
+        launch, read = kernels().masked, _READING_OF_STACKS(recipe, recipe_a, recipe_b)
         launch(a, b, d, masked_m, expected_m, a_scale, b_scale, resources=SETTINGS.resources, reading=read)
         return
     chosen = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
-    left, right = payloads(a, b, axes=(3, 3))
+    left, right = payloads(a, b, axes=_STACKS)
     used, float32 = _rows_under_mask(a, masked_m, expected_m), disable_ue8m0_cast or None
     left = with_scales("a", left, a_scale, chosen[0], float32, used)
     right = with_scales("b", right, b_scale, chosen[1], float32)
@@ -239,9 +241,9 @@ def m_grouped_bf16_gemm_nt_masked(
 ) -> None:
     """Write the first masked_m[g] rows of a[g, m, k] @ b[g, n, k].T, BF16, into d[g, m, n]; no other row is touched."""
     if d.is_cuda:
-        kernels().masked(a, b, d, masked_m, expected_m, resources=SETTINGS.resources)
+        kernels().masked(a, b, d, masked_m, expected_m, resources=SETTINGS.resources, reading=_PLAIN_STACKS)
         return
-    left, right = payloads(a, b, (BF16,), (3, 3))
+    left, right = payloads(a, b, (BF16,), _STACKS)
     _masked_on_cpu(left, right, d, masked_m, _rows_under_mask(a, masked_m, expected_m))
 
 

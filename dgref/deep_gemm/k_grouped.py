@@ -26,13 +26,14 @@ from dgref.deep_gemm.operands import (
     payload,
     payloads,
     product_kind,
+    sizes,
     start_values,
     with_float_scales,
     write,
 )
 from dgref.deep_gemm.reading import Reading
 from dgref.deep_gemm.settings import SETTINGS
-from dgref.errors import FormatError, InputError, LayoutError, ShapeError, expected, flag
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, expected, flag, whole_numbers
 from dgref.formats.layouts import LAYOUTS
 from dgref.formats.native import to_numpy
 from dgref.formats.scaling import Scaling
@@ -187,8 +188,9 @@ class _Spans:
         if not ks_cpu and not psum:
             raise InputError(expected("ks_cpu", ks_cpu, "the K of every group, unless use_psum_layout"))
         psum, numbers = flag("use_psum_layout", psum), integers("grouped_layout", layout, (d.shape[0],))
-        if ks_cpu and not psum and list(ks_cpu) != numbers.tolist():
-            raise InputError(expected("grouped_layout", numbers.tolist(), f"{list(ks_cpu)}, as in ks_cpu"))
+        given = list(whole_numbers("ks_cpu", ks_cpu or ()))
+        if given and not psum and given != numbers.tolist():
+            raise InputError(expected("grouped_layout", numbers.tolist(), f"{given}, as in ks_cpu"))
         return cls(numbers, psum)
 
     def check(self, operand: ScaledTensor) -> None:
@@ -201,11 +203,11 @@ class _Spans:
 
 
 def _k_block(recipe: Any, widths: tuple[int, ...]) -> tuple[int, int]:
-    rows_a, rows_b, width = recipe
-    if (rows_a, rows_b) != (1, 1) or width not in widths:
+    given, *_ = sizes(recipe)
+    if given not in [(1, 1, width) for width in widths]:
         need = " or ".join(f"(1, 1, {width})" for width in widths)
-        raise FormatError(expected("recipe", tuple(recipe), need))
-    return 1, width
+        raise FormatError(expected("recipe", given, need))
+    return given[1:]
 
 
 def _joined(name: str, flat: torch.Tensor, rows: int, sizes: list[int]) -> ScaledTensor:

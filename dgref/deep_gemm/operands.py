@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from dgref.errors import (
     UnsupportedError,
     counted,
     expected,
+    shown,
     whole_numbers,
 )
 from dgref.formats.layouts.elements import ue8m0_codes
@@ -61,13 +63,27 @@ def blocks(recipe: Any, recipe_a: Any, recipe_b: Any, packed: bool) -> tuple[Blo
     """
     if recipe is None and recipe_a is None and recipe_b is None:
         return ((1, 128), (1, 128)) if packed else ((1, 128), (128, 128))
+    recipe, recipe_a, recipe_b = sizes(recipe, recipe_a, recipe_b)
     if (recipe_a is None) != (recipe_b is None) or (recipe is None) == (recipe_a is None):
         got = f"recipe={recipe}, recipe_a={recipe_a}, recipe_b={recipe_b}"
         raise InputError(expected("recipes", got, "recipe alone, or recipe_a and recipe_b together"))
     if recipe is not None:
         rows_a, rows_b, depth = recipe
         return (rows_a, depth), (rows_b, depth)
-    return tuple(recipe_a), tuple(recipe_b)
+    return recipe_a, recipe_b
+
+
+def sizes(recipe: Any, recipe_a: Any = None, recipe_b: Any = None) -> tuple[tuple[int, ...] | None, ...]:
+    """Return a recipe and one for each operand, each as integers or None; what is neither is an error."""
+    named = (("recipe", recipe, 3), ("recipe_a", recipe_a, 2), ("recipe_b", recipe_b, 2))
+    return tuple(None if given is None else _sizes(name, given, count) for name, given, count in named)
+
+
+def _sizes(name: str, given: Any, count: int) -> tuple[int, ...]:
+    numbers = whole_numbers(name, given, 1) if isinstance(given, Sequence | np.ndarray | torch.Tensor) else ()
+    if len(numbers) != count:
+        raise FormatError(expected(name, shown(given), f"{count} integers"))
+    return numbers
 
 
 def payload(name: str, tensor: torch.Tensor, formats: tuple[str, ...], axes: int = 2) -> ScaledTensor:
@@ -107,7 +123,6 @@ def with_scales(
     FP32 scales stay as they are on Hopper and become UE8M0 on Blackwell (`float32` overrides); int32 words hold four
     UE8M0 bytes. `used` says which rows must have scales that are powers of two: padding holds anything.
     """
-    block = whole_numbers("recipe", block, 1)
     grid, hint = Scaling(block).grid(plain.shape), _fitting(scales, plain, block)
     if holds_words(name, scales):
         codes = unpacked(f"{name} scales", scales, grid, block, hint)

@@ -12,19 +12,23 @@ from typing import Any
 
 import torch
 
-from dgref.deep_gemm.operands import BYTES_ARE_CODES, blocks, no_kernel
+from dgref.deep_gemm.operands import BYTES_ARE_CODES, blocks, no_kernel, sizes
+from dgref.errors import ShapeError, counted, expected
 
 Axes = tuple[int, int] | None  # the two that come swapped
 Reading = Callable[[Any, Any, Any, Any], tuple]
 _BLOCKS = ((128, 128), (1, 128), (1, 32))  # of b's scales
 
 
-def scaled_readings(turn_a: Axes = None, turn_b: Axes = None) -> Callable[[Any, Any, Any], Reading]:
-    """Return what gives the reading for a recipe, or one for each of a and b: None, or any sequence of numbers."""
+def scaled_readings(
+    turn_a: Axes = None, turn_b: Axes = None, axes: tuple[int, int] = (2, 2)
+) -> Callable[[Any, Any, Any], Reading]:
+    """Return what gives the reading for a recipe, or one for each of a and b: None, or any sequence of integers."""
 
     @lru_cache(maxsize=1024)
     def said(recipe: Any, recipe_a: Any, recipe_b: Any) -> Reading:
         def read(a: Any, a_scale: Any, b: Any, b_scale: Any) -> tuple:
+            _check_axes(a, b, axes)
             a, a_scale = turned(a, turn_a), turned(a_scale, turn_a)
             b, b_scale = turned(b, turn_b), turned(b_scale, turn_b)
             block_a, block_b = blocks(recipe, recipe_a, recipe_b, b_scale.dtype is torch.int32)
@@ -32,23 +36,35 @@ def scaled_readings(turn_a: Axes = None, turn_b: Axes = None) -> Callable[[Any, 
 
         return read
 
-    def reading(*recipes: Any) -> Reading:
-        try:
-            return said(*recipes)
-        except TypeError:  # lists are recipes too
-            return said(*(given if given is None else tuple(given) for given in recipes))
+    default = said(None, None, None)
+
+    def reading(recipe: Any, recipe_a: Any, recipe_b: Any) -> Reading:
+        if recipe is None and recipe_a is None and recipe_b is None:
+            return default
+        return said(*sizes(recipe, recipe_a, recipe_b))  # 1.0 equals 1, and would otherwise be taken for it
 
     return reading
 
 
-def plain_reading(turn_a: Axes = None, turn_b: Axes = None) -> Reading:
+def plain_reading(turn_a: Axes = None, turn_b: Axes = None, axes: tuple[int, int] = (2, 2)) -> Reading:
     """Return the reading of operands without scales."""
-    return lambda a, a_scale, b, b_scale: (turned(a, turn_a), a_scale, turned(b, turn_b), b_scale, (128, 128), False)
+
+    def read(a: Any, a_scale: Any, b: Any, b_scale: Any) -> tuple:
+        _check_axes(a, b, axes)
+        return turned(a, turn_a), a_scale, turned(b, turn_b), b_scale, (128, 128), False
+
+    return read
 
 
 def turned(tensor: Any, axes: Axes) -> Any:
     """Return an operand with two axes swapped, or as it is."""
     return tensor if axes is None else tensor.transpose(*axes)
+
+
+def _check_axes(a: Any, b: Any, axes: tuple[int, int]) -> None:
+    for name, operand, count in (("a", a, axes[0]), ("b", b, axes[1])):
+        if operand.dim() != count:
+            raise ShapeError(expected(f"{name} shape", list(operand.shape), counted(count, "axis")))
 
 
 def _is_packed(a: Any, b: Any, block_a: Any, block_b: Any) -> bool:

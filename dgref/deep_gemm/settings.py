@@ -8,7 +8,7 @@ from typing import Any
 
 from dgref.annotations import explained
 from dgref.backends.cuda.launch import WHOLE_CARD, Resources
-from dgref.errors import InputError, UnsupportedError, expected, unknown_name, whole_number, whole_numbers
+from dgref.errors import InputError, UnsupportedError, expected, flag, unknown_name, whole_number, whole_numbers
 from dgref.reference.arithmetic import Arithmetic, resolve
 
 # What a product of each kind is on each architecture; `fine` has scales for fewer than 128 elements of K, `folded` has
@@ -34,6 +34,7 @@ _HOPPER = {
 }
 ARITHMETIC_OF = {"sm90": _HOPPER, "sm100": _BLACKWELL}
 MOST_SMS = 1 << 16  # far above any GPU: a schedule has a row for each
+MOST_ALIGNMENT = 1 << 30  # kernels count rows in 32 bits
 _CPU_SMS = 132  # what an H200 has: schedules made on the CPU are then the ones it would run
 
 
@@ -102,8 +103,8 @@ def set_num_sms(new_num_sms: int) -> None:
 
     A product whose K is split to fill the GPU may then be split otherwise; nothing else changes its bits.
     """
-    whole_number("new_num_sms", new_num_sms, 0, _multiprocessors())
-    SETTINGS.resources = SETTINGS.resources._replace(multiprocessors=new_num_sms)
+    number = whole_number("new_num_sms", new_num_sms, 0, _multiprocessors())
+    SETTINGS.resources = SETTINGS.resources._replace(multiprocessors=number)
 
 
 def get_num_sms() -> int:
@@ -122,8 +123,7 @@ def _multiprocessors() -> int:
 @explained
 def set_tc_util(new_tc_util: int) -> None:
     """Set the share of tensor-core time to aim at, in percent; results never depend on it."""
-    whole_number("new_tc_util", new_tc_util, 0, 100)
-    SETTINGS.tc_util = new_tc_util
+    SETTINGS.tc_util = whole_number("new_tc_util", new_tc_util, 0, 100)
 
 
 def get_tc_util() -> int:
@@ -131,9 +131,10 @@ def get_tc_util() -> int:
     return SETTINGS.tc_util or 100
 
 
+@explained
 def set_pdl(new_enable_pdl: bool) -> None:
     """Set whether a product is made ready while the kernel before it still runs; results never depend on it."""
-    SETTINGS.resources = SETTINGS.resources._replace(programmatic=bool(new_enable_pdl))
+    SETTINGS.resources = SETTINGS.resources._replace(programmatic=_switch("new_enable_pdl", new_enable_pdl))
 
 
 def get_pdl() -> bool:
@@ -141,9 +142,15 @@ def get_pdl() -> bool:
     return SETTINGS.resources.programmatic
 
 
+@explained
 def set_ignore_compile_dims(new_value: bool) -> None:
     """Set whether `compiled_dims` is ignored; dgref's kernels are never compiled for one shape, so it always is."""
-    SETTINGS.ignore_compile_dims = bool(new_value)
+    SETTINGS.ignore_compile_dims = _switch("new_value", new_value)
+
+
+def _switch(name: str, value: Any) -> bool:
+    """Return True or False, also said as 1 or 0, as from an environment variable."""
+    return bool(value) if type(value) is int and value in (0, 1) else flag(name, value)
 
 
 @explained
@@ -158,8 +165,7 @@ def set_block_size_multiple_of(new_value: int | tuple[int, int]) -> None:
 @explained
 def set_mk_alignment_for_contiguous_layout(new_value: int) -> None:
     """Set the multiple at which groups of rows or of K start."""
-    whole_number("new_value", new_value, 1)
-    SETTINGS.alignment = new_value
+    SETTINGS.alignment = whole_number("new_value", new_value, 1, MOST_ALIGNMENT)
 
 
 def get_mk_alignment_for_contiguous_layout() -> int:

@@ -110,7 +110,7 @@ NEAR_MISSES = [
     (LayoutError, "d strides: got (1, 1)", "an overlapping view", dense(d=torch.zeros(99).as_strided((M, N), (1, 1)))),
     (InputError, "d: got a tensor on meta", "", dense(d=torch.zeros(M, N, device="meta"))),
     (FormatError, "a scales: got None, need a torch tensor", "", dense(a=(CODES, None))),
-    (FormatError, "recipe: got a tuple of 2, need 3 integers", "", dense(recipe=(1, 128))),
+    (FormatError, "recipe: got (1, 128), need 3 integers", "", dense(recipe=(1, 128))),
     (InputError, "recipe: got 'row', need an integer from 1 up", "", dense(recipe=(1, "row", 128))),
     (FormatError, "a: got tuple, need a torch tensor alone", "takes no scales", grouped(a=fp8(M))),
     (FormatError, "grouped_layout: got [0, 0], need a torch tensor", "", grouped(grouped_layout=[0, 0])),

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import dgref.deep_gemm as deep_gemm
 from dgref.backends.cuda.sm90 import gemm, launch
+from dgref.backends.cuda.sm90 import grouped as of_groups
 from dgref.deep_gemm import dense, grouped, k_grouped, kernels, reading
-from dgref.errors import InputError, UnsupportedError
+from dgref.errors import FormatError, InputError, LayoutError, ShapeError, UnsupportedError
 from dgref.formats import LAYOUTS
 from tests.backends.cuda.sm90.recording import Driver, record
 
@@ -160,8 +162,10 @@ def test_tensors_on_two_devices_are_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    made = SimpleNamespace(fp8_gemm=gemm.fp8_gemm, bf16_gemm=gemm.bf16_gemm)
-    monkeypatch.setattr(dense, "kernels", lambda: made)
+    rows, stacks, depths = (getattr(of_groups, f"gemm_grouped_{kind}") for kind in ("contiguous", "masked", "k"))
+    made = kernels.Kernels(gemm.fp8_gemm, gemm.bf16_gemm, rows, stacks, depths)
+    for module in (dense, grouped, k_grouped):
+        monkeypatch.setattr(module, "kernels", lambda: made)
     return record(monkeypatch)
 
 
@@ -205,6 +209,113 @@ def test_recipes_may_be_lists(driver: Driver) -> None:
     found = [launched(driver, "fp8_gemm_nt", a, b, d, **options) for options in given]
     assert found[0] == found[1] and len(launch._kept.plans) == 2
     assert [arguments[0] for arguments in found[2]] == ["gemm"]
+
+
+@pytest.mark.parametrize(
+    "recipe", [(1.0, 1, 128), (True, True, 128), "abc", {1: 0, 2: 0, 128: 0}, iter((1, 1, 128)), ((1,), 1, 128)]
+)
+def test_a_recipe_of_other_than_integers_is_refused_also_after_the_same_one_in_integers(recipe: Any, driver) -> None:
+    a, b, d = fp8(M, (1, 128)), fp8(N, (1, 128)), gpu(torch.zeros(M, N))
+    assert launched(driver, "fp8_gemm_nt", a, b, d, recipe=(1, 1, 128))
+    with pytest.raises(InputError, match=r"^fp8_gemm_nt: recipe: got .*integer"):
+        launched(driver, "fp8_gemm_nt", a, b, d, recipe=recipe)
+    assert not driver.launches
+
+
+def stacks(element: Any = torch.bfloat16, rows: int = M, depth: int = K) -> tuple[torch.Tensor, torch.Tensor]:
+    return gpu(torch.zeros(2, rows, depth, dtype=element)), gpu(torch.zeros(2, N, depth, dtype=element))
+
+
+@pytest.mark.parametrize("likely", [4.0, np.float64(4), "4"])
+def test_a_number_of_rows_that_is_no_integer_is_refused_also_after_the_same_integer(likely: Any, driver) -> None:
+    given = *stacks(), gpu(torch.zeros(2, M, N)), gpu(torch.zeros(2, dtype=torch.int32))
+    assert launched(driver, "m_grouped_bf16_gemm_nt_masked", *given, 4)
+    with pytest.raises(InputError, match="expected_m: got"):
+        launched(driver, "m_grouped_bf16_gemm_nt_masked", *given, likely)
+
+
+def test_head_splits_that_are_no_integers_are_refused_also_after_the_same_in_integers(driver) -> None:
+    a, b, d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N + 2 * 32))
+    assert launched(driver, "fp8_gemm_nt_skip_head_mid", a, b, d, (64, 32, 64))
+    with pytest.raises(InputError, match=r"head_splits.*got 64\.0"):
+        launched(driver, "fp8_gemm_nt_skip_head_mid", a, b, d, (64.0, 32, 64))
+
+
+@pytest.mark.parametrize("name", ["fp8_gemm_nt", "bf16_gemm_nt", "fp8_gemm_nt_skip_head_mid"])
+def test_a_stack_is_no_matrix(name: str, driver) -> None:
+    stack, matrix, d = (
+        gpu(torch.zeros(1, M, K, dtype=torch.bfloat16)),
+        gpu(torch.zeros(N, K)).bfloat16(),
+        gpu(torch.zeros(1, M, N)),
+    )
+    pairs = (stack, matrix[None])
+    if "fp8" in name:
+        pairs = tuple((one.to(torch.float8_e4m3fn), gpu(torch.ones(1, 1, 4))) for one in pairs)
+    options = {"head_splits": (64, 32, 64)} if "skip" in name else {}
+    with pytest.raises(ShapeError, match=f"^{name}: a shape: got .*, need 2 axes"):
+        launched(driver, name, *pairs, d, **options)
+
+
+def empty_contiguous(**changes: Any) -> dict[str, Any]:
+    return {
+        "a": gpu(torch.zeros(M, 0, dtype=torch.bfloat16)),
+        "b": gpu(torch.zeros(2, N, 0, dtype=torch.bfloat16)),
+        "d": gpu(torch.zeros(M, N)),
+        "grouped_layout": gpu(torch.zeros(M, dtype=torch.int32)),
+    } | changes
+
+
+def empty_masked(**changes: Any) -> dict[str, Any]:
+    a, b = stacks(depth=0)
+    rows = gpu(torch.zeros(2, dtype=torch.int32))
+    return {"a": a, "b": b, "d": gpu(torch.zeros(2, M, N)), "masked_m": rows, "expected_m": 1} | changes
+
+
+def empty_k(**changes: Any) -> dict[str, Any]:
+    a, b = (gpu(torch.zeros(0, rows, dtype=torch.bfloat16)) for rows in (M, N))
+    sizes = gpu(torch.zeros(2, dtype=torch.int32))
+    return {"a": a, "b": b, "d": gpu(torch.zeros(2, M, N)), "ks_cpu": [0, 0], "grouped_layout": sizes} | changes
+
+
+EMPTY = {
+    "m_grouped_bf16_gemm_nt_contiguous": empty_contiguous,
+    "m_grouped_bf16_gemm_nt_masked": empty_masked,
+    "k_grouped_bf16_gemm_tn_contiguous": empty_k,
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("spoiled", ["a", "b", "d"])
+def test_where_there_is_no_k_operands_of_another_type_are_refused_all_the_same(name: str, spoiled: str, driver) -> None:
+    assert launched(driver, name, **EMPTY[name]()) == []
+    given = EMPTY[name]()[spoiled].to(torch.float16)
+    with pytest.raises(FormatError, match=f"^{name}: {spoiled}: got torch.float16"):
+        launched(driver, name, **EMPTY[name](**{spoiled: given}))
+
+
+def test_a_c_that_overlaps_d_is_read_before_it_is_written(driver) -> None:
+    held = gpu(torch.arange(9.0)[:, None].repeat(1, N))
+    deep_gemm.bf16_gemm_nt(*(gpu(torch.zeros(n, 0)).bfloat16() for n in (8, N)), held[1:], held[:8])
+    assert held[:, 0].tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_view_that_is_negated_in_name_only_is_refused(driver) -> None:
+    (a, a_scale), b, d = fp8(M, (1, 128)), fp8(N, (128, 128)), gpu(torch.zeros(M, N))
+    assert launched(driver, "fp8_gemm_nt", (a, a_scale.contiguous()), b, d)
+    negated = gpu(torch.complex(a_scale, a_scale).conj().imag)
+    with pytest.raises(LayoutError, match="a_scale: got a negated view, need values as they lie in memory"):
+        launched(driver, "fp8_gemm_nt", (a, negated), b, d)
+
+
+def test_settings_are_numbers_of_their_own() -> None:
+    given = torch.tensor(64)
+    deep_gemm.set_mk_alignment_for_contiguous_layout(given)
+    given.fill_(96)
+    assert deep_gemm.get_mk_alignment_for_contiguous_layout() == 64
+    with pytest.raises(InputError, match=r"new_value: got .*, need an integer from 1 to"):
+        deep_gemm.set_mk_alignment_for_contiguous_layout(2**80)
+    with pytest.raises(InputError, match="set_pdl: new_enable_pdl: got 'no', need True or False"):
+        deep_gemm.set_pdl("no")
 
 
 def q() -> torch.Tensor:

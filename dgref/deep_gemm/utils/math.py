@@ -11,7 +11,7 @@ import torch
 
 from dgref.annotations import explained
 from dgref.deep_gemm.arguments import Matrix
-from dgref.errors import FormatError, ShapeError, expected, whole_number
+from dgref.errors import FormatError, InputError, ShapeError, expected, whole_number
 
 _FP8_MAX, _FP4_MAX = 448.0, 6.0
 _AMAX_FLOOR = 1e-4  # DeepGEMM's own: a block of zeros gets a scale all the same
@@ -24,6 +24,8 @@ _FP4_MIDPOINTS = tuple((low + high) / 2 for low, high in pairwise(_FP4_VALUES))
 @explained
 def ceil_div(x: int, y: int) -> int:
     """Return x / y rounded up."""
+    if y == 0:
+        raise InputError(expected("y", 0, "a number that is not zero"))
     return -(-x // y)
 
 

@@ -11,7 +11,7 @@ from dgref.backends.cuda.sm90 import operands as read
 from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.nothing import add_nothing, check_addend
-from dgref.backends.cuda.sm90.pair import Pair, meant, pair_of
+from dgref.backends.cuda.sm90.pair import Pair, check_formats, meant, pair_of
 from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from dgref.errors import ShapeError, expected, flag
 from dgref.reference.gemm import split_columns, split_width
@@ -77,9 +77,8 @@ def _fp8_plan(a, a_scale, b, b_scale, d, c, b_block, batch_invariant, head_split
     a, a_scale, b, b_scale, b_block, packed = meant(reading, a, a_scale, b, b_scale, b_block, packed)
     batch_invariant, packed = flag("batch_invariant", batch_invariant), flag("packed", packed)
     if not (a.shape[-1] and d.numel()):
-        read.check_payload("a", a, "E4M3")
-        read.check_payload("b", b, "E2M1" if packed else "E4M3")
-        _check_nothing(read.extents("a", a), read.extents("b", b, packed), d, head_splits)
+        _check_fit(read.extents("a", a), read.extents("b", b, packed), d, head_splits)
+        check_formats(a, b, d, scaled=True, packed=packed)
         return None
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     shape = _shape(pair, d, c, batch_invariant, head_splits)
@@ -91,9 +90,8 @@ def _bf16_plan(a, b, d, c, batch_invariant, resources, forced, reading):
     a, _, b, *_ = meant(reading, a, None, b, None)
     batch_invariant = flag("batch_invariant", batch_invariant)
     if not (a.shape[-1] and d.numel()):
-        read.check_payload("a", a, "BF16")
-        read.check_payload("b", b, "BF16")
-        _check_nothing(read.extents("a", a), read.extents("b", b), d)
+        _check_fit(read.extents("a", a), read.extents("b", b), d)
+        check_formats(a, b, d, scaled=False)
         return None
     pair = pair_of(a, b)
     shape = _shape(pair, d, c, batch_invariant, None)
@@ -111,12 +109,6 @@ def _check_fit(left: tuple[int, int, int], right: tuple[int, int, int], d: Any, 
     need = (rows, columns) if groups == 1 and d.dim() == 2 else (groups, rows, columns)
     if tuple(d.shape) != need:
         raise ShapeError(expected("d", tuple(d.shape), need))
-
-
-def _check_nothing(left: tuple[int, int, int], right: tuple[int, int, int], d: Any, head_splits: Any = None) -> None:
-    """Raise where a product over no K, or of no elements, would be refused over some."""
-    _check_fit(left, right, d, head_splits)
-    read.output_format("d", d)
 
 
 def _shape(pair: Pair, d: Any, c: Any, batch_invariant: bool, head_splits: Any) -> Shape:

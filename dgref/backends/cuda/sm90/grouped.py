@@ -13,7 +13,7 @@ from dgref.backends.cuda.sm90.configuration import configuration
 from dgref.backends.cuda.sm90.gemm import destination
 from dgref.backends.cuda.sm90.launch import available, prepare, repeatable
 from dgref.backends.cuda.sm90.nothing import add_nothing, zero_ended, zero_labelled, zero_masked
-from dgref.backends.cuda.sm90.pair import Pair, meant, pair_of, scales_of
+from dgref.backends.cuda.sm90.pair import Pair, check_formats, meant, pair_of, scales_of
 from dgref.backends.cuda.sm90.shape import Configuration, Shape
 from dgref.backends.cuda.tensor_map import TensorMap
 from dgref.errors import (
@@ -94,7 +94,8 @@ def gemm_grouped_masked(
     """
     if check or group_contract.always():
         group_contract.check_mask(masked_m, group_contract.extent("a", a, 1))
-    options = (expected_m, b_block, packed, resources, forced, reading)
+    likely = expected_m if type(expected_m) is int else whole_number("expected_m", expected_m)  # 64.0 equals 64
+    options = (likely, b_block, packed, resources, forced, reading)
     if not repeatable(_masked, (a, b, d, masked_m, a_scale, b_scale), options) and d.numel():
         zero_masked(d, masked_m)
 
@@ -152,7 +153,7 @@ def _contiguous(
     _check_product(left, right, d, (left[1], right[1]))
     _check_layout(layout, right[0] if prefix_sum else left[1])
     if not (d.numel() and b.numel()):  # no rows, columns, groups or K
-        return None
+        return check_formats(a, b, d, a_scale is not None, packed)
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     schedule = "PREFIX_SUM" if prefix_sum else "LABELLED"
     shape = _shape(pair, d, schedule, m=pair.a.rows, groups=1, alignment=alignment)
@@ -170,7 +171,7 @@ def _masked(a, b, d, masked_m, a_scale, b_scale, expected_m, b_block, packed, re
     _check_product(left, right, d, (groups, rows, right[1]))
     _check_layout(masked_m, groups)
     if not (d.numel() and a.numel()):
-        return None
+        return check_formats(a, b, d, a_scale is not None, packed)
     pair = pair_of(a, b, a_scale, b_scale, b_block, packed)
     shape = _shape(pair, d, "MASKED", m=max(1, min(likely, rows)), groups=groups, capacity=rows)
     given = pair.given(**destination(d, None), layout=masked_m.data_ptr())
@@ -189,7 +190,7 @@ def _k_whole(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment,
     if sizes is not None and not prefix_sum:
         _check_sizes(sizes, groups, k, 64 if a_scale is None else 128)
     if not (a.numel() and d.numel()):
-        return None
+        return check_formats(a, b, d, a_scale is not None)
     lines = None if a_scale is None else a_scale.shape[1]
     if lines is not None and lines * 128 < a.shape[0]:
         raise ShapeError(expected("a_scale", f"{lines} scales of each row", f"one for each 128 of K = {a.shape[0]}"))
@@ -219,7 +220,7 @@ def _k_flat(a, b, d, layout, c, a_scale, b_scale, sizes, prefix_sum, alignment, 
     _check_sizes(sizes, groups, a.numel() // m if m else sum(sizes), 128)
     left, right = _flat("a", a, m, sizes), _flat("b", b, n, sizes)
     if not (a.numel() and d.numel()):
-        return None
+        return check_formats(a, b, d, scaled=True)
     lines = sum(size // 128 for size in sizes)
     pair = Pair(left, right, "VECTOR", scales_of(left, right, a_scale, b_scale, "VECTOR", lines), ())
     shape = _shape(pair, d, "K_SIZES", m, groups, accumulate=c is not None)

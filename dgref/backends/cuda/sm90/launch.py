@@ -23,7 +23,7 @@ from dgref.backends.cuda.sm90.operands import NO_SCALES, Matrix, Scales
 from dgref.backends.cuda.sm90.rearrange import folded, rearranged
 from dgref.backends.cuda.sm90.shape import GRANULES, Configuration, scales_deep, store_line
 from dgref.backends.cuda.tensor_map import TensorMap
-from dgref.errors import InputError, ShapeError, expected, shown, whole_number
+from dgref.errors import InputError, LayoutError, ShapeError, expected, shown, whole_number
 
 PREPARED_KEPT = 512
 NO_MAP = TensorMap(bytes(128))
@@ -191,6 +191,8 @@ def repeatable(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any]
             together |= address
             if tensor.get_device() != device:
                 elsewhere = True
+            if tensor.is_neg():
+                raise _negated(build, tensors)
             key.append(tensor.dtype)
             key.append(tensor.shape)
             key.append(tensor.stride())
@@ -235,6 +237,13 @@ def _check_axes(build: Callable[..., Any], tensors: Sequence[Any]) -> None:
     for name, tensor in zip(signature(build).parameters, tensors, strict=False):
         if tensor is not None and not tensor.shape:
             raise ShapeError(expected(name, "a tensor without axes", "one of one axis or more"))
+
+
+def _negated(build: Callable[..., Any], tensors: Sequence[Any]) -> LayoutError:
+    """Return the error for a view that torch has negated in name only, as `.imag` of a conjugate is."""
+    named = zip(signature(build).parameters, tensors, strict=False)
+    name = next(name for name, tensor in named if tensor is not None and tensor.is_neg())
+    return LayoutError(expected(name, "a negated view", "values as they lie in memory: .resolve_neg() makes them so"))
 
 
 def _on_their_device(build: Callable[..., Plan | Steps | None], tensors: Sequence[Any], options: tuple) -> bool:

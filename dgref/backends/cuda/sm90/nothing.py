@@ -10,7 +10,10 @@ from dgref.errors import LayoutError, expected
 def add_nothing(d: Any, c: Any) -> None:
     """Write what a product over no K is: c, or zero."""
     check_addend(c, d)
-    d.zero_() if c is None else d.copy_(c)
+    if c is None:
+        d.zero_()
+    elif c.data_ptr() != d.data_ptr():
+        d.copy_(c.clone())  # c may overlap d
 
 
 def check_addend(c: Any, d: Any) -> None:

@@ -44,6 +44,14 @@ def meant(
     return (a, a_scale, b, b_scale, b_block, packed) if reading is None else reading(a, a_scale, b, b_scale)
 
 
+def check_formats(a: Any, b: Any, d: Any, scaled: bool, packed: bool = False) -> None:
+    """Raise where there is nothing to multiply, for what would be refused if there were."""
+    element = "E4M3" if scaled else "BF16"
+    read.check_payload("a", a, element)
+    read.check_payload("b", b, "E2M1" if packed else element)
+    read.output_format("d", d)
+
+
 def pair_of(
     a: Any,
     b: Any,

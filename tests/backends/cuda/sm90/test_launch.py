@@ -97,6 +97,9 @@ class OnGpu:
     def stride(self) -> tuple[int, int]:
         return 8, 1
 
+    def is_neg(self) -> bool:
+        return False
+
 
 def test_a_call_is_launched_where_its_tensors_lie(built: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
     current, entered = [0], []

@@ -45,7 +45,8 @@ struct TileRing {
     Words received;
 #pragma unroll
     for (int i = 0; i < WORDS; ++i) received.word[i] = __shfl_sync(0xFFFFFFFF, mine, i);
-    ptx::barrier_arrive(empty(cursor.stage) + (mine & ptx::zero()));  // once the word is here: see Ring::release
+    // Once the words are here, which a shuffle waits for: see Ring::release.
+    ptx::barrier_arrive(empty(cursor.stage) + (received.word[0] & ptx::zero()));
     cursor.advance();
     return __builtin_bit_cast(Tile, received);
   }
