@@ -43,6 +43,7 @@ STATUSES = {
 # the headings under which reports count results; those of a level count what conforms at it
 GROUPS = (*LEVELS, "missing", "unexpected pass", "waived", "not judged", "not run")
 COMMON_GROUPS = (*LEVELS, "not run")  # have a column even where they are empty
+CONFORMING = tuple(level for level in LEVELS if level != "wrong")
 UNJUDGED = "timed, not judged"  # the reason of a pass that only a bench gives
 DEEPEST = 32  # nested containers in a file of results
 NOT_RUN = frozenset({"unsupported", "unavailable", "skipped"})
@@ -98,6 +99,16 @@ class Result:
     def ran(self) -> bool:
         """Whether the backend computed anything, or should have."""
         return self.status not in NOT_RUN
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything says if it is right; of what was only timed nothing does."""
+        return self.ran and self.group != "not judged"
+
+    @property
+    def conforms(self) -> bool:
+        """Whether it passes at a level of agreement: what is waived, or was only timed, proves nothing."""
+        return self.status == "pass" and self.level in CONFORMING
 
     @property
     def explanation(self) -> str:
@@ -232,12 +243,13 @@ def _check_nested(row: Mapping[str, Any], subject: str) -> None:
 
 
 def contradiction(row: Result) -> str | None:
-    """Return what is impossible about a result: a pass whose level does not reach what was required."""
-    if row.status != "pass" or not row.required or row.reason == UNJUDGED:
+    """Return what is impossible about a result: a judged pass whose level is none, or does not reach what it must."""
+    if row.status != "pass" or (row.reason == UNJUDGED and row.level is None):
         return None
-    if row.level in LEVELS and row.required in LEVELS and LEVELS.index(row.level) <= LEVELS.index(row.required):
+    required = row.required or CONFORMING[-1]
+    if row.conforms and required in CONFORMING and CONFORMING.index(row.level) <= CONFORMING.index(required):
         return None
-    got, need = f"a pass at level {row.level}", f"{row.required}: the file was changed"
+    got, need = f"a pass at level {row.level or 'none'}", f"{required}: the file was changed"
     return expected(f"{row.case} on {row.backend}", got, need)
 
 

@@ -108,6 +108,25 @@ def test_run_writes_a_bundle_that_check_accepts_and_compare_finds_equal(tmp_path
     assert invoke("report", "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json") == (0, "[]\n")
 
 
+def test_check_of_a_bundle_in_which_nothing_ran_exits_as_its_run_did(tmp_path: Path) -> None:
+    options = ["--no-isolation", "-b", samples.MISBEHAVING, "-k", "misbehaving/refuses_late", "-o", str(tmp_path)]
+    assert invoke("run", "smoke", *options)[0] == 3
+    status, output = invoke("report", "check", str(tmp_path))
+    assert (status, "results: got none that was judged" in output) == (3, True)
+
+
+def test_check_takes_the_waivers_of_the_run(tmp_path: Path) -> None:
+    waivers, bundle = tmp_path / "waivers.toml", str(tmp_path / "bundle")
+    fields = 'case = "smoke/*"\nbackend = "*"\nreason = "known"\nlink = "x"\nexpires = 2999-01-31\n'
+    waivers.write_text(f"[[waiver]]\n{fields}")
+    options = ["--no-isolation", "--no-diagnosis", "-b", samples.MISBEHAVING, "-k", "misbehaving/one_bit"]
+    assert invoke("run", "smoke", *options, "--waivers", str(waivers), "-o", bundle)[0] == 0
+    status, output = invoke("report", "check", bundle)
+    assert (status, "waived results: got no waiver that covers" in output) == (1, True)
+    status, output = invoke("report", "check", bundle, "--waivers", str(waivers))
+    assert (status, "waived until 2999-01-31, not conforming" in output) == (0, True)
+
+
 def test_a_report_of_a_run_that_was_cut_off_holds_what_came_and_says_so(tmp_path: Path) -> None:
     options = ["--no-isolation", "--no-diagnosis", "-b", samples.MISBEHAVING, "-k", "misbehaving/correct"]
     invoke("run", "smoke", *options, "-o", str(tmp_path))

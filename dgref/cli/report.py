@@ -97,18 +97,20 @@ def merge(shards: tuple[Path, ...], output: Path) -> int:
     multiple=True,
     help="Suite whose every case must conform; default: of the must-pass ones it claims, what its backends serve.",
 )
-@click.option("--waivers", "waiver_file", type=_PATH, help="Known failures; default: the shipped.")
+@click.option("--waivers", "waiver_file", type=_PATH, help="Waivers of the run; default: the shipped.")
 def check(bundle: Path, suites: tuple[str, ...], waiver_file: Path | None) -> int:
-    """Check a BUNDLE: hashes, no wrong result, no expired waiver, every must-pass case that its backends serve.
+    """Check a BUNDLE: hashes, no wrong result, no waiver missing or expired, must-pass cases that its backends serve.
 
-    Suites that were not judged whole get a line each, and are no problem; name them with --suite to require them.
+    Suites that were not judged whole get a line each, and are no problem; name them with --suite to require them. So do
+    waived results and those that were only timed. Exit code 3 where nothing ran.
     """
     from dgref.report.bundle import check as checked
-    from dgref.report.bundle import not_judged
+    from dgref.report.bundle import not_judged, remarks
     from dgref.results import load_results
 
     problems = checked(bundle, list(suites) or None, waiver_file)
-    for line in [*problems, *([] if suites else not_judged(load_results(bundle)))]:
+    results = load_results(bundle)
+    for line in [*problems, *remarks(results, waiver_file), *([] if suites else not_judged(results))]:
         click.echo(line)
     click.echo(f"{bundle}: {counted(len(problems), 'problem')}" if problems else f"{bundle}: complete and unchanged")
-    return 1 if problems else 0
+    return results.exit_code or 1 if problems else 0

@@ -12,7 +12,7 @@ from typing import Any
 from dgref import suite, waivers
 from dgref.errors import FileError, counted, expected
 from dgref.files import read_json, write_atomically
-from dgref.results import Results, contradiction, load_results, missing_shards
+from dgref.results import UNJUDGED, Result, Results, contradiction, load_results, missing_shards
 
 SCHEMA = "dgref.bundle/1"
 MANIFEST = "manifest.json"
@@ -68,24 +68,33 @@ def not_judged(results: Results) -> Iterator[str]:
         yield f"not on the must-pass list: {name}, {held:,} of the bundle's {of} conform{'s' * (held == 1)}"
 
 
+def remarks(results: Results, waiver_file: Path | None = None) -> Iterator[str]:
+    """Yield a line for what is accepted and proves nothing: results that a waiver covers, and those only timed."""
+    for waiver, rows in _by_waiver(results, waivers.load(waiver_file)):
+        if waiver is not None:
+            yield f"waived until {waiver.expires}, not conforming: {_listed(rows)}: {waiver.reason} ({waiver.link})"
+    if rows := [row for row in results if row.ran and not row.judged]:
+        yield f"{UNJUDGED}: {_listed(rows)}"
+
+
 def check(
     folder: Path, suites: Iterable[str] | None = None, waiver_file: Path | None = None, today: date | None = None
 ) -> list[str]:
     """Return a sentence for everything that is wrong with a bundle; an empty list where nothing is.
 
-    Every file has the hash that the manifest says; every case of `suites` has a result that conforms; no result is
-    wrong; no shard is missing; no waiver of the bundle's results has expired. Without `suites`, those of `must_pass`
-    that the bundle claims are held to what their backends serve: a case that all of them refuse, each with its reason,
-    is no problem.
+    Every file has the hash that the manifest says; every case of `suites` has a result that conforms; something was
+    judged and no result is wrong; no shard is missing; every waived result has a waiver that has not expired. Without
+    `suites`, those of `must_pass` that the bundle claims are held to what their backends serve: a case that all of them
+    refuse, each with its reason, is no problem.
     """
     problems = list(_files(folder))
     results = load_results(folder)
     claimed = [name for name in must_pass() if name in claims(results)]
     problems += [f"{row.case} on {row.backend}: {row.status}: {row.reason}" for row in results if row.bad]
-    problems += [*filter(None, map(contradiction, results)), *missing_shards(results)]
+    problems += [*filter(None, map(contradiction, results)), *missing_shards(results), *_unproven(results)]
     for name in claimed if suites is None else suites:
         problems += _missing(results, name, _refused(results, name) if suites is None else set())
-    return problems + list(_expired(results, waivers.load(waiver_file), today or date.today()))
+    return problems + list(_unwaived(results, waivers.load(waiver_file), today or date.today()))
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -111,7 +120,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _conforming(results: Results) -> set[str]:
-    return {row.case for row in results if row.ran and not row.bad}
+    return {row.case for row in results if row.conforms}
 
 
 def _refused(results: Results, name: str) -> set[str]:
@@ -123,18 +132,42 @@ def _refused(results: Results, name: str) -> set[str]:
 
 
 def _missing(results: Results, name: str, excused: set[str]) -> Iterator[str]:
-    """Yield a line for a suite of which a case that is not excused has no conforming result."""
-    conforming, present = _conforming(results), {row.case for row in results}
+    """Yield a line for a suite of which a case that is neither excused nor waived has no conforming result."""
+    held = _conforming(results) | {row.case for row in results if row.status == "waived"} | excused
+    present = {row.case for row in results}
     cases = [case.name for case in suite.load(name).cases]
-    if missing := [case for case in cases if case not in conforming and case not in excused]:
+    if missing := [case for case in cases if case not in held]:
         absent = sum(case not in present for case in missing)
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         got = f"no conforming result for {len(missing):,} of {counted(len(cases), 'case')}, {absent:,} of them absent"
         yield expected(f"suite {name}", f"{got}: {shown}", _SUBSET if 0 < absent < len(cases) else "all")
 
 
-def _expired(results: Results, known: list[waivers.Waiver], today: date) -> Iterator[str]:
-    for waiver in known:
-        used = any(row.status == "waived" and waiver.covers(row) for row in results)
-        if used and waiver.expires < today:
+def _unproven(results: Results) -> Iterator[str]:
+    if not any(row.judged for row in results):
+        statuses = ", ".join(f"{count:,} {status}" for status, count in results.counts.items())
+        yield expected("results", f"none that was judged{statuses and f' ({statuses})'}", "at least one")
+
+
+def _by_waiver(results: Results, known: list[waivers.Waiver]) -> Iterator[tuple[waivers.Waiver | None, list[Result]]]:
+    """Yield each waiver with the waived results that it is the first to cover; None with those that none covers."""
+    covering: dict[waivers.Waiver | None, list[Result]] = {}
+    for row in (row for row in results if row.status == "waived"):
+        covering.setdefault(next((waiver for waiver in known if waiver.covers(row)), None), []).append(row)
+    yield from covering.items()
+
+
+def _unwaived(results: Results, known: list[waivers.Waiver], today: date) -> Iterator[str]:
+    """Yield a line for waived results that no waiver covers, and for each waiver that has expired since."""
+    for waiver, rows in _by_waiver(results, known):
+        if waiver is None:
+            got = f"no waiver that covers {_listed(rows)}"
+            yield expected("waived results", got, "the waivers of the run: --waivers FILE")
+        elif waiver.expires < today:
             yield expected(f"waiver of {waiver.case} on {waiver.backend}", f"expired on {waiver.expires}", "a fix")
+
+
+def _listed(rows: list[Result]) -> str:
+    """Return how many results these are, and the first of their names."""
+    named = ", ".join(f"{row.case} on {row.backend}" for row in rows[:3])
+    return f"{counted(len(rows), 'result')}: {named}" + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

@@ -10,8 +10,8 @@ import pytest
 
 from dgref.errors import FileError
 from dgref.report import write_bundle
-from dgref.report.bundle import check, must_pass, not_judged
-from dgref.results import Result, Results
+from dgref.report.bundle import check, must_pass, not_judged, remarks
+from dgref.results import UNJUDGED, Result, Results
 from dgref.suite import load
 from tests import samples
 
@@ -89,8 +89,8 @@ def test_a_case_that_every_backend_refuses_is_counted_and_required_only_by_name(
 
 
 def test_a_suite_off_the_must_pass_list_is_counted_and_not_required() -> None:
-    results = Results([Result("deepseek/x", "mine", "pass"), Result("deepseek/y", "mine", "unsupported")])
-    assert "not on the must-pass list: deepseek, 1 of the bundle's 2 cases conforms" in list(not_judged(results))
+    rows = [Result("deepseek/x", "mine", "pass", level="model"), Result("deepseek/y", "mine", "unsupported")]
+    assert "not on the must-pass list: deepseek, 1 of the bundle's 2 cases conforms" in list(not_judged(Results(rows)))
 
 
 def test_what_picked_some_cases_of_a_suite_is_told_how_to_gate_them(tmp_path: Path) -> None:
@@ -110,9 +110,60 @@ def test_wrong_results_are_problems(tmp_path: Path) -> None:
 def test_waivers_that_have_expired_since_are_problems(tmp_path: Path) -> None:
     path = tmp_path / "waivers.toml"
     path.write_text(WAIVED)
-    write_bundle(conforming("smoke", "waived"), tmp_path / "x")
+    results = conforming("smoke", "waived")
+    write_bundle(results, tmp_path / "x")
     assert check(tmp_path / "x", ["smoke"], path, today=date(2026, 1, 31)) == []
     assert "expired on 2026-01-31" in check(tmp_path / "x", ["smoke"], path, today=date(2026, 2, 1))[0]
+    (line,) = remarks(results, path)
+    assert line.startswith(f"waived until 2026-01-31, not conforming: {len(results)} results: smoke/")
+
+
+def test_a_waived_result_that_no_waiver_covers_is_a_problem_and_no_waived_case_conforms(tmp_path: Path) -> None:
+    rows = [Result(f"own/{number}", "mine", "waived", "known", "bounded") for number in range(4)]
+    write_bundle(Results(rows), tmp_path)
+    assert check(tmp_path) == [
+        "waived results: got no waiver that covers 4 results: own/0 on mine, own/1 on mine, own/2 on mine and 1 more, "
+        "need the waivers of the run: --waivers FILE"
+    ]
+    assert "not on the must-pass list: own, 0 of the bundle's 4 cases conform" in not_judged(Results(rows))
+
+
+def test_what_was_only_timed_is_counted_and_makes_no_case_conform(tmp_path: Path) -> None:
+    results = conforming("smoke")
+    results.results[0] = Result(results.results[0].case, "mine", "pass", UNJUDGED)
+    write_bundle(results, tmp_path)
+    (problem,) = check(tmp_path)
+    assert f"no conforming result for 1 of {len(results)} cases, 0 of them absent: {results.results[0].case}" in problem
+    assert list(remarks(results)) == [f"timed, not judged: 1 result: {results.results[0].case} on mine"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "statuses"),
+    [
+        ([], ""),
+        ([Result("own/x", "mine", "unsupported"), Result("own/y", "mine", "skipped")], " (1 unsupported, 1 skipped)"),
+        ([Result("own/x", "mine", "pass", UNJUDGED)], " (1 pass)"),
+    ],
+)
+def test_a_bundle_in_which_nothing_was_judged_is_a_problem(tmp_path: Path, rows: list[Result], statuses: str) -> None:
+    write_bundle(Results(rows), tmp_path)
+    assert check(tmp_path) == [f"results: got none that was judged{statuses}, need at least one"]
+
+
+@pytest.mark.parametrize(
+    ("level", "required", "reason"),
+    [
+        ("wrong", None, ""), (None, None, ""), (None, "", ""), ("wrong", "", ""), ("bounded", "model", ""),
+        ("bounded", "wrong", ""), ("wrong", None, UNJUDGED),
+    ],
+)  # fmt: skip
+def test_a_pass_at_no_level_that_it_could_have_is_a_contradiction(
+    tmp_path: Path, level: str | None, required: str | None, reason: str
+) -> None:
+    rows = [Result("own/x", "mine", "pass", reason, level, required), Result("own/y", "mine", "pass", level="exact")]
+    write_bundle(Results(rows), tmp_path)
+    (problem,) = check(tmp_path)
+    assert problem.startswith(f"own/x on mine: got a pass at level {level or 'none'}, need ")
 
 
 def test_the_must_pass_list_is_the_default_suites() -> None:
