@@ -306,7 +306,7 @@ def _diagnose(result: Result, attempt: _Attempt) -> None:
         result.evidence["diagnosis"] = f"the search for a cause failed: {classified(error)[1]}"
         return
     probed = attempt.repeatable and refusal(attempt.case) is None and result.reproduce
-    if found.status == "none" and not found.benign and probed:
+    if found.status == "none" and not found.benign and not found.fix and probed:
         found.fix = "ask the kernel which payload and scales it reads"
         found.ask = f"{result.reproduce.replace('dgref run', 'dgref fingerprint', 1)} --addresses"
     result.diagnosis = found.to_dict()

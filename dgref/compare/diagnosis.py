@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dgref.compare.declaration import FINER, OTHER, Within, other_arithmetic, within_any
 from dgref.compare.hypotheses import HYPOTHESES, Misreading
 from dgref.compare.prediction import Agreement
 from dgref.compare.runner_evidence import UNWRITTEN, Finding, findings, lines, poisoned
@@ -22,12 +23,14 @@ from dgref.errors import InputError, ShapeError, counted, every, expected, insta
 from dgref.formats.native import to_numpy
 from dgref.given import described, output_format
 from dgref.ops import OPS
+from dgref.ops.typical import bound_of
 from dgref.reference.dispatch import resolve
 from dgref.suite import Case
 
 _SHOWN = 8
 _SHOWN_FIXES = 2  # beside the first
 _SUSPICION = 0.5  # share of the error that a suspicion must explain
+_WORTH_NAMING = 0.01  # share that the nearest misreading must explain, so that it is no chance
 
 
 @dataclass
@@ -162,13 +165,48 @@ def _from_evidence(shown: list[Finding], search: Search, evidence: Mapping[str, 
 def _from_search(search: Search) -> Diagnosis:
     if search.elements == 0:
         return Diagnosis("nothing is wrong: there is no output that the operation defines", benign=True)
-    baseline, tried = search.run()
+    baseline = search.baseline(search.correct is not None)
     if baseline.all:
         return _nothing_wrong(search, baseline)
+    at_once = search.name == "exact"  # no fault gives the bits of an arithmetic that loses something
+    if at_once and (row := other_arithmetic(search)):
+        return _declared_otherwise(search, row)
+    tried = search.run()
+    if search.declared and not (tried and tried[0].found.all):
+        if not at_once and (row := other_arithmetic(search)):
+            return _declared_otherwise(search, row)
+        if (held := within_any(search)) and (held.finer or not _telling(search, tried)):
+            return _within_any(search, held)
     if not tried:
         sentence = "no hypothesis was tried: none fits this operation, or the budget ran out first"
         return Diagnosis(sentence, evidence=search.where, total=baseline.total)
     return _concluded(search, tried)
+
+
+def _telling(search: Search, tried: list[Ranked]) -> bool:
+    """Return whether there is something to say of the cause: a suspicion, or what all differing outputs share."""
+    return bool(tried and 1 - tried[0].left > _SUSPICION or search.relation)
+
+
+def _declared_otherwise(search: Search, row: Ranked) -> Diagnosis:
+    name, found = row.misreading.cause, row.found
+    have = "has" if found.total == 1 else "have"
+    sentence = f"{_outputs(search, found)} {have} the bits of {name}; declare that, not {search.name}"
+    fix = f"declare {name}, or make the kernel add so"
+    return Diagnosis(sentence, OTHER, "confirmed", fix, search.where, found.agreed, found.total)
+
+
+def _within_any(search: Search, held: Within) -> Diagnosis:
+    found = held.found
+    outputs = f"{_outputs(search, found)} {'is' if found.total == 1 else 'are'} within {bound_of(held.limits)}"
+    fix = "declare no arithmetic, or what dgref.infer_arithmetic finds"
+    if held.finer:
+        sentence = f"sums are more precise than {search.name}, which is declared: {outputs}, and nearer to exact"
+        return Diagnosis(sentence, FINER, "confirmed", fix, search.where, found.agreed, found.total)
+    sentence = f"no hypothesis explains it; {outputs}, as is asked where no arithmetic is declared"
+    fix = f"if {search.name} was a guess, {fix}"
+    evidence = [*search.where, counted(search.tried, "recomputation")]
+    return Diagnosis(sentence, None, "none", fix, evidence, found.equal, found.total)
 
 
 def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
@@ -180,20 +218,30 @@ def _nothing_wrong(search: Search, found: Agreement) -> Diagnosis:
         sentence = f"every value is right, but {counted(odd, 'NaN')} {'has' if odd == 1 else 'have'} other bits than "
         fix = "write the NaN that the hardware writes, or declare no arithmetic: any NaN is then as good"
         return Diagnosis(f"{sentence}{search.name} gives", None, "none", fix, agreed=found.agreed, total=found.total)
-    sampled = f" sampled of {search.elements:,}" if found.total < search.elements else ""
     how = f"equal in every bit under {search.name}" if found.equal == found.total else f"within {search.bound}"
     gain = search.gain()
     remark = "" if gain is None else f"; {gain.sentence()}: declare the arithmetic to be sure"
-    outputs = f"{every(found.total, 'output')}{sampled} {'is' if found.total == 1 else 'are'}"
-    sentence = f"nothing is wrong: {outputs} {how}{remark}"
-    fix = "a difference from an unquantised product is the recipe's own loss; compare with the quantised operands"
-    return Diagnosis(sentence, None, "none", fix, agreed=found.agreed, total=found.total, benign=True)
+    are = "is" if found.total == 1 else "are"
+    sentence = f"nothing is wrong: {_outputs(search, found)} {are} {how}{remark}"
+    note = "a difference from an unquantised product is the recipe's own loss; compare with the quantised operands"
+    return Diagnosis(sentence, evidence=[note], agreed=found.agreed, total=found.total, benign=True)
+
+
+def _outputs(search: Search, found: Agreement) -> str:
+    sampled = f" sampled of {search.elements:,}" if found.total < search.elements else ""
+    return f"{every(found.total, 'output')}{sampled}"
 
 
 def _fixes(best: Misreading, others: list[Ranked]) -> str:
     """Return what to do: for each operand in which the same fault would explain the outputs as well."""
     alike = [row.misreading.fix for row in others if row.misreading.hypothesis == best.hypothesis]
     return "; or ".join(dict.fromkeys([best.fix, *alike[:_SHOWN_FIXES]]))
+
+
+def _promising(row: Ranked) -> bool:
+    """Return whether a suspicion is worth acting on: a fault that makes some output equal, or leaves roundings."""
+    benign = row.misreading.hypothesis in HYPOTHESES and HYPOTHESES[row.misreading.hypothesis].benign
+    return not benign and bool(row.found.agreed or row.left < ROUNDINGS)
 
 
 def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
@@ -209,7 +257,7 @@ def _concluded(search: Search, tried: list[Ranked]) -> Diagnosis:
         _sentence(status, row, best.found, explained, search.elements, search.bound, benign, beside),
         row.hypothesis if status != "none" else None,
         status,
-        _fixes(row, others) if status != "none" and (best.found.agreed or best.left < ROUNDINGS) else "",
+        _fixes(row, others) if status == "confirmed" or (status == "suspicion" and _promising(best)) else "",
         [
             *advice(telling),
             *search.where,
@@ -241,7 +289,8 @@ def _sentence(
     outputs as well; without a cause it says what is known.
     """
     if status == "none":
-        nearest = f"the nearest ({row.cause}) explains {max(explained, 0):.0%} of the error"
+        nearest = f"the nearest ({row.cause}) explains {explained:.0%} of the error"
+        nearest = nearest if explained >= _WORTH_NAMING else "nothing that was tried explains any of the error"
         return f"no hypothesis explains it; {beside or nearest}"
     if status == "suspicion":
         counts = f"{found.agreed:,} of {counted(found.total, 'output')} equal"
@@ -257,5 +306,4 @@ def _agreement(found: Agreement, elements: int, bound: str) -> str:
     checked = whole if found.total == elements else f"{found.total:,} checked of {whole}"
     if found.equal == found.total:
         return f"makes all {found.bits:,} output bits equal ({checked})"
-    share = found.equal / max(found.total, 1)
-    return f"puts every output ({checked}) within {bound}, {share:.1%} of them equal in every bit"
+    return f"puts every output ({checked}) within {bound}, {found.equal:,} of them equal in every bit"

@@ -16,6 +16,7 @@ from dgref.compare.prediction import Agreement, Observation, agree, compute, cut
 from dgref.compare.relation import relation
 from dgref.compare.suspects import choose_part, projected_places, suspect_places, suspects
 from dgref.compare.verdict import same
+from dgref.errors import counted
 from dgref.ops import OPS, Part
 from dgref.ops.typical import (
     bound_of,
@@ -119,14 +120,16 @@ class Examination:
 
     @cached_property
     def where(self) -> list[str]:
-        """One sentence on where the outputs differ."""
-        if self.correct is None:
-            return []
+        """One sentence on where the outputs differ; of a sample, on how many of it do."""
         from dgref.compare.comparison import compare
 
         masks = self.observation.defined
         assumed = "" if self.declared else " (assumed: none is declared)"
         against = "exact" if self.name == "exact" else f"the arithmetic {self.name}{assumed}"
+        if self.correct is None:
+            found = self.baseline(False)
+            sampled = f"{counted(found.total, 'output')} sampled of {self.elements:,}"
+            return [f"{found.total - found.equal:,} of {sampled} differ from {against}"]
         compared = [
             compare(self.observation.outputs[n], array, mask=masks.get(n), against=against)
             for n, array in self.correct.items()

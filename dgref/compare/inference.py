@@ -31,7 +31,8 @@ class Inference:
         """Return one sentence."""
         row = self.nearest
         tried = f"{counted(self.tried, 'arithmetic')} tried"
-        bits = f"{self.agreement:.2%} of {counted(self.compared, 'element')} equal in every bit, {tried}"
+        share = int(self.agreement * 1e4) / 1e4  # 100% is said of all only
+        bits = f"{share:.2%} of {counted(self.compared, 'element')} equal in every bit, {tried}"
         if self.arithmetic is None:
             return f"no arithmetic found; nearest {describe(row)}: {bits}"
         return f"{describe(row)}: {bits}"

@@ -64,14 +64,8 @@ class Search(Examination):
         super().__init__(*examined)
         self.deadline = deadline
 
-    def run(self) -> tuple[Agreement, list[Ranked]]:
-        """Return how far the outputs agree as they should, and every variant that was tried, the best first.
-
-        Variants are tried cheapest and likeliest first, within the budget; none where nothing is wrong.
-        """
-        baseline = self.baseline(self.correct is not None)
-        if baseline.all:
-            return baseline, []
+    def run(self) -> list[Ranked]:
+        """Return every variant that was tried, the best first: cheapest and likeliest first, within the budget."""
         tried = self._confirmed(self._until_confirmed())
         if not (tried and tried[0].found.all):
             tried = sorted([*self._local(), *tried], key=lambda row: row.order)
@@ -79,7 +73,12 @@ class Search(Examination):
             tried = [*self._readdressed(), *tried]
         if not (tried and tried[0].found.all):
             tried = sorted([*self._confirmed(list(self._pairs(tried))), *tried], key=lambda row: row.order)
-        return baseline, tried
+        return tried
+
+    def confirmed(self, misreading: Misreading) -> Ranked | None:
+        """Return one misreading measured on everything, where it explains every output; else None."""
+        rows = self._confirmed(list(self._one(misreading)))
+        return next((row for row in rows if row.found.all), None)
 
     def _local(self) -> list[Ranked]:
         """Return what explains every difference where all lie in one rectangle, as a single tile or group is wrong.

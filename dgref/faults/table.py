@@ -94,7 +94,12 @@ them where something differs, likeliest first; what agrees there is then confirm
 goes, and the sentence says on how many outputs. If no single one explains all, pairs are tried. What explains more
 than half of the error is a *suspicion*; less is *none*. Where several explain every output equally well, the sentence
 names them together, and names inputs that would tell them apart where such were found (`separate` in the JSON is the
-case to run). Where nothing is declared and every element is within its bound, nothing is wrong; a factor that no
+case to run).
+
+A kernel may be right and what it declares wrong. Where the outputs have every bit of another arithmetic with a name,
+and no fault gives the same, the answer is to declare that (`other_arithmetic`); where they are within the bound of an
+fp32 accumulator and nearer to the exact result than the declared arithmetic, that they are more precise than declared
+(`more_precise_than_declared`). Where nothing is declared and every element is within its bound, nothing is wrong; a factor that no
 published accumulator explains is then remarked on (docs/bound.md, 6).
 
 Races, uninitialised memory, stale caches and silent fallbacks leave nothing to recompute. They are named from what a

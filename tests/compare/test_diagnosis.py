@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from dgref.compare import examination, search
-from dgref.compare.diagnosis import Diagnosis, diagnose
+from dgref.compare.diagnosis import Diagnosis, _agreement, diagnose
 from dgref.compare.hypotheses import HYPOTHESES, Scene, State
 from dgref.compare.hypotheses.base import poisoned
-from dgref.compare.prediction import compute, cut
+from dgref.compare.prediction import Agreement, compute, cut
 from dgref.errors import UnknownNameError
 from dgref.faults.problems import PROBLEMS, state_of
-from dgref.formats import LAYOUTS
+from dgref.formats import LAYOUTS, dequantize
 from dgref.ops import OPS, Part
 from dgref.suite import Case, InputChoice, OperandChoice
 
@@ -167,6 +167,75 @@ def test_another_order_of_adding_is_called_right_and_named() -> None:
     assert found.sentence.startswith("nothing is wrong: the outputs follow another valid arithmetic (K split into 2")
 
 
+@pytest.mark.parametrize("declared", ["exact", "deep_gemm.sm100.fp8_1d1d"])
+def test_the_bits_of_another_known_arithmetic_are_named(declared: str) -> None:
+    state = gemm("deepseek_fp8_ue8m0")
+    other = replace(state, arithmetic="deep_gemm.sm90.fp8_1d2d")
+    found = diagnose(state.case, state.inputs, compute(other), declared)
+    said = f"all 5,760 outputs have the bits of deep_gemm.sm90.fp8_1d2d; declare that, not {declared}"
+    assert (found.sentence, found.hypothesis, found.benign) == (said, "other_arithmetic", False)
+    assert found.fix.startswith("declare deep_gemm.sm90.fp8_1d2d")
+
+
+def test_a_wrong_declaration_is_no_excuse_for_a_fault() -> None:
+    state = gemm("deepseek_fp8_ue8m0")
+    wrong = compute(replace(state, arithmetic="deep_gemm.sm90.fp8_1d2d"))["d"].copy()
+    wrong[:, 7] = 0
+    found = diagnose(state.case, state.inputs, wrong, "exact")
+    assert found.hypothesis != "other_arithmetic" and "declare" not in found.sentence + found.fix
+
+
+def precise(state: State) -> np.ndarray:
+    """Return products added in float64 and rounded to float32, as a kernel with more precision than needed has them."""
+    a, b = (np.asarray(dequantize(state.inputs[name]), np.float64) for name in "ab")
+    return (a @ b.T).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["normal", "wide", "outliers"])
+def test_sums_that_are_more_precise_than_declared_are_called_so(kind: str) -> None:
+    state = gemm("deepseek_fp8", inputs=InputChoice(kind, 1), out="float32")
+    found = diagnose(state.case, state.inputs, precise(state), "deep_gemm.sm90.fp8_1d2d")
+    assert (found.hypothesis, found.status) == ("more_precise_than_declared", "confirmed")
+    assert found.sentence.startswith("sums are more precise than deep_gemm.sm90.fp8_1d2d, which is declared: all 5,760")
+    assert found.fix.startswith("declare no arithmetic")
+
+
+def test_sums_that_are_only_within_a_bound_are_said_to_be() -> None:
+    state = gemm("deepseek_fp8", inputs=InputChoice("normal", 1), out="float32")
+    d = precise(state)
+    ulps = np.random.default_rng(0).integers(-1, 2, d.shape, np.int32)
+    found = diagnose(state.case, state.inputs, (d.view(np.int32) + ulps).view(np.float32), "exact")
+    assert (found.hypothesis, found.status, found.benign) == (None, "none", False)
+    assert "all 5,760 outputs are within the bound of an fp32 accumulator" in found.sentence
+    assert found.fix.startswith("if exact was a guess")
+
+
+def test_no_suspect_is_named_that_explains_nothing() -> None:
+    state = gemm("deepseek_fp8")
+    wrong = compute(state)["d"].copy()
+    wrong.reshape(-1)[::397] *= np.asarray(64, wrong.dtype)
+    wrong.reshape(-1)[5::397] *= np.asarray(-3, wrong.dtype)
+    sentence = of(state, {"d": wrong}).sentence
+    assert "explains 0%" not in sentence
+    assert sentence.startswith("no hypothesis explains it; ")
+
+
+def test_what_is_right_has_no_fix() -> None:
+    state = gemm("deepseek_fp8", out="float32")
+    for declared in (state.arithmetic, None):
+        found = diagnose(state.case, state.inputs, compute(state), declared)
+        assert (found.fix, found.benign) == ("", True)
+        assert found.evidence == [
+            "a difference from an unquantised product is the recipe's own loss; compare with the quantised operands"
+        ]
+
+
+def test_a_share_that_is_not_all_is_not_rounded_up_to_all() -> None:
+    found = Agreement(24_576, 24_576, 0.0, 24_576 * 32, 24_575)
+    said = _agreement(found, 24_576, "the bound of an fp32 accumulator")
+    assert said.endswith("24,575 of them equal in every bit") and "100" not in said
+
+
 def test_noise_is_not_explained() -> None:
     state = gemm("deepseek_fp8")
     right = compute(state)["d"]
@@ -279,6 +348,7 @@ def test_large_outputs_are_sampled_where_they_stand_out_and_confirmed_in_strips(
     one_tile["d"][64:72, 128:136] = 0
     found = of(state, one_tile)
     assert (found.hypothesis, found.agreed) == ("output_unwritten", 300 * 260)
+    assert "outputs sampled of 78,000 differ from the arithmetic" in found.evidence[0]
     hurried = of(state, one_tile, budget=1e-3)
     assert hurried.total < 300 * 260 or hurried.status == "none"
     sampled = of(state, right)

@@ -92,7 +92,7 @@ def reduction_order(scene: Scene) -> Iterator[Misreading]:
 def infinitely_precise(scene: Scene) -> Iterator[Misreading]:
     """Every output exact and rounded once: more precise than what is declared."""
     if _model(scene) is not None:
-        yield _under("sums that lose nothing before the output is rounded", "exact", "nothing to fix")
+        yield _under("sums that lose nothing before the output is rounded", "exact", "")
 
 
 def _extent_of_k(scene: Scene) -> int:

@@ -1,0 +1,94 @@
+"""Outputs that are right, though not as declared: the bits of another arithmetic, or sums within the bound of any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dgref.compare.examination import SMALL
+from dgref.compare.hypotheses import Misreading
+from dgref.compare.inference import describe, named, plain
+from dgref.compare.prediction import Agreement, Outputs, agree, compute, cut
+from dgref.compare.search import Ranked, Search
+from dgref.compare.suspects import TELLING
+from dgref.compare.verdict import same
+from dgref.errors import DgrefError
+from dgref.ops.typical import limit_arithmetic, operands_of, typical_arithmetic
+from dgref.reference.arithmetic import ARITHMETICS, Arithmetic
+
+OTHER, FINER = "other_arithmetic", "more_precise_than_declared"
+_MOSTLY = 0.75  # of the outputs that are nearer or farther: in another order of the same width half are nearer
+
+
+@dataclass(frozen=True)
+class Within:
+    """Every output is within the bound of an accumulator that nobody declared."""
+
+    limits: Arithmetic
+    found: Agreement
+    finer: bool  # than declared: in fp32, and nearly everywhere nearer to the exact result
+
+
+def other_arithmetic(search: Search) -> Ranked | None:
+    """Return the known arithmetic that gives every observed bit, where another is declared; None where none does."""
+    if not search.op.takes_arithmetic:
+        return None
+    for row in _known(search):
+        name = row.name if row.name in ARITHMETICS else describe(row)
+        meant = Misreading(name, lambda state, row=row: replace(state, arithmetic=row), hypothesis=OTHER)
+        if (found := search.confirmed(meant)) is not None:
+            return found
+    return None
+
+
+def _known(search: Search) -> list[Arithmetic]:
+    """Return every arithmetic with a name but the declared one, the one that most likely runs the case first."""
+    case, declared = search.state.case, search.state.arithmetic
+    declared = ARITHMETICS[declared] if declared in ARITHMETICS else declared
+    likeliest = named(typical_arithmetic(case.op, operands_of(case)))
+    rows: dict[Arithmetic, Arithmetic] = {}
+    for row in (likeliest, *ARITHMETICS.values()):
+        rows.setdefault(plain(row), row)
+    if isinstance(declared, Arithmetic):
+        rows.pop(plain(declared), None)
+    return list(rows.values())
+
+
+def within_any(search: Search) -> Within | None:
+    """Return the bound that every output is within where nothing is declared, the narrowest first."""
+    if not search.op.takes_arithmetic:
+        return None
+    part = search.part if search.work > SMALL else None
+    observed, masks = search.observation.sample(part)
+    declared = cut(search.state, part)
+    exact = compute(replace(declared, arithmetic="exact"), None, observed)
+    equal = agree(observed, exact, masks).equal
+    for narrow in (False, True):
+        limits = limit_arithmetic(search.state.case.op, operands_of(search.state.case), narrow)
+        try:
+            bound = search.op.bound(declared.case, declared.inputs, limits)
+        except DgrefError:
+            continue  # an accumulator that does not take these operands
+        found = agree(observed, exact, masks, bound, equal)
+        if found.all:
+            finer = not narrow and _nearer(observed, compute(declared, None, observed), exact, masks)
+            return Within(limits, found, finer)
+    return None
+
+
+def _nearer(observed: Outputs, model: Outputs, exact: Outputs, masks: Any) -> bool:
+    nearer = farther = 0
+    with np.errstate(all="ignore"):
+        for name, truth in exact.items():
+            ours, theirs = (np.abs(_doubles(side[name]) - _doubles(truth)) for side in (observed, model))
+            counted = ~same(observed[name], model[name], nan_equal=True)
+            counted &= True if masks.get(name) is None else masks[name]
+            nearer += np.count_nonzero(counted & (ours < theirs))
+            farther += np.count_nonzero(counted & (ours > theirs))
+    return nearer >= max(TELLING, _MOSTLY * (nearer + farther))
+
+
+def _doubles(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, np.float64)
