@@ -46,7 +46,7 @@ def other_arithmetic(search: Search) -> Ranked | None:
 def _known(search: Search) -> list[Arithmetic]:
     """Return every arithmetic with a name but the declared one, the one that most likely runs the case first."""
     case, declared = search.state.case, search.state.arithmetic
-    declared = ARITHMETICS[declared] if declared in ARITHMETICS else declared
+    declared = ARITHMETICS.get(declared, declared)
     likeliest = named(typical_arithmetic(case.op, operands_of(case)))
     rows: dict[Arithmetic, Arithmetic] = {}
     for row in (likeliest, *ARITHMETICS.values()):

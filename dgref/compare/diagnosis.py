@@ -185,7 +185,7 @@ def _from_search(search: Search) -> Diagnosis:
 
 def _telling(search: Search, tried: list[Ranked]) -> bool:
     """Return whether there is something to say of the cause: a suspicion, or what all differing outputs share."""
-    return bool(tried and 1 - tried[0].left > _SUSPICION or search.relation)
+    return bool((tried and 1 - tried[0].left > _SUSPICION) or search.relation)
 
 
 def _declared_otherwise(search: Search, row: Ranked) -> Diagnosis:

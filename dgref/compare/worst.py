@@ -1,4 +1,4 @@
-"""The worst elements, written so that one line can be acted on: `inputs => observed expected: expected`."""
+"""The worst elements, written so that one line can be acted on: `inputs => got observed, expected expected`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Element:
         distance = "unrelated" if self.ulps is None else "sign of zero" if self.ulps == 0 else f"{self.ulps} ulp"
         codes = [f"{code:#0{self.digits + 2}x}" for code in (self.observed_code, self.expected_code)]
         inputs = self.inputs or str(list(self.index))
-        return f"{inputs} => {codes[0]} ({self.observed:g}) expected: {codes[1]} ({self.expected:g}), {distance}"
+        return f"{inputs} => got {codes[0]} ({self.observed:g}), expected {codes[1]} ({self.expected:g}), {distance}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, with the line that a person reads."""

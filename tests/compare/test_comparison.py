@@ -43,8 +43,8 @@ def test_the_worst_elements_come_first_and_read_like_testfloat():
     actual = expected.copy()
     actual[2, 3], actual[1, 1] = 1.5, np.nan
     worst = dgref.compare(actual, expected, inputs=lambda index: f"a[{index[0]}] b[{index[1]}]").worst
-    assert str(worst[0]) == "a[1] b[1] => 0x7fc00000 (nan) expected: 0x3f800000 (1), unrelated"
-    assert str(worst[1]) == "a[2] b[3] => 0x3fc00000 (1.5) expected: 0x3f800000 (1), 4194304 ulp"
+    assert str(worst[0]) == "a[1] b[1] => got 0x7fc00000 (nan), expected 0x3f800000 (1), unrelated"
+    assert str(worst[1]) == "a[2] b[3] => got 0x3fc00000 (1.5), expected 0x3f800000 (1), 4194304 ulp"
     assert len(worst) == 2
 
 
