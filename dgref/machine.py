@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dgref.arch import Architecture, architecture_of
+from dgref.errors import UnavailableError
 from dgref.version import VERSION
 
 LIBRARIES = (
@@ -65,6 +67,15 @@ def _output(*command: str) -> str | None:
 
 
 @cache
+def leave_without_gpu() -> None:
+    """End a program that only a GPU can run where torch sees none: one sentence, and the exit code for it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        print("dgref: needs a CUDA device; torch sees none", file=sys.stderr)
+        sys.exit(UnavailableError.exit_code)
+
+
 def gpu() -> dict[str, Any] | None:
     """Return name, capability and memory of the first CUDA device; None where there is none."""
     import torch

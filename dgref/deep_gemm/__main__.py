@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 from dgref.deep_gemm.installation import install
+from dgref.errors import expected
 
 
 def main(arguments: list[str]) -> int:
     """Run the program that the first argument names; the rest are its own."""
     if not arguments:
         print("usage: python -m dgref.deep_gemm PROGRAM.py [ARGUMENTS]", file=sys.stderr)
+        return 2
+    if not Path(arguments[0]).exists():
+        print(f"dgref: {expected('program', arguments[0], 'a file that exists')}", file=sys.stderr)
         return 2
     install()
     sys.argv = arguments

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import dgref.deep_gemm as deep_gemm
+from dgref import machine
 
 M, N, K, GROUPS = 64, 128, 512, 4
 CALLS, ROUNDS = 100, 200
@@ -62,6 +63,7 @@ def elsewhere(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    machine.leave_without_gpu()
     measured = [
         (name, call, ([arguments] * CALLS, [elsewhere(arguments) for _ in range(CALLS)]))
         for name, call, arguments in calls("cuda")

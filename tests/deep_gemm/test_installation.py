@@ -35,6 +35,12 @@ def test_a_program_runs_unchanged(tmp_path: Path) -> None:
     assert found.stdout.split() == ["dgref.deep_gemm", "2.6.1"]
 
 
+def test_a_program_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    found = run("-m", "dgref.deep_gemm", str(tmp_path / "missing.py"))
+    said = f"dgref: program: got {tmp_path / 'missing.py'}, need a file that exists\n"
+    assert (found.returncode, found.stderr) == (2, said)
+
+
 def test_install_and_uninstall() -> None:
     from dgref.deep_gemm import install, uninstall
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dgref import machine
 from dgref.backends.cuda import quantizers, scale_layouts, verifier
 from dgref.backends.cuda.jit import compile_kernel
 
@@ -173,6 +174,7 @@ def _host_microseconds(call: Callable[[], object], rounds: int = 500) -> float:
 
 def main() -> None:
     """Print every line as it is measured."""
+    machine.leave_without_gpu()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     for lines in (host_lines, verifier_lines, layout_lines, quantizer_lines):
         print(f"\n{lines.__name__.removesuffix('_lines')}", flush=True)

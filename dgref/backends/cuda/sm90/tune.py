@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from dgref import machine
 from dgref.backends.cuda.driver import multiprocessors
 from dgref.backends.cuda.jit import current_device
 from dgref.backends.cuda.sm90.configuration import candidates
@@ -161,6 +162,7 @@ def lines(shape: Shape, found: list[Timed]) -> list[str]:
 def main(shapes: tuple[str, ...], slack: float, launches: int, path: Path | None, **options: Any) -> None:
     plain = {"E4M3": "VECTOR" if options["weights"] == "E2M1" else "BLOCK", "BF16": "NONE"}[options["element"]]
     options["scaling"] = options["scaling"] or plain
+    machine.leave_without_gpu()
     rows, ratios = [], []
     for shape, groups in [shape_of(text, options) for text in shapes]:
         found = timed(shape, groups, slack, launches)

@@ -74,6 +74,7 @@ def test_the_chosen_one_is_shown_beside_the_best(driver: Driver, monkeypatch, tm
     real = tune.timed
     monkeypatch.setattr(tune, "timed", lambda *arguments: real(*arguments, device="cpu"))
     path = tmp_path / "tune.json"
+    monkeypatch.setattr(tune.machine, "leave_without_gpu", lambda: None)
     result = CliRunner().invoke(tune.main, ["48x384x512", "--slack", "1.4", "-o", str(path)], catch_exceptions=False)
     rows = json.loads(path.read_text())
     first, *others, last = result.output.splitlines()
