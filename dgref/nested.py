@@ -35,6 +35,10 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < _LARGEST
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 TEXT = Kind("text", lambda value: isinstance(value, str))
 COUNT = Kind("a count", _is_count)
 NUMBER = Kind("a number", lambda value: isinstance(value, int | float) and abs(value) < _LARGEST)
@@ -67,6 +71,11 @@ RESULT = {
 TEXTS = [TEXT]
 _SHARD = Kind("two counts above zero, i and n", _TILE.holds)
 FLAGS = {"suites": TEXTS, "backends": TEXTS, "shard": _SHARD, "shards": [_SHARD]}
+FLAGS |= {
+    "required": Each(TEXTS),
+    "runs": COUNT,
+    "differ": Kind("names", lambda value: bool(value) and _are_texts(value)),
+}
 MACHINE = {name: Maybe(TEXT) for name in ("processor", "architecture", "system", "commit")} | {
     "gpu": Maybe({"name": TEXT})
 }

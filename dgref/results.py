@@ -146,10 +146,35 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """0 all conform, 1 something is wrong, 3 nothing could run."""
+        """0 all conform, 1 something is wrong, 3 nothing could run, or a backend that was required judged nothing."""
         if any(result.bad for result in self.results):
             return 1
-        return 0 if any(result.ran for result in self.results) else 3
+        return 0 if any(result.ran for result in self.results) and not self.unmet else 3
+
+    @property
+    def unmet(self) -> list[str]:
+        """A sentence for each backend that was required and judged nothing; a single shard of several decides none."""
+        if "shard" in self.flags and not _is_whole(self.flags):
+            return []
+        judged = {row.backend for row in self.results if row.ran and row.reason != UNJUDGED}
+        lacking = {asked: names for asked, names in self.flags.get("required", {}).items() if judged.isdisjoint(names)}
+        return [
+            expected(f"required backend {asked}", self._nothing_of(names), "at least one")
+            for asked, names in lacking.items()
+        ]
+
+    def _nothing_of(self, backends: list[str]) -> str:
+        why = Counter(row.reason for row in self.results if row.backend in backends and row.reason).most_common(1)
+        return "no judged result" + (f" ({why[0][0]})" if why else "")
+
+    @property
+    def makeup(self) -> str:
+        """What a report says that was made of several runs; nothing of one run, or of its shards."""
+        if not (runs := self.flags.get("runs")):
+            return ""
+        differ = " and ".join(filter(None, [", ".join(self.flags["differ"][:-1]), self.flags["differ"][-1]]))
+        shown = "; the settings in results.json are those of the first" if "settings" in self.flags["differ"] else ""
+        return f"Made of {runs} runs, which differ in {differ}{shown}"
 
     def frame(self) -> Any:
         """Return a pandas frame with one row a result; nested fields become dotted columns.
@@ -258,15 +283,20 @@ def merge(parts: Iterable[Results]) -> Results:
 
     Its warnings say which shards are missing or came twice, and in what parts differ that shards have in common.
     """
-    merged = Results()
+    merged, differ, runs = Results(), [], 0
     seen: dict[tuple[str, str], Result] = {}
     for number, part in enumerate(parts, 1):
         _same_origin(merged.machine, part.machine)
         if len(part) and all((row.case, row.backend) in seen for row in part):
             merged.warnings.append(expected(f"part {number}", "no result that the parts before it lack", "each once"))
         merged.machine = merged.machine or part.machine
-        merged.warnings += [line for line in (*part.warnings, *_unlike(merged, part)) if line not in merged.warnings]
+        unlike = _unlike(merged, part)
+        if _is_whole(merged.flags) and _is_whole(part.flags):  # runs that were put together on purpose
+            differ += [*part.flags.get("differ", ()), *unlike]
+            unlike = []
+        merged.warnings += [line for line in (*part.warnings, *map(_doubtful, unlike)) if line not in merged.warnings]
         merged.flags = _joined(merged.flags, part.flags)
+        runs += part.flags.get("runs", 1)
         for result in part:
             known = seen.setdefault((result.case, result.backend), result)
             if (known.status, known.level) != (result.status, result.level):
@@ -274,22 +304,33 @@ def merge(parts: Iterable[Results]) -> Results:
                 raise FileError(expected(subject, "two different results", "shards that do not overlap"))
     merged.results = list(seen.values())
     merged.warnings += missing_shards(merged)
+    if differ:
+        merged.flags |= {"runs": runs, "differ": [name for name in _COMMON if name in differ]}
     return merged
 
 
 _COMMON = ("suites", "backends", "settings")  # flags that all shards of a run share
 
 
-def _unlike(merged: Results, part: Results) -> Iterator[str]:
-    for name in _COMMON:
-        mine, theirs = merged.flags.get(name), part.flags.get(name)
-        if mine is not None and theirs is not None and plain(mine) != plain(theirs):
-            yield expected(f"merged results' {name}", "other ones in another part", "shards of one run")
+def _unlike(merged: Results, part: Results) -> list[str]:
+    """Return the flags that all shards of a run share, and that differ in these two parts."""
+    pairs = {name: (merged.flags.get(name), part.flags.get(name)) for name in _COMMON}
+    return [name for name, pair in pairs.items() if None not in pair and plain(pair[0]) != plain(pair[1])]
+
+
+def _doubtful(name: str) -> str:
+    return expected(f"merged results' {name}", "other ones in another part", "shards of one run")
+
+
+def _is_whole(flags: Mapping[str, Any]) -> bool:
+    return all(count == 1 for _, count in _shards(flags))
 
 
 def _joined(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flags of both: what is listed is joined, and every shard is counted."""
     joined = {**theirs, **mine}
+    if required := {**theirs.get("required", {}), **mine.get("required", {})}:
+        joined["required"] = required
     for name in ("suites", "backends"):
         if rows := dict.fromkeys([*mine.get(name, ()), *theirs.get(name, ())]):
             joined[name] = list(rows)

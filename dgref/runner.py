@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,11 @@ def run(
     journal: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    required: str | Sequence[str] = (),
 ) -> Results:
     """Run every case of the suites on every backend and return the results.
+
+    Backends that are `required` run too, and the results' exit code is no success where one of them judged nothing.
 
     `journal` is a file to which each result is appended as it comes, and from which `resume` goes on. Without
     isolation everything runs in this process, one case after another.
@@ -147,12 +151,15 @@ def run(
     _check_options(selection, settings, progress, fail_fast=fail_fast, isolate=isolate, resume=resume)
     suites = _several("suites", suites, str | Path | Suite)
     asked = [] if backends is None else _several("backends", backends, str)
+    needed = {name: [row.name for row in select([name])] for name in _several("required", required, str)}
     chosen = [backend.name for backend in select(asked or default_backends())]
+    chosen = list(dict.fromkeys([*chosen, *chain.from_iterable(needed.values())]))
     loaded = load_suites(suites)
     tasks = selection.pick([case for row in loaded for case in row.cases], chosen)
     jobs = _jobs(jobs, tasks) if isolate else 1
     flags = {"backends": chosen, "settings": asdict(settings)}
     said = {"suites": [row.name for row in loaded], **flags, "shard": list(selection.shard)}
+    said |= {"required": needed} if needed else {}
     known = waivers.load(waiver_file)
     results = Results(machine=machine.describe(), flags=said, warnings=list(waivers.idle(known, loaded, chosen)))
     header = {"machine": results.machine, "backend files": source_hashes(chosen), **flags}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from dgref import machine
 from dgref.cli import group, main
 from dgref.errors import FileError
 from dgref.results import load_results
@@ -90,6 +92,39 @@ def test_exit_codes_of_run(keyword: str, code: int) -> None:
     arguments = ["run", "smoke", "--case", "lossless", "-b", samples.MISBEHAVING, "-k", keyword, "--no-isolation"]
     status, output = invoke(*arguments, "--no-diagnosis")
     assert status == code, output
+
+
+@pytest.mark.parametrize(("name", "code"), [("reference", 0), ("cuda", 3)])
+def test_a_required_backend_runs_too_and_must_judge_something(name: str, code: int) -> None:
+    if name == "cuda" and machine.gpu() is not None:
+        pytest.skip("judges something where there is a GPU")
+    chosen = ["run", "smoke", "--case", "lossless", "-b", "reference/engine", "--no-isolation"]
+    status, output = invoke(*chosen, "--require", name)
+    assert status == code, output
+    assert ("a required backend judged nothing" in output) == (code == 3)
+    assert name in output and invoke(*chosen, "-b", name)[0] == 0
+
+
+def test_a_report_that_replaces_other_results_says_how_many(tmp_path: Path) -> None:
+    options = ["--no-isolation", "--no-diagnosis", "-b", samples.MISBEHAVING, "-k", "misbehaving/correct"]
+    first = invoke("run", "smoke", *options, "-o", str(tmp_path))[1]
+    again = invoke("run", "smoke", *options, "-o", str(tmp_path))[1]
+    assert first.rstrip().endswith("index.html") and again.rstrip().endswith("index.html")
+    less = invoke("run", "smoke", *options, "--case", "lossless", "-o", str(tmp_path))[1]
+    assert re.search(r"index.html, in place of an earlier report: \d+ other results in it are gone", less)
+
+
+@pytest.mark.skipif(machine.gpu() is not None, reason="says what is said where there is no GPU")
+@pytest.mark.parametrize(
+    "command",
+    [["backends.cuda.sm90.tune", "64x4096x7168"], ["backends.cuda.benchmark"], ["deep_gemm.call_cost"]],
+    ids=lambda command: command[0],
+)
+def test_a_program_for_gpus_says_in_a_sentence_that_there_is_none(command: list[str]) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", f"dgref.{command[0]}", *command[1:]], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stderr) == (3, "dgref: needs a CUDA device; torch sees none\n")
 
 
 def test_run_writes_a_bundle_that_check_accepts_and_compare_finds_equal(tmp_path: Path) -> None:

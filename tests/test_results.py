@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_shards_merge_into_the_whole() -> None:
 
 def test_a_merged_run_claims_the_suites_of_all_its_parts() -> None:
     parts = [Results([], {}, {"suites": names}) for names in (["gemm", "smoke"], ["smoke", "edges"])]
-    assert merge(parts).flags == {"suites": ["gemm", "smoke", "edges"]}
+    assert merge(parts).flags == {"suites": ["gemm", "smoke", "edges"], "runs": 2, "differ": ["suites"]}
 
 
 def test_two_different_results_of_one_case_do_not_merge() -> None:
@@ -248,10 +249,48 @@ def test_a_merge_says_what_is_missing_and_what_came_twice() -> None:
     assert twice[1:] == merge([first]).warnings
 
 
+def test_a_merge_of_several_runs_says_so_whatever_is_merged_first() -> None:
+    flags = [
+        {"suites": [name], "settings": {"repeats": count}} for name, count in (("gemm", 2), ("edges", 2), ("x", 9))
+    ]
+    one, two, three = (replace(samples.results(1), flags=row) for row in flags)
+    said = "Made of 3 runs, which differ in suites and settings; the settings in results.json are those of the first"
+    assert merge([one, two, three]).makeup == merge([merge([one, two]), three]).makeup == said
+    assert parse_results(json.loads(merge([one, two, three]).to_json()), "again").makeup == said
+
+
+def test_a_required_backend_that_judged_nothing_is_no_success() -> None:
+    known = samples.results(2, wrong=0)
+    name = known.results[0].backend
+    assert (known.exit_code, replace(known, flags={"required": {name: [name]}}).exit_code) == (0, 0)
+    absent = Result("gemm/x", "cuda", "unavailable", "needs a CUDA device; torch sees none")
+    found = replace(
+        known, results=[*known.results, absent], flags={"required": {name: [name], "cuda": ["cuda"]}, "shard": [1, 1]}
+    )
+    assert found.exit_code == 3
+    (line,) = found.unmet
+    assert line == (
+        "required backend cuda: got no judged result (needs a CUDA device; torch sees none), need at least one"
+    )
+    timed = replace(absent, status="pass", reason=UNJUDGED)
+    assert replace(found, results=[*known.results, timed]).exit_code == 3
+    shard = replace(found, flags={"required": {"cuda": ["cuda", "cuda/x"]}, "shard": [1, 2]})
+    assert (shard.exit_code, merge([shard]).exit_code) == (0, 3)
+    assert replace(found, results=[*found.results, replace(absent, status="fail", reason="")]).exit_code == 1
+
+
 def test_a_merge_of_unrelated_runs_says_what_differs() -> None:
     other = Results([Result("s/x", "torch/cpu", "pass")], {}, {"backends": ["torch/cpu"]})
-    (line,) = merge([samples.results(1), other]).warnings
+    merged = merge([samples.results(1), other])
+    assert merged.warnings == []  # two whole runs: on purpose
+    assert (merged.flags["runs"], merged.flags["differ"]) == (2, ["backends"])
+    assert merged.makeup == "Made of 2 runs, which differ in backends"
+    parts = [
+        replace(part, flags={**part.flags, "shard": [i, 2]}) for i, part in enumerate((samples.results(1), other), 1)
+    ]
+    (line,) = merge(parts).warnings
     assert line == "merged results' backends: got other ones in another part, need shards of one run"
+    assert merge(parts).makeup == merge([samples.results(1)]).makeup == ""
     assert merge([samples.results(1), other]).flags["backends"] == ["mine", "torch/cpu"]
 
 

@@ -22,6 +22,13 @@ JOURNAL = "journal.jsonl"
     multiple=True,
     help="A backend's name, a family such as `recorded`, or a Python file that holds BACKENDS. Repeatable.",
 )
+@click.option(
+    "--require",
+    "required",
+    multiple=True,
+    metavar="BACKEND",
+    help="Run this backend too, and fail (exit code 3) where it judges nothing. Repeatable.",
+)
 @click.option("--case", "ids", multiple=True, metavar="ID", help="Run only this case. Repeatable.")
 @click.option(
     "-k",
@@ -90,8 +97,24 @@ def command(suites: tuple[str, ...], use_default: bool, output: Path | None, git
         if github:
             terminal.github_annotations(results)
         if output:
-            click.echo(f"report: {write_bundle(results, output)}")
+            replaced = _replaced(output, results)
+            click.echo(f"report: {write_bundle(results, output)}{replaced}")
     return results.exit_code
+
+
+def _replaced(output: Path, results: Any) -> str:
+    """Return what is said of an earlier report in a folder, where it holds results that the new one lacks."""
+    from dgref.errors import DgrefError, counted
+    from dgref.results import load_results
+
+    if not (output / "results.json").exists():
+        return ""
+    try:
+        earlier = {(row.case, row.backend) for row in load_results(output)}
+    except DgrefError:
+        return ", in place of a report that could not be read"
+    lost = earlier - {(row.case, row.backend) for row in results}
+    return f", in place of an earlier report: {counted(len(lost), 'other result')} in it are gone" if lost else ""
 
 
 def _run(suites: tuple[str, ...], output: Path | None, backends: tuple[str, ...], **options: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dgref.errors import counted
 from dgref.nested import REMARKS
@@ -44,7 +44,7 @@ def render(results: Results) -> str:
     environment = Environment(
         loader=PackageLoader("dgref.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["breakable"] = breakable
+    environment.filters |= {"breakable": breakable, "coded": coded}
     template = environment.get_template("report.html.j2")
     return template.render(page=_page(results), style=_asset("style.css"), script=_asset("script.js"))
 
@@ -58,6 +58,11 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(re.findall(r"[^/_@-]+[/_@-]*|[/_@-]+", text))
 
 
+def coded(text: str) -> Markup:
+    """Return a sentence in which what stands between backticks is set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def _page(results: Results) -> dict[str, Any]:
     backends = list(dict.fromkeys(row.backend for row in results))
     found, idle = causes(results), reasons_not_run(results)
@@ -68,7 +73,8 @@ def _page(results: Results) -> dict[str, Any]:
         "tiles": _tiles(results),
         "causes": [_cause(cause) for cause in found[:SHOWN_CAUSES]],
         "rare": [tile for tile in _tiles(results) if tile["label"] not in COMMON_GROUPS],
-        "warnings": results.warnings,
+        "warnings": [*results.warnings, *results.unmet],
+        "makeup": results.makeup,
         "hidden": sum(len(cause.rows) for cause in found[SHOWN_CAUSES:]),
         "idle": idle[:SHOWN_REASONS],
         "idle_count": sum(not row.ran for row in results),

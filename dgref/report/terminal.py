@@ -96,8 +96,9 @@ def summary(results: Results) -> None:
     hidden = sum(len(cause.rows) for cause in found[SHOWN_CAUSES:])
     if hidden:
         _print(out, Text(f"\n… and {hidden:,} more, of {counted(len(found) - SHOWN_CAUSES, 'other cause')}"))
-    for line in results.warnings:
+    for line in [*results.warnings, *results.unmet]:
         _print(out, Text(f"warning: {line}", style="yellow"))
+    _print(out, Text(results.makeup, style="dim"))
     _print(out, Text(f"\n{closing(results)}", style="bold red" if results.exit_code == 1 else "bold"))
 
 
@@ -162,9 +163,8 @@ def closing(results: Results) -> str:
     conform = f"all others conform, {known}" if counts["pass"] else known
     bad = "outputs are missing" if counts["missing"] else "what a waiver says fails passes"
     bad = "something is wrong" if any(row.wrong for row in results) else bad
-    verdict = {0: conform if counts["waived"] else "all that ran conform", 1: bad, 3: "nothing could run"}[
-        results.exit_code
-    ]
+    nothing = "a required backend judged nothing" if results.unmet else "nothing could run"
+    verdict = {0: conform if counts["waived"] else "all that ran conform", 1: bad, 3: nothing}[results.exit_code]
     return f"{counted(len(results), 'result')}: {', '.join(parts) or 'none'} — {verdict}"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from dgref.report import html
 from dgref.report.pictures import error_map, histogram, short
-from dgref.results import STATUSES, UNJUDGED, Result, Results
+from dgref.results import STATUSES, UNJUDGED, Result, Results, merge
 from tests import samples
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -94,6 +94,21 @@ def test_every_command_stands_alone_in_a_box_from_which_it_can_be_copied() -> No
     assert "ask the kernel</p>" in page
     for command in ("dgref fingerprint sample --case &#39;a&lt;b&#39;", results.results[0].reproduce):
         assert f'<pre class="command">{command}</pre>' in page
+
+
+def test_a_fix_shows_code_where_it_has_backticks_and_no_other_markup() -> None:
+    assert html.coded("set `a<b` to 1, <i>") == "set <code>a&lt;b</code> to 1, &lt;i&gt;"
+    (row,) = samples.results(1).results
+    row.diagnosis = {"status": "confirmed", "sentence": "cut", "fix": "use `cvt.rn`"}
+    assert "<b>Fix.</b> use <code>cvt.rn</code>" in html.render(Results([row]))
+
+
+def test_a_page_of_several_runs_says_so_quietly() -> None:
+    flags = [{"suites": ["gemm"], "shard": [1, 1]}, {"suites": ["edges"], "shard": [1, 1]}]
+    rows = samples.results(2).results
+    page = html.render(merge([Results([row], flags=said) for row, said in zip(rows, flags, strict=True)]))
+    assert '<p class="sub">Made of 2 runs, which differ in suites.</p>' in page
+    assert 'class="warning"' not in page
 
 
 def diagnosed(name: str | None, count: int) -> list[Result]:
