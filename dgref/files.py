@@ -34,14 +34,14 @@ def as_path(subject: str, value: Any) -> Path:
     return path
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Write a text file under a temporary name and rename it, so that a reader never sees half of it."""
+def write_atomically(path: Path, data: str | bytes) -> Path:
+    """Write a text, or bytes, under a temporary name and rename it, so that a reader never sees half of the file."""
     name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data if isinstance(data, bytes) else data.encode("utf-8", errors="backslashreplace"))
         os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:

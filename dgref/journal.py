@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +22,18 @@ class Journal:
     """A file that grows by one line a result; without a path it holds nothing.
 
     The first line says what all results depend on: a run of which any of that has changed does not resume. Each other
-    line names its case by a hash: a result of a case that has changed since is left out, so that it runs again.
+    line names its case by a hash: a result of a case that has changed since, or that `usable` refuses, is left out, so
+    that it runs again.
     """
 
-    def __init__(self, path: Path | None, header: Header, resume: bool, cases: Iterable[Case] = ()):
+    def __init__(
+        self,
+        path: Path | None,
+        header: Header,
+        resume: bool,
+        cases: Iterable[Case] = (),
+        usable: Callable[[Result], bool] | None = None,
+    ):
         self.done: dict[tuple[str, str], Result] = {}
         self._file: Any = None
         self._hashes = {case.name: _hash(case) for case in cases}
@@ -35,6 +43,7 @@ class Journal:
         lines = [json.dumps({"schema": SCHEMA, **header}, sort_keys=True)]
         if resume and path.exists():
             kept = [row for row in _read(path, lines[0], self._hashes) if contradiction(row) is None]
+            kept = list(filter(usable, kept)) if usable else kept
             self.done = {(row.case, row.backend): row for row in kept}
             lines += map(self._line, kept)
         write_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -56,7 +56,8 @@ _OUTPUT = {
 }
 _CAUSE = {name: Maybe(TEXT) for name in ("sentence", "fix", "ask", "hypothesis", "status")}
 
-REMARKS = ("not bounded here", "gain")  # what a result that conforms may still say
+NOT_RECORDED = "not recorded"  # why outputs are in no recording, where --record asked for one
+REMARKS = ("not bounded here", "gain", NOT_RECORDED)  # what a result that conforms may still say
 _TEXTS = ("judged", "diagnosis", "traceback", "raised", *REMARKS)  # of the evidence
 RESULT = {
     "outputs": Each(_OUTPUT),

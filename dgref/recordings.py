@@ -2,11 +2,18 @@
 
 suites/recorded/<machine>/<backend>.json   the machine, and for each case: arithmetic, provenance, input hash
 suites/recorded/<machine>/<backend>.npz    the bits of every output, as unsigned integers
+
+While a run goes on, parts/<backend>/<case>.npz holds both of one case, whole or not at all.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import struct
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -14,12 +21,14 @@ from zipfile import BadZipFile
 import numpy as np
 
 from dgref.buffers import as_integers, buffers_of, format_name, sha256
-from dgref.errors import FileError, expected
+from dgref.errors import FileError, counted, expected
 from dgref.files import read_json, write_atomically
 from dgref.formats import FORMATS
 from dgref.suite import Case, folder
 
 SCHEMA = "dgref.recording/1"
+ENTRY = "entry.json"  # beside the outputs of a part: what the index will say of its case
+UNREADABLE = (OSError, KeyError, ValueError, EOFError, RuntimeError, struct.error, BadZipFile, zlib.error)
 LARGEST_BYTES = 1 << 19  # outputs above this are not worth their place in a repository
 
 
@@ -40,7 +49,6 @@ def save_part(target: Path, backend: str, attempt: Any) -> None:
         return
     case, claim = attempt.case, attempt.claim
     entry = {
-        "backend": backend,
         "case": case.name,
         "inputs": input_hash(case, attempt.inputs),
         "arithmetic": claim if isinstance(claim, str | None) else claim.to_dict(),
@@ -49,33 +57,92 @@ def save_part(target: Path, backend: str, attempt: Any) -> None:
             name: {"format": format_name(array), "dtype": str(array.dtype)} for name, array in attempt.outputs.items()
         },
     }
-    path = target / "parts" / _file_name(backend) / _file_name(case.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(f"{path}.npz", **{name: as_integers(array) for name, array in attempt.outputs.items()})
-    write_atomically(path.with_name(f"{path.name}.json"), json.dumps(entry))
+    arrays = {name: as_integers(array) for name, array in attempt.outputs.items()}
+    text = np.frombuffer(json.dumps({"backend": backend, "entry": entry}).encode(), np.uint8)
+    write_atomically(_part(target, backend, case.name), _archive({ENTRY: text, **arrays}))
+
+
+def _part(target: Path, backend: str, case: str) -> Path:
+    return target / "parts" / _file_name(backend) / f"{_file_name(case)}.npz"
 
 
 def _file_name(name: str) -> str:
     return name.replace("/", "__")
 
 
-def pack(target: Path, machine: dict[str, Any]) -> list[Path]:
-    """Join the parts of a run into one pair of files a backend, and remove them."""
-    import shutil
+def _archive(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
-    written = []
+
+def _read_part(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what a part says and its outputs; reading all of it is what finds damage."""
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        return json.loads(arrays.pop(ENTRY).tobytes()), arrays
+    except UNREADABLE as error:
+        raise FileError(expected(str(path), f"unreadable ({error})", "the outputs of one case")) from error
+
+
+def is_damaged(target: Path, backend: str, case: str) -> bool:
+    """Say whether the part of a case is there and cannot be read."""
+    path = _part(target, backend, case)
+    try:
+        return path.exists() and not _read_part(path)
+    except FileError:
+        return True
+
+
+def begin(target: Path, done: Collection[tuple[str, str]]) -> None:
+    """Remove every part that is of none of these pairs of case and backend: what an earlier run left."""
+    kept = {_part(target, backend, case) for case, backend in done}
+    try:
+        for path in (target / "parts").glob("*/*"):
+            if path not in kept:
+                path.unlink()
+    except OSError as error:
+        need = "a folder that can be written"
+        raise FileError(expected(str(target / "parts"), error.strerror or error, need)) from error
+
+
+def pack(target: Path, machine: dict[str, Any], unwritten: Iterable[str] = (), finished: bool = True) -> list[Path]:
+    """Join the parts of a run into one pair of files a backend, and remove them once the run is finished.
+
+    What could not be written, as `unwritten` says, or cannot be read again is an error, raised once the rest is joined.
+    """
+    written, lost = [], list(unwritten)
     for parts in sorted((target / "parts").glob("*")):
-        entries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(parts.glob("*.json"))]
-        arrays = {}
-        for path in sorted(parts.glob("*.npz")):
-            with np.load(path) as stored:
-                arrays.update({f"{path.stem}/{name}": stored[name] for name in stored.files})
-        np.savez_compressed(target / f"{parts.name}.npz", **arrays)
-        index = {"schema": SCHEMA, "backend": entries[0]["backend"], "machine": machine}
-        index["cases"] = {entry.pop("case"): {k: v for k, v in entry.items() if k != "backend"} for entry in entries}
-        written.append(write_atomically(target / f"{parts.name}.json", json.dumps(index, indent=1)))
-    shutil.rmtree(target / "parts", ignore_errors=True)
+        if rows := list(_whole(parts, lost)):
+            written += _write(target / parts.name, rows, machine)
+    if finished:
+        shutil.rmtree(target / "parts", ignore_errors=True)
+    if lost:
+        got = f"no outputs of {counted(len(lost), 'case')} ({lost[0]})"
+        raise FileError(expected(f"recording {target}", got, "those of every case: run them again"))
     return written
+
+
+def _whole(parts: Path, lost: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    for path in sorted(parts.glob("*.npz")):
+        try:
+            yield _read_part(path)
+        except FileError as error:
+            lost.append(str(error))
+
+
+def _write(path: Path, rows: Iterable[tuple[dict[str, Any], dict[str, np.ndarray]]], machine: Any) -> list[Path]:
+    """Write the pair of files of one backend; a failure leaves no index that speaks of other outputs."""
+    index, arrays = {"schema": SCHEMA, "backend": "", "machine": machine, "cases": {}}, {}
+    for part, outputs in rows:
+        case = part["entry"].pop("case")
+        index["backend"], index["cases"][case] = part["backend"], part["entry"]
+        arrays |= {f"{_file_name(case)}/{name}": array for name, array in outputs.items()}
+    stored = write_atomically(path.with_name(f"{path.name}.npz"), _archive(arrays))
+    spoken = path.with_name(f"{path.name}.json")
+    spoken.unlink(missing_ok=True)
+    return [stored, write_atomically(spoken, json.dumps(index, indent=1))]
 
 
 class Recording:
@@ -99,7 +166,7 @@ class Recording:
                     name: _native(arrays[f"{_file_name(case.name)}/{name}"], row)
                     for name, row in entry["outputs"].items()
                 }
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
+        except UNREADABLE as error:
             raise FileError(expected(str(stored), f"unreadable ({error})", f"the outputs of {case.name}")) from error
 
 

@@ -20,6 +20,7 @@ from dgref.backends import backends as all_backends
 from dgref.backends import select, source_hashes
 from dgref.errors import InputError, expected, flag, instance, shown, whole_number
 from dgref.journal import Journal
+from dgref.nested import NOT_RECORDED
 from dgref.pool import Task, outcomes
 from dgref.results import Result, Results, load_results
 from dgref.suite import Case, Suite
@@ -146,7 +147,8 @@ def run(
     Backends that are `required` run too, and the results' exit code is no success where one of them judged nothing.
 
     `journal` is a file to which each result is appended as it comes, and from which `resume` goes on. Without
-    isolation everything runs in this process, one case after another.
+    isolation everything runs in this process, one case after another. Outputs that `settings.record` asks for are
+    left as parts, for `pack` to join.
     """
     _check_options(selection, settings, progress, fail_fast=fail_fast, isolate=isolate, resume=resume)
     suites = _several("suites", suites, str | Path | Suite)
@@ -163,15 +165,28 @@ def run(
     known = waivers.load(waiver_file)
     results = Results(machine=machine.describe(), flags=said, warnings=list(waivers.idle(known, loaded, chosen)))
     header = {"machine": results.machine, "backend files": source_hashes(chosen), **flags}
-    with Journal(journal, header, resume, [task.case for task in tasks]) as record:
+    target = Path(settings.record) if settings.record else None
+    kept = partial(_has_outputs, target) if target else None
+    with Journal(journal, header, resume, [task.case for task in tasks], kept) as record:
+        if target:
+            recordings.begin(target, record.done)
         left = _without(tasks, record.done)
         with closing(outcomes(left, _maker(jobs, isolate), jobs, settings)) as stream:
             waived = partial(waivers.apply, waivers=known)
             found = _collected(tasks, record, stream, waived, progress, fail_fast)
     results.results = [_found(found, task.case, name, settings) for task in tasks for name in task.backends]
-    if settings.record:
-        recordings.pack(Path(settings.record), results.machine)
     return results
+
+
+def pack(target: Path, results: Results) -> list[Path]:
+    """Join the outputs that a run saved in a folder into recordings; what it could not save is an error, at the end."""
+    unwritten = [row.evidence[NOT_RECORDED] for row in results if NOT_RECORDED in row.evidence]
+    return recordings.pack(target, results.machine, unwritten, finished=not results.counts["skipped"])
+
+
+def _has_outputs(target: Path, result: Result) -> bool:
+    """Say whether nothing that was to be recorded of a result is lost."""
+    return NOT_RECORDED not in result.evidence and not recordings.is_damaged(target, result.backend, result.case)
 
 
 def _maker(jobs: int, isolate: bool) -> Callable[[], Any]:
@@ -237,6 +252,7 @@ __all__ = [
     "default_jobs",
     "default_suites",
     "load_results",
+    "pack",
     "parse_shard",
     "run",
 ]

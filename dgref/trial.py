@@ -22,8 +22,9 @@ from dgref.buffers import sha256
 from dgref.compare.comparison import compare
 from dgref.compare.error_map import error_map
 from dgref.compare.verdict import Verdict, judge, same
-from dgref.errors import UnavailableError, UnsupportedError, counted, seconds, whole_number
+from dgref.errors import FileError, UnavailableError, UnsupportedError, counted, seconds, whole_number
 from dgref.expectation import Expectation
+from dgref.nested import NOT_RECORDED
 from dgref.observation import Observation, misfit_of, observe
 from dgref.ops import OPS
 from dgref.ops.typical import bound_of, published_arithmetics
@@ -44,7 +45,7 @@ class Settings:
     timeout: float = 120.0
     repeats: int = 2
     diagnose: bool = True
-    record: str | None = None  # folder into which outputs are saved for the backend `recorded`
+    record: str | None = None  # folder into which outputs are saved, for `runner.pack` to join
     timed_launches: int = 0  # on a GPU: launches whose median is reported
     judge: bool = True
 
@@ -151,7 +152,7 @@ def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settin
         result.status, result.reason, result.level = "fail", misfit or _overwritten(attempt.overwritten), "wrong"
         return
     if settings.record:
-        recordings.save_part(Path(settings.record), backend.name, attempt)
+        _record(result, Path(settings.record), backend.name, attempt)
     with _timed(result, "reference"):
         verdict = _verdict(attempt)
     _describe(result, attempt, verdict)
@@ -160,6 +161,14 @@ def _fill(result: Result, truth: Expectation, backend: Backend, settings: Settin
     if result.bad and settings.diagnose:
         with _timed(result, "diagnosis"):
             _diagnose(result, attempt)
+
+
+def _record(result: Result, target: Path, backend: str, attempt: _Attempt) -> None:
+    """Save the outputs; that the disk is full says nothing about the backend, so that it is judged all the same."""
+    try:
+        recordings.save_part(target, backend, attempt)
+    except FileError as error:
+        result.evidence[NOT_RECORDED] = str(error)
 
 
 def _is_timed(backend: Backend, settings: Settings) -> bool:

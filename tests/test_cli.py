@@ -162,6 +162,17 @@ def test_check_takes_the_waivers_of_the_run(tmp_path: Path) -> None:
     assert (status, "waived until 2999-01-31, not conforming" in output) == (0, True)
 
 
+def test_a_recording_that_cannot_be_written_is_a_sentence_after_the_report(tmp_path: Path) -> None:
+    (tmp_path / "recorded").mkdir()
+    (tmp_path / "recorded" / "parts").write_text("no folder")
+    options = ["--no-isolation", "--no-diagnosis", "-b", samples.MISBEHAVING, "-k", "misbehaving/correct"]
+    with pytest.raises(FileError, match=r"recording .*recorded: got no outputs of \d+ cases"):
+        invoke("run", "smoke", *options, "-o", str(tmp_path / "a"), "--record", str(tmp_path / "recorded"))
+    found = load_results(tmp_path / "a")
+    assert found.counts == {"pass": len(found)}
+    assert "a path that can be written" in found.results[0].evidence["not recorded"]
+
+
 def test_a_report_of_a_run_that_was_cut_off_holds_what_came_and_says_so(tmp_path: Path) -> None:
     options = ["--no-isolation", "--no-diagnosis", "-b", samples.MISBEHAVING, "-k", "misbehaving/correct"]
     invoke("run", "smoke", *options, "-o", str(tmp_path))

@@ -86,6 +86,7 @@ def command(suites: tuple[str, ...], use_default: bool, output: Path | None, git
     """
     from dgref.files import claimed
     from dgref.report import terminal, write_bundle
+    from dgref.runner import pack
 
     if not suites and not use_default:
         raise click.UsageError("name at least one suite, or pass --default; `dgref list suites` shows them")
@@ -99,6 +100,8 @@ def command(suites: tuple[str, ...], use_default: bool, output: Path | None, git
         if output:
             replaced = _replaced(output, results)
             click.echo(f"report: {write_bundle(results, output)}{replaced}")
+        if options["record"]:
+            pack(options["record"], results)
     return results.exit_code
 
 
