@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from dgref import machine
+from dgref import machine, recordings
 from dgref.arch import ARCHITECTURES, Architecture
-from dgref.errors import counted
+from dgref.errors import FileError, counted
 from dgref.version import VERSION
 
 Severity = Literal["ok", "note", "problem"]
@@ -66,6 +66,7 @@ def examine(environment: Mapping[str, str] | None = None, home: Path | None = No
     yield from _compiler()
     yield from (library(row, here) for row in LIBRARIES)
     yield from _backends()
+    yield from _recordings()
     yield from _caches(environment, home)
     yield from _variables(environment, here)
 
@@ -128,6 +129,15 @@ def _backends() -> Iterator[Finding]:
     for name, backend in backends().items():
         reason = backend.unavailable()
         yield Finding("backends", name, reason or "usable", "note" if reason else "ok")
+
+
+def _recordings() -> Iterator[Finding]:
+    for path in recordings.indices():
+        try:
+            recordings.Recording(path)
+        except FileError as error:
+            advice = "restore the file from the repository, or install dgref again: until then nothing replays it"
+            yield Finding("recordings", recordings.presumed_name(path), str(error), "problem", advice)
 
 
 def _caches(environment: Mapping[str, str], home: Path) -> Iterator[Finding]:

@@ -151,7 +151,7 @@ class Recording:
     def __init__(self, path: Path):
         self.path = path
         self.index = _read_index(path)
-        self.name = f"recorded/{path.parent.name}/{self.index['backend']}"
+        self.name = _name(path, self.index["backend"])
 
     def entry(self, case: Case) -> dict[str, Any] | None:
         """Return what was recorded of a case, or None."""
@@ -170,6 +170,15 @@ class Recording:
             raise FileError(expected(str(stored), f"unreadable ({error})", f"the outputs of {case.name}")) from error
 
 
+def _name(path: Path, backend: str) -> str:
+    return f"recorded/{path.parent.name}/{backend}"
+
+
+def presumed_name(path: Path) -> str:
+    """Return what a recording would be called whose index cannot be read."""
+    return _name(path, path.stem.replace("__", "/"))
+
+
 def _native(bits: np.ndarray, row: dict[str, Any]) -> np.ndarray:
     if row["dtype"] == str(bits.dtype):
         return bits
@@ -185,6 +194,11 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
+def indices(root: Path | None = None) -> list[Path]:
+    """Return the index of every recording under a folder, by default of those that ship with dgref."""
+    return sorted((root or recorded_folder()).glob("*/*.json"))
+
+
 def recordings(root: Path | None = None) -> list[Recording]:
     """Return every recording under a folder, by default those that ship with dgref."""
-    return [Recording(path) for path in sorted((root or recorded_folder()).glob("*/*.json"))]
+    return [Recording(path) for path in indices(root)]

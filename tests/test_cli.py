@@ -72,6 +72,14 @@ def test_help_comes_within_half_a_second() -> None:
         (["report", "check", "absent"], "the manifest of a bundle"),
         (["verify", "absent"], "the manifest that `dgref export` writes"),
         (["export", "smoke", "--case", "x", "-o", "y"], "case: got 'x', need"),
+        (["run", "smoke", "-o", ""], "'--output': got an empty path"),
+        (["run", "smoke", "--record", ""], "'--record': got an empty path"),
+        (["export", "smoke", "-o", ""], "got an empty path"),
+        (["verify", "x", "-o", ""], "got an empty path"),
+        (["bench", "smoke", "-o", ""], "got an empty path"),
+        (["report", "render", "x", "-o", ""], "got an empty path"),
+        (["report", "merge", "x", "-o", ""], "got an empty path"),
+        (["convert", "x", "", "--to", "bfloat16"], "got an empty path"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(

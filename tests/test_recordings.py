@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +78,26 @@ def test_an_index_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(FileError, match=r"x\.json"):
         Recording(path)
+
+
+def test_a_damaged_index_makes_its_backend_unavailable_and_is_a_problem_of_the_doctor(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from dgref import recordings, doctor
+recordings.recorded_folder = lambda: Path(sys.argv[1])
+from dgref.backends import backends
+print(backends()["recorded/a-gpu/torch/cuda"].unavailable())
+print(backends()["reference/engine"].unavailable())
+(row,) = [row for row in doctor.examine() if row.section == "recordings"]
+print(row.severity, row.name, bool(row.advice))
+"""
+    (tmp_path / "a-gpu").mkdir()
+    (tmp_path / "a-gpu" / "torch__cuda.json").write_text('{"schema')
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    damage, *rest = done.stdout.splitlines()
+    assert "torch__cuda.json: got invalid JSON" in damage
+    assert rest == ["None", "problem recorded/a-gpu/torch/cuda True"]
 
 
 def test_what_is_too_large_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from dgref.backends.base import Backend, BackendBase
-from dgref.errors import FileError, InputError, UnavailableError, expected
+from dgref.backends.base import Backend, UnusableBackend
+from dgref.errors import FileError, InputError, expected
 from dgref.files import as_path
 from dgref.registry import Registry
 
@@ -49,19 +49,7 @@ def _entry_backends(entry: Any) -> list[Backend]:
     try:
         return _rows(entry.load(), f"entry point {entry.name}")
     except Exception as error:
-        return [_Broken(entry.name, f"{entry.value} cannot be imported: {type(error).__name__}: {error}")]
-
-
-class _Broken(BackendBase):
-    def __init__(self, name: str, reason: str):
-        self.name = name
-        self._reason = reason
-
-    def unavailable(self) -> str | None:
-        return self._reason
-
-    def prepare(self, case: Any, inputs: Any) -> Any:
-        raise UnavailableError(self._reason)
+        return [UnusableBackend(entry.name, f"{entry.value} cannot be imported: {type(error).__name__}: {error}")]
 
 
 def _rows(made: Any, subject: str) -> list[Backend]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from dgref.errors import UnavailableError
 from dgref.guards import GuardedOutputs
 
 if TYPE_CHECKING:
@@ -84,6 +85,20 @@ class BackendBase:
 
     def provenance(self) -> dict[str, Any]:
         return {}
+
+
+class UnusableBackend(BackendBase):
+    """A backend that could not be made: it is listed as unavailable, with the reason, and stops no other."""
+
+    def __init__(self, name: str, reason: str):
+        self.name = name
+        self._reason = reason
+
+    def unavailable(self) -> str | None:
+        return self._reason
+
+    def prepare(self, case: Case, inputs: Inputs) -> Kernel:
+        raise UnavailableError(self._reason)
 
 
 class FunctionKernel:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dgref.arch import ARCHITECTURES, Architecture
-from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel
+from dgref.backends.base import BackendBase, Inputs, Kernel, StoredKernel, UnusableBackend
 from dgref.errors import FileError, expected
 from dgref.ops.typical import limit_arithmetic, operands_of
-from dgref.recordings import Recording, input_hash, recordings
+from dgref.recordings import Recording, indices, input_hash, presumed_name
 from dgref.reference.arithmetic import Arithmetic
 from dgref.suite import Case
 
@@ -42,4 +43,12 @@ class RecordedBackend(BackendBase):
         return {"recorded on": self._recording.index["machine"]}
 
 
-BACKENDS = [RecordedBackend(recording) for recording in recordings()]
+def _backend(path: Path) -> BackendBase:
+    """Return the backend of a recording; one whose index is damaged is unavailable."""
+    try:
+        return RecordedBackend(Recording(path))
+    except FileError as error:
+        return UnusableBackend(presumed_name(path), str(error))
+
+
+BACKENDS = [_backend(path) for path in indices()]

@@ -60,6 +60,8 @@ def read_header(path: str | Path) -> Header:
     """Return the checked header of a safetensors file; FileError says what is wrong with it."""
     path = Path(path)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe waits for whoever writes into it
+            raise FileError(expected(str(path), "a pipe, socket or device", "a safetensors file"))
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             raw = _header_bytes(stream, size, path)

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from dgref.cli._tables import print_rows
+from dgref.cli._types import Output
 
 PARTS = {
     "codecs": "conversions between formats, against torch and ml_dtypes",
@@ -34,7 +35,7 @@ PARTS = {
     help="With a suite: timed launches of a case.",
 )
 @click.option("-k", "keyword", default="", metavar="WORDS", help="With a suite: time only cases that hold all words.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="With a suite: folder for the report.")
+@click.option("-o", "--output", type=Output(), help="With a suite: folder for the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as data.")
 @click.pass_context
 def command(context: click.Context, subject: str, as_json: bool, **options: Any) -> int:

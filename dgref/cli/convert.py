@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from dgref.cli._types import Output
 from dgref.errors import counted
 
 
 @click.command("convert")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Output())
 @click.option(
     "--to",
     metavar="CONVENTION",

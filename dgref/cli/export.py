@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from dgref.cli._types import Output
 from dgref.errors import counted
 
 
 @click.command("export")
 @click.argument("suite")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write into.")
+@click.option("-o", "--output", required=True, type=Output(), help="Folder to write into.")
 @click.option("--case", "ids", multiple=True, metavar="ID", help="Export only this case. Repeatable.")
 def command(suite: str, output: Path, ids: tuple[str, ...]) -> int:
     """Write the inputs of SUITE as files, for a program that Python cannot import.

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dgref.cli._types import Finite
+from dgref.cli._types import Finite, Output
 from dgref.errors import counted
 
 _PATH = click.Path(path_type=Path)
@@ -22,7 +22,7 @@ def command() -> None:
 
 @command.command("render")
 @click.argument("results", type=_PATH)
-@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle.")
+@click.option("-o", "--output", required=True, type=Output(), help="Folder for the bundle.")
 def render(results: Path, output: Path) -> int:
     """Write the bundle (JSON, JUnit, HTML, hashes) of RESULTS, a results.json or its folder.
 
@@ -74,7 +74,7 @@ def compare(before: Path, after: Path, tolerance: float, as_json: bool) -> int:
 
 @command.command("merge")
 @click.argument("shards", nargs=-1, required=True, type=_PATH)
-@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the bundle of all.")
+@click.option("-o", "--output", required=True, type=Output(), help="Folder for the bundle of all.")
 def merge(shards: tuple[Path, ...], output: Path) -> int:
     """Join the results of SHARDS of one run into one bundle."""
     from dgref.files import claimed

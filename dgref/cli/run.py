@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dgref.cli._types import Finite
+from dgref.cli._types import Finite, Output
 
 JOURNAL = "journal.jsonl"
 
@@ -44,9 +44,7 @@ JOURNAL = "journal.jsonl"
     type=click.IntRange(1, 256),
     help="Worker processes; by default one a core, one with a GPU. Those that time kernels take turns.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Folder for results.json, junit.xml and index.html."
-)
+@click.option("-o", "--output", type=Output(), help="Folder for results.json, junit.xml and index.html.")
 @click.option("--resume", is_flag=True, help="Go on from the results of an interrupted run in --output.")
 @click.option("--fail-fast", is_flag=True, help="Stop after the first wrong result.")
 @click.option(
@@ -73,9 +71,7 @@ JOURNAL = "journal.jsonl"
     metavar="[LAUNCHES]",
     help="On a GPU, time each kernel too: the median of this many launches, 20 by default.",
 )
-@click.option(
-    "--record", type=click.Path(path_type=Path), help="Also save the outputs, to be replayed by the backend `recorded`."
-)
+@click.option("--record", type=Output(), help="Also save the outputs, to be replayed by the backend `recorded`.")
 def command(suites: tuple[str, ...], use_default: bool, output: Path | None, github: bool, **options: Any) -> int:
     """Run conformance SUITES (names or TOML files) on backends and judge every bit.
 

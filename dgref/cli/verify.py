@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
+from dgref.cli._types import Output
+
 
 @click.command("verify")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--arithmetic", metavar="NAME", help="What the program claims to compute: `exact`, or one of the listed.")
 @click.option("--architecture", metavar="NAME", help="Where it ran, for the bound: `cpu`, or a GPU's, such as sm100.")
 @click.option("--case", "ids", multiple=True, metavar="ID", help="Judge only this case. Repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the report.")
+@click.option("-o", "--output", type=Output(), help="Folder for the report.")
 @click.option("--no-diagnosis", is_flag=True, help="Report wrong results without searching for their cause.")
 @click.option("--github", is_flag=True, help="Also print GitHub annotations.")
 def command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -242,3 +243,10 @@ def test_a_real_configuration_with_one_value_spoiled_is_survived(tmp_path, speci
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(quantization))
     _read_anyhow(tmp_path)
+
+
+def test_a_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path):
+    path = tmp_path / "pipe.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(FileError, match="got a pipe, socket or device, need a safetensors file"):
+        read_header(path)
