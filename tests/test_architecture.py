@@ -21,7 +21,7 @@ ROOMS = [
     ("machine", "grid", "suite", "given", "suite_documentation", "timing", "buffers", "guards", "recordings"),
     ("compare",),
     ("backends", "deep_gemm"),
-    ("nested", "results", "waivers", "journal"),
+    ("nested", "results", "merging", "waivers", "journal"),
     ("answers", "expectation", "observation", "raised", "trial", "worker", "pool", "runner"),
     ("checkpoint", "exchange", "faults", "testing", "doctor"),
     ("report",),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dgref import files
 from dgref.errors import DgrefError, FileError
+from dgref.merging import merge
 from dgref.report import compare, html, junit, terminal
 from dgref.results import (
     BAD,
@@ -28,7 +29,6 @@ from dgref.results import (
     Result,
     Results,
     load_results,
-    merge,
     parse_results,
     plain,
 )

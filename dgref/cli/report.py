@@ -78,9 +78,9 @@ def compare(before: Path, after: Path, tolerance: float, as_json: bool) -> int:
 def merge(shards: tuple[Path, ...], output: Path) -> int:
     """Join the results of SHARDS of one run into one bundle."""
     from dgref.files import claimed
+    from dgref.merging import merge as merged
     from dgref.report import terminal, write_bundle
     from dgref.results import load_results
-    from dgref.results import merge as merged
 
     results = merged(load_results(path) for path in shards)
     terminal.summary(results)

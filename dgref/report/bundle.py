@@ -12,7 +12,8 @@ from typing import Any
 from dgref import suite, waivers
 from dgref.errors import FileError, counted, expected
 from dgref.files import read_json, write_atomically
-from dgref.results import UNJUDGED, Result, Results, contradiction, load_results, missing_shards
+from dgref.merging import missing_shards
+from dgref.results import UNJUDGED, Result, Results, contradiction, load_results
 
 SCHEMA = "dgref.bundle/1"
 MANIFEST = "manifest.json"

@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dgref.merging import merge
 from dgref.report import html
 from dgref.report.pictures import error_map, histogram, short
-from dgref.results import STATUSES, UNJUDGED, Result, Results, merge
+from dgref.results import STATUSES, UNJUDGED, Result, Results
 from tests import samples
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
