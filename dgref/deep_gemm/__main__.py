@@ -1,4 +1,7 @@
-"""Run a program that imports deep_gemm on this package: `python -m dgref.deep_gemm PROGRAM.py ARGUMENTS`."""
+"""Run a program that imports deep_gemm on this package: `python -m dgref.deep_gemm PROGRAM.py ARGUMENTS`.
+
+`python -m dgref.deep_gemm --names` prints what serves each of its names.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,18 @@ import sys
 from pathlib import Path
 
 from dgref.deep_gemm.installation import install
+from dgref.deep_gemm.names import table
 from dgref.errors import expected
 
 
 def main(arguments: list[str]) -> int:
     """Run the program that the first argument names; the rest are its own."""
     if not arguments:
-        print("usage: python -m dgref.deep_gemm PROGRAM.py [ARGUMENTS]", file=sys.stderr)
+        print("usage: python -m dgref.deep_gemm PROGRAM.py [ARGUMENTS], or --names", file=sys.stderr)
         return 2
+    if arguments == ["--names"]:
+        print(table())
+        return 0
     if not Path(arguments[0]).exists():
         print(f"dgref: {expected('program', arguments[0], 'a file that exists')}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What serves each public name of DeepGEMM: the table of `docs/deep_gemm.md` (`python -m dgref.deep_gemm.names`)."""
+"""What serves each public name of DeepGEMM: the table of `docs/deep_gemm.md` (`python -m dgref.deep_gemm --names`)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,3 @@ def table() -> str:
     lines = ["| name | on CPU tensors | on CUDA tensors (sm90) |", "|---|---|---|"]
     lines += [f"| {', '.join(f'`{name}`' for name in row.split)} | {row.cpu} | {row.sm90} |" for row in FAMILIES]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import dgref.deep_gemm as deep_gemm
+from dgref.deep_gemm.__main__ import main
 from dgref.deep_gemm.names import FAMILIES, table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deep_gemm.md"
@@ -21,5 +24,7 @@ def test_every_name_of_utils_is_in_the_table() -> None:
     assert set(deep_gemm.utils.__all__) <= listed
 
 
-def test_the_page_shows_the_table() -> None:
-    assert table() in PAGE.read_text(encoding="utf-8")
+def test_the_page_shows_the_table_and_what_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--names"]) == 0
+    page, printed = PAGE.read_text(encoding="utf-8"), capsys.readouterr().out
+    assert printed == f"{table()}\n" and table() in page and "`python -m dgref.deep_gemm --names`" in page
