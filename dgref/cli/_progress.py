@@ -60,11 +60,11 @@ class Counted:
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        from dgref.report.terminal import PLAIN_EVERY
+        from dgref.report.terminal import is_milestone
 
         if self._bar is not None:
             self._bar.update(1)
-        elif done % PLAIN_EVERY == 0 or done == total:
+        elif is_milestone(done, total):
             click.echo(f"{done}/{total} done", err=True)
 
     def __exit__(self, *details: Any) -> None:

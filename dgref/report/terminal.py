@@ -14,7 +14,7 @@ from dgref.report.causes import Cause, causes, known_failures
 from dgref.results import BAD, COMMON_GROUPS, GROUPS, STATUSES, Result, Results
 from dgref.tables import shorten, table
 
-PLAIN_EVERY = 25  # lines between progress reports where there is no terminal
+PLAIN_EVERY, PLAIN_LINES = 25, 20  # where there is no terminal: a line after so many at the least, so many in all
 BAR_WIDTH = 60  # of a progress bar's bar, numbers and time
 COUNTS_WIDTH = 50  # of the columns beside a backend's name
 SHOWN_CAUSES = 12
@@ -26,6 +26,11 @@ def console() -> Console:
     """Return a console that is plain and wide where no terminal reads it."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=160)
+
+
+def is_milestone(done: int, total: int) -> bool:
+    """Say whether a plain line is due: few enough for a log, often enough to see that it goes on."""
+    return done == total or done % max(PLAIN_EVERY, -(-total // PLAIN_LINES)) == 0
 
 
 class Progress:
@@ -67,7 +72,7 @@ class Progress:
         self._counts[result.status] += 1
         if self._bar:
             self._show_bar(number, total, result)
-        elif not self._quiet and (number % PLAIN_EVERY == 0 or number == total or result.bad):
+        elif not self._quiet and (is_milestone(number, total) or result.bad):
             bad = sum(self._counts[status] for status in BAD)
             note = f"  {result.status}: {result.case} on {result.backend}" if result.bad else ""
             self._console.print(f"{number}/{total} done, {bad} bad{note}", markup=False)

@@ -127,3 +127,9 @@ def test_waived_failures_are_said_to_be_known_and_have_a_column_on_both_reports(
     assert terminal._counts("mine", waived, 80)["waived"] == 2
     page = html.render(Results(passed))
     assert "The other result conforms, 2 known failures waived" in page and 'title="1 exact, 2 waived"' in page
+
+
+@pytest.mark.parametrize(("total", "lines"), [(1, 1), (30, 2), (500, 20), (3556, 20)])
+def test_a_log_gets_a_line_now_and_then_and_at_the_end(total: int, lines: int) -> None:
+    due = [done for done in range(1, total + 1) if terminal.is_milestone(done, total)]
+    assert len(due) == lines and due[-1] == total
