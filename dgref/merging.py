@@ -17,9 +17,10 @@ def merge(parts: Iterable[Results]) -> Results:
 
     Its warnings say which shards are missing or came twice, and in what parts differ that shards have in common.
     """
+    given = list(parts)
     merged, differ, runs = Results(), [], 0
     seen: dict[tuple[str, str], Result] = {}
-    for number, part in enumerate(parts, 1):
+    for number, part in enumerate(given, 1):
         _same_origin(merged.machine, part.machine)
         if len(part) and all((row.case, row.backend) in seen for row in part):
             merged.warnings.append(expected(f"part {number}", "no result that the parts before it lack", "each once"))
@@ -37,7 +38,8 @@ def merge(parts: Iterable[Results]) -> Results:
                 subject = f"{result.case} on {result.backend}"
                 raise FileError(expected(subject, "two different results", "shards that do not overlap"))
     merged.results = list(seen.values())
-    merged.warnings += missing_shards(merged)
+    stale = {line for part in given for line in missing_shards(part)}  # of parts that were merged before
+    merged.warnings = [line for line in merged.warnings if line not in stale] + list(missing_shards(merged))
     if differ:
         merged.flags |= {"runs": runs, "differ": [name for name in _COMMON if name in differ]}
     return merged

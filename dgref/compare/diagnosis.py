@@ -30,6 +30,7 @@ from dgref.suite import Case
 _SHOWN = 8
 _SHOWN_FIXES = 2  # beside the first
 _SUSPICION = 0.5  # share of the error that a suspicion must explain
+_WIDTH = ("infinitely_precise", "accumulator_width")  # hypotheses about nothing but the width of sums
 _WORTH_NAMING = 0.01  # share that the nearest misreading must explain, so that it is no chance
 
 
@@ -175,12 +176,19 @@ def _from_search(search: Search) -> Diagnosis:
     if search.declared and not (tried and tried[0].found.all):
         if not at_once and (row := other_arithmetic(search)):
             return _declared_otherwise(search, row)
-        if (held := within_any(search)) and (held.finer or not _telling(search, tried)):
-            return _within_any(search, held)
+        held = within_any(search)
+        if held and (_of_width(tried) if held.finer else not _telling(search, tried)):
+            return _within_any(search, held, baseline)
     if not tried:
         sentence = "no hypothesis was tried: none fits this operation, or the budget ran out first"
         return Diagnosis(sentence, evidence=search.where, total=baseline.total)
     return _concluded(search, tried)
+
+
+def _of_width(tried: list[Ranked]) -> bool:
+    """Return whether no suspicion is about anything but how wide sums are."""
+    suspected = [row.misreading.hypothesis for row in tried[:1] if 1 - row.left > _SUSPICION]
+    return all(hypothesis in _WIDTH for hypothesis in suspected)
 
 
 def _telling(search: Search, tried: list[Ranked]) -> bool:
@@ -196,15 +204,16 @@ def _declared_otherwise(search: Search, row: Ranked) -> Diagnosis:
     return Diagnosis(sentence, OTHER, "confirmed", fix, search.where, found.agreed, found.total)
 
 
-def _within_any(search: Search, held: Within) -> Diagnosis:
+def _within_any(search: Search, held: Within, declared: Agreement) -> Diagnosis:
     found = held.found
     outputs = f"{_outputs(search, found)} {'is' if found.total == 1 else 'are'} within {bound_of(held.limits)}"
     fix = "declare no arithmetic, or what dgref.infer_arithmetic finds"
     if held.finer:
-        sentence = f"sums are more precise than {search.name}, which is declared: {outputs}, and nearer to exact"
-        return Diagnosis(sentence, FINER, "confirmed", fix, search.where, found.agreed, found.total)
+        fix += "; where an element of K can be small beside others, `dgref fingerprint` says whether all are added"
+        sentence = f"sums are more precise than {search.name}, which is declared: {outputs}, and far nearer to exact"
+        return Diagnosis(sentence, FINER, "suspicion", fix, search.where, found.agreed, found.total)
     sentence = f"no hypothesis explains it; {outputs}, as is asked where no arithmetic is declared"
-    fix = f"if {search.name} was a guess, {fix}"
+    fix = "" if 2 * declared.agreed > declared.total else f"if {search.name} was a guess, {fix}"
     evidence = [*search.where, counted(search.tried, "recomputation")]
     return Diagnosis(sentence, None, "none", fix, evidence, found.equal, found.total)
 

@@ -98,7 +98,7 @@ case to run).
 
 A kernel may be right and what it declares wrong. Where the outputs have every bit of another arithmetic with a name,
 and no fault gives the same, the answer is to declare that (`other_arithmetic`); where they are within the bound of an
-fp32 accumulator and nearer to the exact result than the declared arithmetic, that they are more precise than declared
+fp32 accumulator and their errors a hundredth of the declared ones, that they are more precise than declared
 (`more_precise_than_declared`).
 
 Where nothing is declared and every element is within its bound, nothing is wrong; a factor that no published

@@ -148,6 +148,7 @@ def _unproven(results: Results) -> Iterator[str]:
     if not any(row.judged for row in results):
         statuses = ", ".join(f"{count:,} {status}" for status, count in results.counts.items())
         yield expected("results", f"none that was judged{statuses and f' ({statuses})'}", "at least one")
+    yield from results.unmet
 
 
 def _by_waiver(results: Results, known: list[waivers.Waiver]) -> Iterator[tuple[waivers.Waiver | None, list[Result]]]:

@@ -150,6 +150,13 @@ def test_a_bundle_in_which_nothing_was_judged_is_a_problem(tmp_path: Path, rows:
     assert check(tmp_path) == [f"results: got none that was judged{statuses}, need at least one"]
 
 
+def test_a_required_backend_that_judged_nothing_is_a_problem(tmp_path: Path) -> None:
+    rows = [Result("own/x", "mine", "pass", level="exact"), Result("own/x", "cuda", "unavailable", "no device")]
+    write_bundle(Results(rows, flags={"required": {"cuda": ["cuda"]}}), tmp_path)
+    said = "required backend cuda: got no judged result (no device), need at least one"
+    assert check(tmp_path) == [said]
+
+
 @pytest.mark.parametrize(
     ("level", "required", "reason"),
     [
