@@ -14,6 +14,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -57,9 +58,12 @@ def save_part(target: Path, backend: str, attempt: Any) -> None:
             name: {"format": format_name(array), "dtype": str(array.dtype)} for name, array in attempt.outputs.items()
         },
     }
-    arrays = {name: as_integers(array) for name, array in attempt.outputs.items()}
+    _write_part(target, backend, entry, {name: as_integers(array) for name, array in attempt.outputs.items()})
+
+
+def _write_part(target: Path, backend: str, entry: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     text = np.frombuffer(json.dumps({"backend": backend, "entry": entry}).encode(), np.uint8)
-    write_atomically(_part(target, backend, case.name), _archive({ENTRY: text, **arrays}))
+    write_atomically(_part(target, backend, entry["case"]), _archive({ENTRY: text, **arrays}))
 
 
 def _part(target: Path, backend: str, case: str) -> Path:
@@ -96,7 +100,10 @@ def is_damaged(target: Path, backend: str, case: str) -> bool:
 
 
 def begin(target: Path, done: Collection[tuple[str, str]]) -> None:
-    """Remove every part that is of none of these pairs of case and backend: what an earlier run left."""
+    """Remove every part that is of none of these pairs of case and backend: what an earlier run left.
+
+    What a run that is resumed has joined already is taken apart again, so that it is joined with what comes now.
+    """
     kept = {_part(target, backend, case) for case, backend in done}
     try:
         for path in (target / "parts").glob("*/*"):
@@ -105,6 +112,15 @@ def begin(target: Path, done: Collection[tuple[str, str]]) -> None:
     except OSError as error:
         need = "a folder that can be written"
         raise FileError(expected(str(target / "parts"), error.strerror or error, need)) from error
+    for path in sorted(target.glob("*.json")) if done else ():
+        _take_apart(Recording(path), target, done)
+
+
+def _take_apart(recording: Recording, target: Path, done: Collection[tuple[str, str]]) -> None:
+    backend = recording.index["backend"]
+    for case, entry in recording.index["cases"].items():
+        if (case, backend) in done and not _part(target, backend, case).exists():
+            _write_part(target, backend, {"case": case, **entry}, recording.integers(case))
 
 
 def pack(target: Path, machine: dict[str, Any], unwritten: Iterable[str] = (), finished: bool = True) -> list[Path]:
@@ -159,15 +175,29 @@ class Recording:
 
     def outputs(self, case: Case) -> dict[str, np.ndarray]:
         """Return the recorded outputs as native arrays."""
-        entry, stored = self.index["cases"][case.name], self.path.with_suffix(".npz")
+        rows = self.index["cases"][case.name]["outputs"]
+        with self._reading(case.name):
+            return {name: _native(array, rows[name]) for name, array in self.integers(case.name).items()}
+
+    def integers(self, case: str) -> dict[str, np.ndarray]:
+        """Return the bits of the recorded outputs of the case of this name."""
+        names, stored = self.index["cases"][case]["outputs"], self.path.with_suffix(".npz")
+        with (
+            self._reading(case),
+            stored.open("rb") as file,
+            np.load(file) as arrays,
+        ):  # no archive: to be closed as well
+            return {name: arrays[f"{_file_name(case)}/{name}"] for name in names}
+
+    @contextmanager
+    def _reading(self, case: str) -> Iterator[None]:
         try:
-            with stored.open("rb") as file, np.load(file) as arrays:  # a file that is no archive must be closed too
-                return {
-                    name: _native(arrays[f"{_file_name(case.name)}/{name}"], row)
-                    for name, row in entry["outputs"].items()
-                }
+            yield
+        except FileError:
+            raise
         except UNREADABLE as error:
-            raise FileError(expected(str(stored), f"unreadable ({error})", f"the outputs of {case.name}")) from error
+            stored = self.path.with_suffix(".npz")
+            raise FileError(expected(str(stored), f"unreadable ({error})", f"the outputs of {case}")) from error
 
 
 def _name(path: Path, backend: str) -> str:

@@ -126,6 +126,17 @@ def test_a_resumed_run_computes_again_what_its_parts_have_lost(tmp_path: Path, d
     assert cases(target) == ["sample/case-0", "sample/case-1", "sample/case-2"]
 
 
+def test_a_run_that_is_resumed_for_more_cases_keeps_those_that_were_recorded(tmp_path: Path) -> None:
+    target, journal = tmp_path / "a-gpu", tmp_path / "journal.jsonl"
+    options = {"journal": journal, "selection": runner.Selection(ids=("case-0", "case-1"))}
+    runner.pack(target, run(target, 4, **options))
+    bits = recordings.recordings(tmp_path)[0].integers("sample/case-1")
+    runner.pack(target, run(target, 4, journal=journal, resume=True))
+    assert cases(target) == [f"sample/case-{number}" for number in range(4)]
+    again = recordings.recordings(tmp_path)[0].integers("sample/case-1")
+    assert bits.keys() == again.keys() and all((bits[name] == again[name]).all() for name in bits)
+
+
 def test_parts_that_have_no_result_are_no_part_of_a_resumed_run(tmp_path: Path) -> None:
     run(tmp_path / "a-gpu", 3)
     runner.pack(tmp_path / "a-gpu", run(tmp_path / "a-gpu", 1, journal=tmp_path / "journal.jsonl", resume=True))
