@@ -65,8 +65,7 @@ def _fp8_gemm(layout: str) -> Callable:
         compiled_dims: str = dims,
         disable_ue8m0_cast: bool = False,
     ) -> None:
-        a, a_scale = a if type(a) is tuple and len(a) == 2 else pair("a", a)
-        b, b_scale = b if type(b) is tuple and len(b) == 2 else pair("b", b)
+        (a, a_scale), (b, b_scale) = pair("a", a), pair("b", b)
         if d.is_cuda:
             read = reading(recipe, recipe_a, recipe_b)
             kernels().fp8_gemm(a, a_scale, b, b_scale, d, c, resources=SETTINGS.resources, reading=read)

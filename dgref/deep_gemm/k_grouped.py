@@ -18,6 +18,7 @@ from dgref.deep_gemm.operands import (
     FP8,
     UE8M0,
     check_shape,
+    checked_recipes,
     holds_words,
     integers,
     no_kernel,
@@ -26,7 +27,6 @@ from dgref.deep_gemm.operands import (
     payload,
     payloads,
     product_kind,
-    sizes,
     start_values,
     with_float_scales,
     write,
@@ -203,7 +203,7 @@ class _Spans:
 
 
 def _k_block(recipe: Any, widths: tuple[int, ...]) -> tuple[int, int]:
-    given, *_ = sizes(recipe)
+    given, *_ = checked_recipes(recipe)
     if given not in [(1, 1, width) for width in widths]:
         need = " or ".join(f"(1, 1, {width})" for width in widths)
         raise FormatError(expected("recipe", given, need))

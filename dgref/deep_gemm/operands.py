@@ -63,7 +63,7 @@ def blocks(recipe: Any, recipe_a: Any, recipe_b: Any, packed: bool) -> tuple[Blo
     """
     if recipe is None and recipe_a is None and recipe_b is None:
         return ((1, 128), (1, 128)) if packed else ((1, 128), (128, 128))
-    recipe, recipe_a, recipe_b = sizes(recipe, recipe_a, recipe_b)
+    recipe, recipe_a, recipe_b = checked_recipes(recipe, recipe_a, recipe_b)
     if (recipe_a is None) != (recipe_b is None) or (recipe is None) == (recipe_a is None):
         got = f"recipe={recipe}, recipe_a={recipe_a}, recipe_b={recipe_b}"
         raise InputError(expected("recipes", got, "recipe alone, or recipe_a and recipe_b together"))
@@ -73,13 +73,13 @@ def blocks(recipe: Any, recipe_a: Any, recipe_b: Any, packed: bool) -> tuple[Blo
     return recipe_a, recipe_b
 
 
-def sizes(recipe: Any, recipe_a: Any = None, recipe_b: Any = None) -> tuple[tuple[int, ...] | None, ...]:
+def checked_recipes(recipe: Any, recipe_a: Any = None, recipe_b: Any = None) -> tuple[tuple[int, ...] | None, ...]:
     """Return a recipe and one for each operand, each as integers or None; what is neither is an error."""
     named = (("recipe", recipe, 3), ("recipe_a", recipe_a, 2), ("recipe_b", recipe_b, 2))
-    return tuple(None if given is None else _sizes(name, given, count) for name, given, count in named)
+    return tuple(None if given is None else _checked(name, given, count) for name, given, count in named)
 
 
-def _sizes(name: str, given: Any, count: int) -> tuple[int, ...]:
+def _checked(name: str, given: Any, count: int) -> tuple[int, ...]:
     numbers = whole_numbers(name, given, 1) if isinstance(given, Sequence | np.ndarray | torch.Tensor) else ()
     if len(numbers) != count:
         raise FormatError(expected(name, shown(given), f"{count} integers"))

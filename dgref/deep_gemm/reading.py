@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dgref.deep_gemm.operands import BYTES_ARE_CODES, blocks, no_kernel, sizes
+from dgref.deep_gemm.operands import BYTES_ARE_CODES, blocks, checked_recipes, no_kernel
 from dgref.errors import ShapeError, counted, expected
 
 Axes = tuple[int, int] | None  # the two that come swapped
@@ -41,7 +41,7 @@ def scaled_readings(
     def reading(recipe: Any, recipe_a: Any, recipe_b: Any) -> Reading:
         if recipe is None and recipe_a is None and recipe_b is None:
             return default
-        return said(*sizes(recipe, recipe_a, recipe_b))  # 1.0 equals 1, and would otherwise be taken for it
+        return said(*checked_recipes(recipe, recipe_a, recipe_b))  # 1.0 equals 1, and would otherwise be taken for it
 
     return reading
 
